@@ -111,6 +111,16 @@ def test_meta_build_has_the_same_state_and_allocates_nothing(name):
 
 
 @pytest.mark.parametrize("name", names())
+def test_shapes_are_those_of_a_real_build(name):
+    state = build(name, classes=12).state_dict()
+    found = networks.shapes(name, classes=12)
+    assert list(found) == list(state)
+    assert found == {key: tuple(tensor.shape) for key, tensor in state.items()}
+    with pytest.raises(ZooError, match="no network is called"):
+        networks.shapes(name + "?")
+
+
+@pytest.mark.parametrize("name", names())
 def test_every_parameter_gets_a_gradient(name):
     torch.manual_seed(0)
     network = build(name)

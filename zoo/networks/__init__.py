@@ -88,6 +88,17 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     return builders[name](count)
 
 
+def shapes(name: str, classes: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in a network's state dict, BN statistics included, in its order; arguments as `build`.
+
+    Imports torch, but allocates no tensor.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in build(name, classes).state_dict().items()}
+
+
 @functools.lru_cache
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Shapes of all entries of a network's state dict, in its order, without allocating any of them."""
