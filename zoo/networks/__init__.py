@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from zoo.errors import ZooError
@@ -88,21 +90,14 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     return builders[name](count)
 
 
-def shapes(name: str, classes: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in a network's state dict, BN statistics included, in its order; arguments as `build`.
+@functools.lru_cache
+def shapes(name: str, classes: int | None = None) -> Mapping[str, tuple[int, ...]]:
+    """Shape of every tensor in a network's state dict, BN statistics included, in its order (read-only).
 
-    Imports torch, but allocates no tensor.
+    Takes the arguments of :func:`build`. Imports torch, but allocates no tensor.
     """
     import torch
 
     with torch.device("meta"):
-        return {key: tuple(tensor.shape) for key, tensor in build(name, classes).state_dict().items()}
-
-
-@functools.lru_cache
-def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of all entries of a network's state dict, in its order, without allocating any of them."""
-    import torch
-
-    with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in build(name).state_dict().items()}
+        state = build(name, classes).state_dict()
+    return MappingProxyType({key: tuple(tensor.shape) for key, tensor in state.items()})
