@@ -1,0 +1,95 @@
+"""A training run as a TOML file: everything that decides its result, checked when it is read."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from zoo import networks
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Of the network's own parameters and latents; the method names the rates of its other parameters."""
+
+    name: str = "adam"  # adam | sgd (momentum 0.9, Nesterov)
+    lr: float = 1e-3
+    psi_lr: float | None = None  # of step sizes and shifts; None: lr / 10
+    schedule: str = "cosine"  # constant | cosine (to zero) | linear (to zero)
+    warmup: int = 0  # steps of linear warm-up
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """See benchmarks/recipes/ for examples. Steps, not epochs, are the unit of time; `batch` is the global batch."""
+
+    id: str
+    network: str
+    method: str
+    steps: int
+    batch: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    partitioning: str = "paper"
+    warm_start: str = ""  # id of the entry whose weights training starts from
+    teacher: str = ""  # id of the entry whose logits are distilled
+    distill: float = 0.0  # weight of the teacher's cross-entropy against the labels'
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
+    precision: str = "float32"  # float32 | bf16 (autocast)
+    evaluate_every: int = 1000
+    checkpoint_every: int = 1000
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    augment: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)  # of the method
+    comment: str = ""  # what the run costs and gives, for people
+
+    @property
+    def dataset(self) -> str:
+        return networks.SPECS[self.network].dataset
+
+
+def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe at `path`, or of that id in benchmarks/recipes/, with `a.b=value` overrides (TOML values).
+
+    Raises ValueError naming every unknown key at once, FileNotFoundError with the recipes that exist.
+    """
+    path = Path(path)
+    if not path.exists() and (FOLDER / f"{path}.toml").exists():
+        path = FOLDER / f"{path}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise FileNotFoundError(f"no recipe {path}; benchmarks/recipes/ has {known}")
+    content = tomllib.loads(path.read_text())
+    for override in overrides:
+        key, sep, value = override.partition("=")
+        if not sep:
+            raise ValueError(f"an override reads key=value, found {override!r}")
+        try:
+            parsed = tomllib.loads(f"v = {value}")["v"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        *tables, last = key.split(".")
+        target = content
+        for table in tables:
+            target = target.setdefault(table, {})
+        target[last] = parsed
+    return from_dict(content, str(path))
+
+
+def from_dict(content: dict, where: str = "recipe") -> Recipe:
+    content = dict(content)
+    optimizer = dict(content.pop("optimizer", {}))
+    unknown = sorted(set(content) - {f.name for f in fields(Recipe)})
+    unknown += [f"optimizer.{k}" for k in sorted(set(optimizer) - {f.name for f in fields(Optimizer)})]
+    missing = [k for k in ("id", "network", "method", "steps", "batch") if k not in content]
+    if unknown or missing:
+        raise ValueError(f"{where}: unknown keys {unknown or 'none'}, missing keys {missing or 'none'}")
+    if content["network"] not in networks.SPECS:
+        raise ValueError(f"{where}: unknown network {content['network']!r}; known: {', '.join(networks.SPECS)}")
+    content["seeds"] = tuple(content.get("seeds", Recipe.seeds))
+    return Recipe(**content, optimizer=Optimizer(**optimizer))

@@ -1,0 +1,5 @@
+"""Bytes <-> integers and tables. Knows no network: who calls tells which tensors a name justifies (FORMAT.md)."""
+
+from zoo.codec.container import Coded, Header, Part, anatomy, decode, encode, psi_round, read_header
+
+__all__ = ["Coded", "Header", "Part", "anatomy", "decode", "encode", "psi_round", "read_header"]

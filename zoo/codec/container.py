@@ -1,0 +1,260 @@
+"""The file: header, side information, one stream, checksum (FORMAT.md, sections 1 to 3).
+
+    magic | version | length | network | partitioning | parameters | groups: decoder, model, psi, tables | stream | CRC-32
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from zoo import reparam
+from zoo.codec import entropy
+from zoo.codec.ans import Ans
+from zoo.codec.bits import Reader, Writer, varint
+from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, TruncatedArtifact, UnsupportedVersion
+
+MAGIC = b"\x89ZOO\r\n\x1a\n"
+VERSION = 1
+DEFAULT_PARTITIONING = "paper"  # written as an empty name
+MAX_CODEBOOK = 1 << 12
+
+Layout = Mapping[str, tuple[tuple[int, ...], ...]]  # group name -> shapes of its tensors, in coding order
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before any weight is decoded."""
+
+    version: int
+    network: str
+    partitioning: str
+    parameters: int
+    groups: int  # how many follow
+
+
+@dataclass
+class Coded:
+    """One group of a file: phi int32 (d, l) under decoder f and entropy model; psi float32 arrays (`reparam.psi_shapes`)."""
+
+    decoder: str
+    model: str
+    phi: np.ndarray
+    psi: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Part:
+    """Where the bytes of one group go: see `anatomy`."""
+
+    group: str
+    decoder: str
+    model: str
+    symbols: int
+    ideal_bits: float
+    coded_bits: float
+    psi_bytes: int
+    table_bytes: int
+
+
+def psi_round(values) -> np.ndarray:
+    """Float32 values rounded to bfloat16's 8 significant bits, which a file stores in two bytes each."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout: Layout) -> bytes:
+    """The whole file of a network. `groups` and `layout` have the same names; layout's order is the file's.
+
+    Raises `LayoutMismatch` when a group's counts do not fit its shapes, `UnknownName` for a decoder or model.
+    """
+    if list(groups) != list(layout):
+        raise LayoutMismatch(f"groups {list(groups)} were given, the network has {list(layout)}")
+    writer = Writer()
+    writer.text(network)
+    writer.text("" if partitioning == DEFAULT_PARTITIONING else partitioning)
+    writer.varint(sum(math.prod(shape) for shapes in layout.values() for shape in shapes))
+    writer.varint(len(groups))
+    models, previous = [], None
+    for name, group in groups.items():
+        l = _columns(group.decoder, layout[name])
+        rows = sum(math.prod(shape) for shape in layout[name]) // l
+        if group.phi.shape != (rows, l):
+            raise LayoutMismatch(f"group {name}: phi has shape {group.phi.shape}, its tensors make ({rows}, {l})")
+        flags, psi = _pack_psi(group, len(layout[name]), l)
+        same = (group.decoder, group.model) == previous
+        writer.raw(bytes([flags | same << 7]))
+        if not same:
+            previous = (group.decoder, group.model)
+            writer.text(group.decoder)
+            writer.text(group.model)
+        writer.raw(psi)
+        models.append(entropy.find(group.model).fit(group.phi, layout[name]))
+        models[-1].write(writer)
+    coder = Ans()
+    for model, group in zip(models[::-1], list(groups.values())[::-1], strict=True):
+        model.push(coder, group.phi)
+    body = writer.to_bytes() + coder.words().astype("<u4").tobytes().rstrip(b"\0")  # the last word is never zero
+    fixed = len(MAGIC) + 1 + len(body) + 4
+    length = fixed + 1
+    while length != fixed + len(varint(length)):
+        length = fixed + len(varint(length))
+    blob = MAGIC + bytes([VERSION]) + varint(length) + body
+    return blob + zlib.crc32(blob).to_bytes(4, "little")
+
+
+def decode(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, dict[str, Coded]]:
+    """Header and groups of a file, or a `CorruptArtifact` that says what was found.
+
+    `layout` tells from the header which tensors the named network has; nothing larger than those is ever allocated.
+    """
+    header, groups, _ = _decode(blob, layout)
+    return header, groups
+
+
+def anatomy(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, list[Part]]:
+    """Where the bytes go, group by group; what the parts do not sum to is header, checksum and the coder's last words."""
+    header, _, parts = _decode(blob, layout, measure=True)
+    return header, parts
+
+
+def read_header(blob: bytes) -> Header:
+    """The header alone, after length and checksum have been checked."""
+    return _read_header(_check(blob))
+
+
+def _decode(blob, layout, measure: bool = False):
+    reader = _check(blob)
+    header = _read_header(reader)
+    shapes = layout(header)
+    if header.groups != len(shapes):
+        raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
+    decoder = name = None
+    groups, models, parts = {}, [], []
+    for group, tensors in shapes.items():
+        begin = reader.position
+        (flags,) = reader.raw(1)
+        if not flags & 128:
+            decoder, name = reader.text(), reader.text()
+        elif decoder is None:
+            raise CorruptArtifact(f"group {group} refers to a previous group, but it is the first")
+        l = _columns(decoder, tensors)
+        psi = _unpack_psi(reader, flags & 127, decoder, len(tensors), l)
+        middle = reader.position
+        model = entropy.find(name).read(reader, l, tensors)
+        models.append(model)
+        groups[group] = Coded(decoder, name, None, psi)
+        parts.append(Part(group, decoder, name, 0, 0.0, 0.0, middle - begin, reader.position - middle))
+    stream = bytes(reader.data[reader.position :])
+    if stream.endswith(b"\0"):
+        raise CorruptArtifact("the stream ends with a zero byte, which no encoder writes")
+    words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
+    coder = Ans(words)
+    for group, model, part in zip(groups.values(), models, parts, strict=True):
+        before = coder.size_bits
+        group.phi = model.pop(coder)
+        if measure:
+            part.symbols, part.ideal_bits, part.coded_bits = group.phi.size, model.bits(group.phi), before - coder.size_bits
+    if not coder.empty:
+        raise CorruptArtifact(f"the stream does not end with the last weight of {header.network}: it belongs to something else")
+    return header, groups, parts
+
+
+def _check(blob: bytes) -> Reader:
+    """A reader behind magic, version and length, its data ending before the checksum; all of them checked."""
+    if blob[: len(MAGIC)] != MAGIC:
+        raise NotAnArtifact(_what_is_it(bytes(blob[:200]), len(blob)))
+    reader = Reader(blob)
+    reader.raw(len(MAGIC))
+    (version,) = reader.raw(1)
+    if version != VERSION:
+        raise UnsupportedVersion(f"the file has format version {version}, this library reads version {VERSION}; a newer release may read it")
+    length = reader.varint()
+    if len(blob) < length:
+        raise TruncatedArtifact(f"the file has {len(blob):,} bytes of the {length:,} that it declares: download it again")
+    if len(blob) > length:
+        raise CorruptArtifact(f"the file has {len(blob):,} bytes, {len(blob) - length:,} more than it declares")
+    end = length - 4
+    if end < reader.position:
+        raise TruncatedArtifact(f"a file of {length} bytes has no room for a model")
+    stored, found = int.from_bytes(blob[end:], "little"), zlib.crc32(memoryview(blob)[:end])
+    if stored != found:
+        raise CorruptArtifact(f"checksum {found:08x} of the file's {length:,} bytes differs from the stored {stored:08x}: the file is damaged")
+    reader.data = reader.data[:end]
+    return reader
+
+
+def _read_header(reader: Reader) -> Header:
+    network = reader.text()
+    return Header(VERSION, network, reader.text() or DEFAULT_PARTITIONING, reader.varint(), reader.varint())
+
+
+def _columns(decoder: str, shapes) -> int:
+    found = {reparam.columns(decoder, shape) for shape in shapes}
+    if len(found) != 1:
+        raise LayoutMismatch(f"decoder {decoder!r} needs kernels of one size in a group, found {sorted(found)} numbers a row")
+    return found.pop()
+
+
+def _pack_psi(group: Coded, tensors: int, l: int) -> tuple[int, bytes]:
+    """Flags that say which arrays follow and how, and their numbers: bfloat16 where that is exact, else float32."""
+    allowed = reparam.psi_shapes(group.decoder, tensors, l)
+    if set(group.psi) - set(allowed) or (allowed and next(iter(allowed)) not in group.psi):
+        raise LayoutMismatch(f"decoder {group.decoder!r} takes psi {list(allowed)}, found {list(group.psi)}")
+    flags, data = 0, Writer()
+    for i, name in enumerate(allowed):
+        if name not in group.psi:
+            continue
+        values = np.ascontiguousarray(group.psi[name], np.float32)
+        if not any(len(values) == t and c in (None, values.shape[1]) for t, c in allowed[name]):
+            raise LayoutMismatch(f"psi {name!r} has shape {values.shape}, allowed are {allowed[name]}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"psi {name!r} is not finite")
+        short = np.array_equal(psi_round(values), values)
+        flags |= (1 | (len(values) > 1) << 1 | (not short) << 2) << 3 * i
+        if name == "codebook":
+            data.varint(values.shape[1])
+        raw = values.view(np.uint32)
+        data.raw((raw >> 16).astype("<u2").tobytes() if short else raw.astype("<u4").tobytes())
+    return flags, data.to_bytes()
+
+
+def _unpack_psi(reader: Reader, flags: int, decoder: str, tensors: int, l: int) -> dict[str, np.ndarray]:
+    allowed = reparam.psi_shapes(decoder, tensors, l)
+    if flags >> 3 * len(allowed) or (allowed and not flags & 1):
+        raise CorruptArtifact(f"psi flags {flags:#04x} do not fit decoder {decoder!r}")
+    psi = {}
+    for i, name in enumerate(allowed):
+        present, several, wide = flags >> 3 * i & 1, flags >> 3 * i & 2, flags >> 3 * i & 4
+        if not present:
+            continue
+        columns = l
+        if name == "codebook":
+            columns = reader.varint()
+            if not 1 <= columns <= MAX_CODEBOOK:
+                raise CorruptArtifact(f"a codebook of {columns:,} entries; at most {MAX_CODEBOOK:,} are allowed")
+        rows = tensors if several else 1
+        data = reader.raw((4 if wide else 2) * rows * columns)
+        raw = np.frombuffer(data, "<u4") if wide else np.frombuffer(data, "<u2").astype(np.uint32) << 16
+        psi[name] = raw.astype(np.uint32).view(np.float32).reshape(rows, columns)
+        if not np.isfinite(psi[name]).all():
+            raise CorruptArtifact(f"psi {name!r} holds a number that is not finite")
+    return psi
+
+
+def _what_is_it(start: bytes, length: int) -> str:
+    if not length:
+        return "the file is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "the file is a Git-LFS pointer, not the model itself: run `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "the file is a web page, not a model: the download address answered with HTML"
+    if MAGIC.startswith(start):
+        return f"the file ends after {length} bytes, inside its magic number"
+    if start.startswith(b"\x89ZOO"):
+        return f"the magic number {start[:8].hex(' ')} was damaged, by a transfer in text mode for instance"
+    return f"the file starts with {start[:8].hex(' ')}, not with the magic number {MAGIC.hex(' ')} of this format"
