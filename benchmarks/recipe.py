@@ -41,6 +41,7 @@ class Recipe:
     temperature: float = 1.0
     label_smoothing: float = 0.0
     precision: str = "float32"  # float32 | bf16 (autocast)
+    channels_last: bool = False  # memory layout of convolutions
     evaluate_every: int = 1000
     checkpoint_every: int = 1000
     optimizer: Optimizer = field(default_factory=Optimizer)

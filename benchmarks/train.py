@@ -56,7 +56,7 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            logits = functional_call(self.network, self.method.weights(), (images,))
+            logits = functional_call(self.network, self._weights(), (images,))
         loss = self._loss(logits.float(), images, labels)
         loss.backward()
         if self.world > 1:
@@ -76,7 +76,7 @@ class Run:
     def heldout_errors(self) -> int:
         """Errors on the held-out part of the training set, of the weights that would be stored now."""
         self.network.eval()
-        weights, errors = self.method.weights(averaged=True), 0
+        weights, errors = self._weights(averaged=True), 0
         for images, labels in self.batches.heldout():
             with self._autocast():
                 logits = functional_call(self.network, weights, (images,))
@@ -136,6 +136,14 @@ class Run:
         else:
             raise ValueError(f"unknown optimizer {o.name!r}; known: adam, sgd")
         return optimizers + ([torch.optim.Adam(density, fused=True)] if density else [])
+
+    def _weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
+        """The method's weights, convolutions laid out channels-last where the recipe says so: much faster on CPUs."""
+        weights = self.method.weights(averaged)
+        if not self.recipe.channels_last:
+            return weights
+        last = torch.channels_last
+        return {name: w.contiguous(memory_format=last) if w.dim() == 4 else w for name, w in weights.items()}
 
     def _loss(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
