@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from zoo import networks
+from zoo.errors import ZooError
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -18,7 +19,9 @@ class Optimizer:
     name: str = "adam"  # adam | sgd (momentum 0.9, Nesterov)
     lr: float = 1e-3
     psi_lr: float | None = None  # of step sizes and shifts; None: lr / 10
-    schedule: str = "cosine"  # constant | cosine (to zero) | linear (to zero)
+    schedule: str = "cosine"  # constant | cosine (to zero) | linear (to zero) | step (times `drop` at each milestone)
+    milestones: tuple[int, ...] = ()  # steps
+    drop: float = 0.1
     warmup: int = 0  # steps of linear warm-up
     weight_decay: float = 0.0
     momentum: float = 0.9
@@ -35,6 +38,7 @@ class Recipe:
     batch: int
     seeds: tuple[int, ...] = (0, 1, 2)
     partitioning: str = "paper"
+    data: str = ""  # data set, where it is not the network's own: see benchmarks/batches.py
     warm_start: str = ""  # id of the entry whose weights training starts from
     teacher: str = ""  # id of the entry whose logits are distilled
     distill: float = 0.0  # weight of the teacher's cross-entropy against the labels'
@@ -51,7 +55,8 @@ class Recipe:
 
     @property
     def dataset(self) -> str:
-        return networks.SPECS[self.network].dataset
+        """Name of the data set: `data`, or the network's own."""
+        return self.data or networks.spec(self.network).dataset
 
 
 def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -90,7 +95,11 @@ def from_dict(content: dict, where: str = "recipe") -> Recipe:
     missing = [k for k in ("id", "network", "method", "steps", "batch") if k not in content]
     if unknown or missing:
         raise ValueError(f"{where}: unknown keys {unknown or 'none'}, missing keys {missing or 'none'}")
-    if content["network"] not in networks.SPECS:
-        raise ValueError(f"{where}: unknown network {content['network']!r}; known: {', '.join(networks.SPECS)}")
+    try:
+        networks.spec(content["network"])
+    except ZooError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if "milestones" in optimizer:
+        optimizer["milestones"] = tuple(optimizer["milestones"])
     content["seeds"] = tuple(content.get("seeds", Recipe.seeds))
     return Recipe(**content, optimizer=Optimizer(**optimizer))

@@ -250,7 +250,9 @@ def _schedule(recipe: Recipe, step: int) -> float:
         return 1 - progress
     if o.schedule == "constant":
         return 1.0
-    raise ValueError(f"unknown schedule {o.schedule!r}; known: constant, cosine, linear")
+    if o.schedule == "step":
+        return o.drop ** sum(step >= milestone for milestone in o.milestones)
+    raise ValueError(f"unknown schedule {o.schedule!r}; known: constant, cosine, linear, step")
 
 
 def _entry(name: str) -> nn.Module:

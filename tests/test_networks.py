@@ -112,8 +112,8 @@ def test_meta_build_has_the_same_state_and_allocates_nothing(name):
 
 @pytest.mark.parametrize("name", names())
 def test_shapes_are_those_of_a_real_build(name):
-    state = build(name, classes=12).state_dict()
-    found = networks.shapes(name, classes=12)
+    state = build(f"{name}:12").state_dict()
+    found = networks.shapes(f"{name}:12")
     assert list(found) == list(state)
     assert found == {key: tuple(tensor.shape) for key, tensor in state.items()}
     with pytest.raises(ZooError, match="no network is called"):
@@ -135,15 +135,24 @@ def test_every_parameter_gets_a_gradient(name):
 
 
 @pytest.mark.parametrize("name", names())
-def test_classes(name):
+def test_a_name_may_carry_a_number_of_classes(name):
     with torch.device("meta"):
-        default, other = build(name).state_dict(), build(name, classes=7).state_dict()
+        default, network = build(name).state_dict(), build(f"{name}:7")
+    other = network.state_dict()
     assert default.keys() == other.keys()
     last = [key for key in default if key.startswith("fc")][-2:]
     assert [tuple(other[key].shape) for key in last] == [(7, default[last[0]].shape[1]), (7,)]
     assert all(default[key].shape == other[key].shape for key in default if key not in last)
-    with pytest.raises(ZooError, match="at least one class"):
-        build(name, classes=0)
+    own = networks.spec(f"{name}:7")
+    assert own.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert (own.name, own.base, own.classes_count, own.dataset) == (f"{name}:7", name, 7, SPECS[name].dataset)
+    assert networks.spec(name) is SPECS[name] and networks.spec(name).base == name
+
+
+@pytest.mark.parametrize("classes", ["0", "-1", "", "07", "1e3", "7 ", "7:7", "²", "32769", "9" * 5000])
+def test_other_numbers_of_classes_are_refused(classes):
+    with pytest.raises(ZooError, match="1 to 32,768 classes|no network"):
+        networks.spec(f"resnet18:{classes}")
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL_WITH_BN)

@@ -19,12 +19,15 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from zoo import networks, reparam
-from zoo.errors import LayoutMismatch, UnknownName
+from zoo.errors import LayoutMismatch, UnknownName, ZooError
 
 BN_EPS = 1e-5
 
 # A group: (name, patterns of state-dict names, usual decoder). A tensor belongs to the first group that it matches.
-_BN = (("bn.scale", ("*bn*.weight", "*downsample.1.weight"), "scalar"), ("bn.bias", ("*bn*.bias", "*downsample.1.bias"), "scalar"))
+_BN = (
+    ("bn.scale", ("*bn*.weight", "*downsample.1.weight"), "scalar"),
+    ("bn.bias", ("*bn*.bias", "*downsample.1.bias"), "scalar"),
+)
 _BN_CONSTANTS = {"*running_mean": 0.0, "*running_var": 1.0 - BN_EPS, "*num_batches_tracked": 0.0}
 _RESNET_STEM = ("conv1", ("conv1.weight",), "scalar")
 _RESNET_HEAD = (("fc", ("fc.weight",), "scalar"), ("fc.bias", ("fc.bias",), "scalar"))
@@ -112,20 +115,22 @@ class Partitioning:
 
 @functools.lru_cache
 def get(network: str, name: str = "paper") -> Partitioning:
-    """The named partitioning of a network. Raises `UnknownName` for either name.
+    """The named partitioning of a network, with any number of classes. Raises `UnknownName` for either name.
 
     `layers` exists for every network: each weight tensor is a group of its own, as LC and HEMP want it.
     """
-    if network not in PARTITIONINGS:
-        raise UnknownName(f"unknown network {network!r}; known: {', '.join(PARTITIONINGS)}")
-    rules = PARTITIONINGS[network].get(name)
+    try:
+        known = PARTITIONINGS[networks.spec(network).base]
+    except ZooError as error:
+        raise UnknownName(str(error)) from error
+    rules = known.get(name)
     shapes = networks.shapes(network)
     if name == "layers":
         weights = [n for n, shape in shapes.items() if len(shape) >= 2]
         rules = tuple((n.removesuffix(".weight"), (n,), "scalar") for n in weights)
         rules += (*_BN, ("biases", ("*.bias",), "scalar"))
     if rules is None:
-        raise UnknownName(f"network {network!r} has no partitioning {name!r}; known: layers, {', '.join(PARTITIONINGS[network])}")
+        raise UnknownName(f"network {network!r} has no partitioning {name!r}; known: layers, {', '.join(known)}")
     members: dict[str, list[str]] = {rule[0]: [] for rule in rules}
     constants = {}
     for tensor, shape in shapes.items():

@@ -1,6 +1,7 @@
 """The networks of the zoo: plain ``nn.Module``s that know nothing of compression.
 
-``SPECS`` and ``names()`` are plain data and import nothing heavy; ``build()`` imports torch when called.
+``SPECS``, ``spec()`` and ``names()`` are plain data and import nothing heavy; ``build()`` imports torch when called.
+A name may carry a number of classes, as in ``resnet18:10``: the same network with another last layer.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from zoo.errors import ZooError
+
+# A short file can name that many and no more: a last layer of at most 268 MB (ResNet-50). ImageNet-21k fits.
+MAX_CLASSES = 1 << 15
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +28,7 @@ class Spec:
 
     ``parameters`` counts every learnable number of the uncompressed network with ``classes_count`` outputs
     (weights, biases, BN gamma and beta; not the BN statistics): the numerator of every compression ratio is
-    4 bytes times this. ``input_shape`` is (C, H, W).
+    4 bytes times this. ``input_shape`` is (C, H, W), ``features`` the width of the last dense layer's input.
     """
 
     name: str
@@ -32,18 +36,24 @@ class Spec:
     parameters: int
     classes_count: int
     input_shape: tuple[int, int, int]
+    features: int
+
+    @property
+    def base(self) -> str:
+        """The name without a number of classes."""
+        return self.name.partition(":")[0]
 
 
 SPECS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("lenet300-100", "mnist", 266_610, 10, (1, 28, 28)),
-        Spec("lenet5-caffe", "mnist", 431_080, 10, (1, 28, 28)),
-        Spec("vgg16", "cifar10", 15_249_354, 10, (3, 32, 32)),
-        Spec("resnet20-4", "cifar10", 4_286_026, 10, (3, 32, 32)),
-        Spec("resnet18", "imagenet", 11_689_512, 1000, (3, 224, 224)),
-        Spec("resnet50", "imagenet", 25_557_032, 1000, (3, 224, 224)),
-        Spec("resnet50-v1.5", "imagenet", 25_557_032, 1000, (3, 224, 224)),
+        Spec("lenet300-100", "mnist", 266_610, 10, (1, 28, 28), 100),
+        Spec("lenet5-caffe", "mnist", 431_080, 10, (1, 28, 28), 500),
+        Spec("vgg16", "cifar10", 15_249_354, 10, (3, 32, 32), 512),
+        Spec("resnet20-4", "cifar10", 4_286_026, 10, (3, 32, 32), 256),
+        Spec("resnet18", "imagenet", 11_689_512, 1000, (3, 224, 224), 512),
+        Spec("resnet50", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048),
+        Spec("resnet50-v1.5", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048),
     )
 }
 
@@ -53,28 +63,43 @@ def names() -> list[str]:
     return list(SPECS)
 
 
-def build(name: str, classes: int | None = None) -> nn.Module:
+def spec(name: str) -> Spec:
+    """What is fixed about the network of that name, with or without a number of classes (``resnet18:10``).
+
+    Raises:
+        ZooError: no network has this name; the message lists the nearest ones. Or the number of classes is not one
+            of 1 to MAX_CLASSES in plain decimal digits.
+    """
+    base, colon, digits = str(name).partition(":")
+    if base not in SPECS:
+        near = difflib.get_close_matches(base.lower(), SPECS, n=3, cutoff=0.4)
+        hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(SPECS)}"
+        raise ZooError(f"no network is called {name!r}; {hint}")
+    found = SPECS[base]
+    if not colon:
+        return found
+    count = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 and digits[0] != "0" else 0
+    if not 1 <= count <= MAX_CLASSES:
+        raise ZooError(f"{name!r}: a network has 1 to {MAX_CLASSES:,} classes, written as in {base}:10")
+    added = (found.features + 1) * (count - found.classes_count)
+    return replace(found, name=name, parameters=found.parameters + added, classes_count=count)
+
+
+def build(name: str) -> nn.Module:
     """Make a network with random weights, in train mode, on torch's default device.
 
     Under ``torch.device("meta")`` nothing is allocated or drawn.
 
     Args:
-        name: an id of :func:`names`.
-        classes: outputs of the last layer; those of the network's data set if None.
+        name: an id of :func:`names`, with the classes of its data set, or one with a number of classes.
 
     Returns:
         A module that maps (B, C, H, W) images to (B, classes) logits.
 
     Raises:
-        ZooError: no network has this name; the message lists the nearest ones.
+        ZooError: as :func:`spec`.
     """
-    if name not in SPECS:
-        near = difflib.get_close_matches(str(name).lower(), SPECS, n=3, cutoff=0.4)
-        hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(SPECS)}"
-        raise ZooError(f"no network is called {name!r}; {hint}")
-    count = SPECS[name].classes_count if classes is None else classes
-    if count < 1:
-        raise ZooError(f"{name}: a network needs at least one class, not {count}")
+    own = spec(name)
 
     from zoo.networks import lenet, resnet, vgg
 
@@ -87,17 +112,17 @@ def build(name: str, classes: int | None = None) -> nn.Module:
         "resnet50": resnet.resnet50,
         "resnet50-v1.5": resnet.resnet50_v1_5,
     }
-    return builders[name](count)
+    return builders[own.base](own.classes_count)
 
 
 @functools.lru_cache
-def shapes(name: str, classes: int | None = None) -> Mapping[str, tuple[int, ...]]:
+def shapes(name: str) -> Mapping[str, tuple[int, ...]]:
     """Shape of every tensor in a network's state dict, BN statistics included, in its order (read-only).
 
-    Takes the arguments of :func:`build`. Imports torch, but allocates no tensor.
+    Takes the name that :func:`build` takes. Imports torch, but allocates no tensor.
     """
     import torch
 
     with torch.device("meta"):
-        state = build(name, classes).state_dict()
+        state = build(name).state_dict()
     return MappingProxyType({key: tuple(tensor.shape) for key, tensor in state.items()})
