@@ -64,9 +64,10 @@ class Run:
         self.generator.manual_seed((self.seed << 40) + self.step)
         self.method.regularise(self.step, self.generator)
         factor = _schedule(self.recipe, self.step)
+        limit = self.method.max_lr(self.step) if hasattr(self.method, "max_lr") else math.inf
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * (factor if group["scheduled"] else 1.0)
+                group["lr"] = min(group["base_lr"] * factor, limit) if group["scheduled"] else group["base_lr"]
             optimizer.step()
         self.method.after_step(self.step)
         self.step += 1

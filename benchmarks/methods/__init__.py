@@ -8,6 +8,7 @@ A method owns the trainable form of a network's parameter groups. `train.py` cal
                  method.regularise(step, generator)          adds the gradients of its penalty (the rate), after backward
                  method.after_step(step)                     averages, C steps, projections
                  method.estimate()                           {"bits", "bytes", ...} for the progress bar
+                 method.max_lr(step)                         optional: a bound on the scheduled learning rates
     method.weights(averaged=True)                            the weights that finish() would store, for held-out error
     method.finish()                                          {group: Coded}: integers phi, decoders and psi of the file
 
