@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from zoo import networks
@@ -25,6 +25,14 @@ class Optimizer:
     warmup: int = 0  # steps of linear warm-up
     weight_decay: float = 0.0
     momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the authors aim at; the leaderboard shows it beside what was measured. The bytes also bound the choice of a seed."""
+
+    bytes: int | None = None
+    error_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     augment: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)  # of the method
+    claim: Claim = field(default_factory=Claim)
     comment: str = ""  # what the run costs and gives, for people
 
     @property
@@ -87,11 +96,17 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return from_dict(content, str(path))
 
 
+def deciding(recipe: Recipe) -> dict:
+    """The fields that decide what a run of one seed gives: two recipes that agree in them are the same training."""
+    return {k: v for k, v in asdict(recipe).items() if k not in ("seeds", "claim", "comment", "checkpoint_every")}
+
+
 def from_dict(content: dict, where: str = "recipe") -> Recipe:
     content = dict(content)
-    optimizer = dict(content.pop("optimizer", {}))
+    optimizer, claim = dict(content.pop("optimizer", {})), dict(content.pop("claim", {}))
     unknown = sorted(set(content) - {f.name for f in fields(Recipe)})
-    unknown += [f"optimizer.{k}" for k in sorted(set(optimizer) - {f.name for f in fields(Optimizer)})]
+    for table, keys, kind in (("optimizer", optimizer, Optimizer), ("claim", claim, Claim)):
+        unknown += [f"{table}.{k}" for k in sorted(set(keys) - {f.name for f in fields(kind)})]
     missing = [k for k in ("id", "network", "method", "steps", "batch") if k not in content]
     if unknown or missing:
         raise ValueError(f"{where}: unknown keys {unknown or 'none'}, missing keys {missing or 'none'}")
@@ -102,4 +117,4 @@ def from_dict(content: dict, where: str = "recipe") -> Recipe:
     if "milestones" in optimizer:
         optimizer["milestones"] = tuple(optimizer["milestones"])
     content["seeds"] = tuple(content.get("seeds", Recipe.seeds))
-    return Recipe(**content, optimizer=Optimizer(**optimizer))
+    return Recipe(**content, optimizer=Optimizer(**optimizer), claim=Claim(**claim))

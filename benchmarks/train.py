@@ -24,6 +24,7 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from benchmarks import batches, checkpoint, methods
+from benchmarks import recipe as recipes
 from benchmarks.recipe import Recipe
 from zoo import codec, networks, partitionings
 
@@ -103,7 +104,8 @@ class Run:
 
     def restore(self, state: dict) -> None:
         """Raises ValueError when the checkpoint belongs to another recipe or seed."""
-        if state["recipe"] != json.dumps(asdict(self.recipe), sort_keys=True) or state["seed"] != self.seed:
+        saved = recipes.from_dict(json.loads(state["recipe"]), "the checkpoint's recipe")
+        if recipes.deciding(saved) != recipes.deciding(self.recipe) or state["seed"] != self.seed:
             raise ValueError("the checkpoint was made by another recipe or seed: give another --out, or --restart")
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
