@@ -1,0 +1,68 @@
+"""The commands that train, measure and write records: `python -m benchmarks COMMAND --help` shows an example of each.
+
+    recipe --train--> runs/<id>/seed-<n>/model.zoo --evaluate--> artifacts/<id>/ --leaderboard--> leaderboard.md, figures
+
+A command is one line of COMMANDS: the module that offers `add_arguments(parser)` and `main(args)`, which returns
+nothing or an exit status. Its docstring is the text of `--help`. Only the module of the given command is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from zoo.errors import ZooError
+
+COMMANDS = {  # name: (module, one line)
+    "train": ("benchmarks.run", "recipe -> model files in runs/, one for each seed"),
+    "evaluate": ("benchmarks.evaluate", "model files of a recipe -> the record in artifacts/, measured once"),
+    "leaderboard": ("benchmarks.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
+    "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
+    "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
+    "speed": ("benchmarks.speed", "ratios of speed, both sides measured in the same run"),
+    "reference": ("benchmarks.reference", "uncompressed ImageNet networks by source, revision and digest"),
+    "compress": ("benchmarks.compress", "weights -> model file without training, from calibration images"),
+    "import-weights": ("benchmarks.import_weights", "a checkpoint of your own -> a model file of the zoo"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 1 where it failed with a complaint of ours, 2 where the command line is wrong."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    available = {name: module for name, (module, _) in COMMANDS.items() if importlib.util.find_spec(module)}
+    if not argv or argv[0] not in available:
+        return _overview(available, argv)
+    name = argv[0]
+    module = importlib.import_module(available[name])
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    try:
+        return module.main(parser.parse_args(argv[1:])) or 0
+    except (ZooError, ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+
+
+def _overview(available: dict[str, str], argv: list[str]) -> int:
+    lines = ["usage: python -m benchmarks COMMAND [--help]", ""]
+    lines += [f"  {name:<16}{COMMANDS[name][1]}" for name in available]
+    lines += ["", "example: python -m benchmarks train lenet300-100-sq --seed 0"]
+    asked = bool(argv) and argv[0] in ("-h", "--help")
+    if argv and not asked:
+        lines.insert(0, f"python -m benchmarks: no command {argv[0]!r}")
+    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
