@@ -70,7 +70,8 @@ class Reader:
         self.align()
         part = self.data[self.position : self.position + count]
         if len(part) < count:
-            raise TruncatedArtifact(f"the file ends at byte {len(self.data)}; {count} more bytes were expected at byte {self.position}")
+            found = f"the file ends at byte {len(self.data)}"
+            raise TruncatedArtifact(f"{found}; {count} bytes were expected at byte {self.position}")
         self.position += count
         return part
 
@@ -79,6 +80,8 @@ class Reader:
         for shift in range(0, 63, 7):
             (byte,) = self.raw(1)
             value |= (byte & 127) << shift
+            if byte == 0 and shift:
+                raise CorruptArtifact(f"an integer with needless bytes at byte {self.position - 1}")
             if byte < 128:
                 return value
         raise CorruptArtifact(f"an integer of more than nine bytes at byte {self.position}")
@@ -118,7 +121,9 @@ class Reader:
         return (value + 1) // 2 if value % 2 else -(value // 2)
 
     def align(self) -> None:
-        self._bits = self._held = 0
+        if self._held:
+            raise CorruptArtifact(f"padding bits that are not zero at byte {self.position - 1}")
+        self._bits = 0
 
 
 def varint(value: int) -> bytes:

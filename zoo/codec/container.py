@@ -21,6 +21,7 @@ from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, Truncated
 MAGIC = b"\x89ZOO\r\n\x1a\n"
 VERSION = 1
 DEFAULT_PARTITIONING = "paper"  # written as an empty name
+FIRST = ("scalar", "static")  # decoder and model of the first group, unless it names others
 MAX_CODEBOOK = 1 << 12
 
 Layout = Mapping[str, tuple[tuple[int, ...], ...]]  # group name -> shapes of its tensors, in coding order
@@ -79,12 +80,14 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout:
     writer.text("" if partitioning == DEFAULT_PARTITIONING else partitioning)
     writer.varint(sum(math.prod(shape) for shapes in layout.values() for shape in shapes))
     writer.varint(len(groups))
-    models, previous = [], None
+    models, previous = [], FIRST
     for name, group in groups.items():
         l = _columns(group.decoder, layout[name])
         rows = sum(math.prod(shape) for shape in layout[name]) // l
         if group.phi.shape != (rows, l):
             raise LayoutMismatch(f"group {name}: phi has shape {group.phi.shape}, its tensors make ({rows}, {l})")
+        if group.phi.dtype != np.int32:
+            raise TypeError(f"group {name}: phi is {group.phi.dtype}, not int32")
         flags, psi = _pack_psi(group, len(layout[name]), l)
         same = (group.decoder, group.model) == previous
         writer.raw(bytes([flags | same << 7]))
@@ -133,15 +136,13 @@ def _decode(blob, layout, measure: bool = False):
     shapes = layout(header)
     if header.groups != len(shapes):
         raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
-    decoder = name = None
+    decoder, name = FIRST
     groups, models, parts = {}, [], []
     for group, tensors in shapes.items():
         begin = reader.position
         (flags,) = reader.raw(1)
         if not flags & 128:
             decoder, name = reader.text(), reader.text()
-        elif decoder is None:
-            raise CorruptArtifact(f"group {group} refers to a previous group, but it is the first")
         l = _columns(decoder, tensors)
         psi = _unpack_psi(reader, flags & 127, decoder, len(tensors), l)
         middle = reader.position
@@ -157,6 +158,8 @@ def _decode(blob, layout, measure: bool = False):
     for group, model, part in zip(groups.values(), models, parts, strict=True):
         before = coder.size_bits
         group.phi = model.pop(coder)
+        if group.decoder == "float32" and not np.isfinite(group.phi.view(np.float32)).all():
+            raise CorruptArtifact(f"group {part.group} holds a weight that is not finite")
         if measure:
             part.symbols, part.ideal_bits, part.coded_bits = group.phi.size, model.bits(group.phi), before - coder.size_bits
     if not coder.empty:
@@ -167,6 +170,8 @@ def _decode(blob, layout, measure: bool = False):
 def _check(blob: bytes) -> Reader:
     """A reader behind magic, version and length, its data ending before the checksum; all of them checked."""
     if blob[: len(MAGIC)] != MAGIC:
+        if blob and MAGIC.startswith(blob):
+            raise TruncatedArtifact(f"the file ends after {len(blob)} bytes, inside its magic number")
         raise NotAnArtifact(_what_is_it(bytes(blob[:200]), len(blob)))
     reader = Reader(blob)
     reader.raw(len(MAGIC))
@@ -212,8 +217,8 @@ def _pack_psi(group: Coded, tensors: int, l: int) -> tuple[int, bytes]:
         values = np.ascontiguousarray(group.psi[name], np.float32)
         if not any(len(values) == t and c in (None, values.shape[1]) for t, c in allowed[name]):
             raise LayoutMismatch(f"psi {name!r} has shape {values.shape}, allowed are {allowed[name]}")
-        if not np.isfinite(values).all():
-            raise ValueError(f"psi {name!r} is not finite")
+        if not _in_range(values):
+            raise ValueError(f"psi {name!r} holds a number that is not finite, or 2^64 and more")
         short = np.array_equal(psi_round(values), values)
         flags |= (1 | (len(values) > 1) << 1 | (not short) << 2) << 3 * i
         if name == "codebook":
@@ -225,11 +230,13 @@ def _pack_psi(group: Coded, tensors: int, l: int) -> tuple[int, bytes]:
 
 def _unpack_psi(reader: Reader, flags: int, decoder: str, tensors: int, l: int) -> dict[str, np.ndarray]:
     allowed = reparam.psi_shapes(decoder, tensors, l)
-    if flags >> 3 * len(allowed) or (allowed and not flags & 1):
+    fields = [flags >> 3 * i & 7 for i in range(len(allowed))]
+    odd = any((f and not f & 1) or (f & 2 and tensors == 1) for f in fields)
+    if flags >> 3 * len(allowed) or odd or (allowed and not flags & 1):
         raise CorruptArtifact(f"psi flags {flags:#04x} do not fit decoder {decoder!r}")
     psi = {}
     for i, name in enumerate(allowed):
-        present, several, wide = flags >> 3 * i & 1, flags >> 3 * i & 2, flags >> 3 * i & 4
+        present, several, wide = fields[i] & 1, fields[i] & 2, fields[i] & 4
         if not present:
             continue
         columns = l
@@ -241,9 +248,14 @@ def _unpack_psi(reader: Reader, flags: int, decoder: str, tensors: int, l: int) 
         data = reader.raw((4 if wide else 2) * rows * columns)
         raw = np.frombuffer(data, "<u4") if wide else np.frombuffer(data, "<u2").astype(np.uint32) << 16
         psi[name] = raw.astype(np.uint32).view(np.float32).reshape(rows, columns)
-        if not np.isfinite(psi[name]).all():
-            raise CorruptArtifact(f"psi {name!r} holds a number that is not finite")
+        if not _in_range(psi[name]):
+            raise CorruptArtifact(f"psi {name!r} holds a number that is not finite, or 2^64 and more")
     return psi
+
+
+def _in_range(values: np.ndarray) -> bool:
+    """Whether weights made with these numbers are finite: 2^64 times an integer of 32 bits, summed over a kernel."""
+    return bool((np.abs(values) < 2.0**64).all())  # False for NaN
 
 
 def _what_is_it(start: bytes, length: int) -> str:
@@ -253,8 +265,6 @@ def _what_is_it(start: bytes, length: int) -> str:
         return "the file is a Git-LFS pointer, not the model itself: run `git lfs pull`"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "the file is a web page, not a model: the download address answered with HTML"
-    if MAGIC.startswith(start):
-        return f"the file ends after {length} bytes, inside its magic number"
     if start.startswith(b"\x89ZOO"):
         return f"the magic number {start[:8].hex(' ')} was damaged, by a transfer in text mode for instance"
     return f"the file starts with {start[:8].hex(' ')}, not with the magic number {MAGIC.hex(' ')} of this format"

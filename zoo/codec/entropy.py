@@ -15,61 +15,63 @@ import math
 
 import numpy as np
 
-from zoo.codec.ans import ONE, Ans, Table, ideal_bits
+from zoo.codec.ans import Ans, Table, ideal_bits
 from zoo.codec.bits import Reader, Writer
 from zoo.errors import CorruptArtifact, UnknownName
 
 Shapes = tuple[tuple[int, ...], ...]
 
 MAX_ALPHABET = 1 << 14
+MAX_EXPONENT = 40
 BYTE = Table([1] * 256)  # codes the bytes of escaped values
 
 
 class Alphabet:
     """The integers low .. high that a table lists, an escape for the others, and their weights.
 
-    Weights are stored as small floating-point numbers, (2^m + f) << e with m bits of mantissa f: what matters is their
-    ratio, and m is chosen by bytes.
+    Each stored weight holds for 2^coarse neighbouring integers (the escape has its own). It is a small floating-point
+    number, (2^mantissa + f) << e: what matters are ratios, and both precisions are chosen by bytes.
     """
 
-    def __init__(self, low: int, high: int, escape: bool, mantissa: int, weights: list[int]):
-        self.low, self.high, self.escape, self.mantissa, self.weights = low, high, escape, mantissa, weights
-        self.table = Table(weights) if len(weights) > 1 else None  # a constant needs no symbols
+    def __init__(self, low: int, high: int, escape: bool, mantissa: int, weights: list[int], coarse: int = 0):
+        self.low, self.high, self.escape, self.mantissa = low, high, escape, mantissa
+        self.weights, self.coarse = weights, coarse
+        size = high - low + 1
+        every = weights
+        if coarse:
+            every = [w for w in weights[: len(weights) - escape] for _ in range(1 << coarse)][:size] + weights[-1:] * escape
+        self.table = Table(every) if size + escape > 1 else None  # a constant needs no symbols
 
     @classmethod
     def fit(cls, values: np.ndarray) -> Alphabet:
-        """The alphabet with the fewest bytes for these integers, its own table included."""
+        """The alphabet with the fewest bits for these integers, its own table included."""
         if not len(values):
             return cls(0, 0, False, 0, [1])
         low, high = int(values.min()), int(values.max())
-        if high - low < MAX_ALPHABET:
-            counts = np.bincount(values - low, minlength=high - low + 1)
-        else:  # list what lies around the bulk, escape the rest
-            low = int(np.quantile(values, 0.001))
-            high = min(int(np.quantile(values, 0.999)), low + MAX_ALPHABET - 2)
-            counts = np.bincount(values[(values >= low) & (values <= high)] - low, minlength=high - low + 1)
-        outside = len(values) - int(counts.sum())
+        far = values[:0]
+        if high - low >= MAX_ALPHABET:  # only a window around the median can be listed
+            low = max(low, int(np.partition(values, len(values) // 2)[len(values) // 2]) - MAX_ALPHABET // 2)
+            high = min(high, low + MAX_ALPHABET - 1)
+            far = values[(values < low) | (values > high)]
+        counts = _histogram(values, low, high - low + 1)
         best = None
-        for clip in _clips(counts):
-            begin, end = clip
-            kept = counts[begin:end].tolist()
-            rare = outside + int(counts[:begin].sum() + counts[end:].sum())
-            rare_bits = 8.0 * rare * (1 if high - low < 120 else 2)
-            frequencies = kept + [rare] if rare else kept
-            for mantissa in range(8):
-                weights = [_round_weight(c, mantissa) for c in frequencies]
-                option = cls(low + begin, low + end - 1, rare > 0, mantissa, weights)
-                cost = option.header_bits() + rare_bits
-                if option.table is not None:
-                    cost += ideal_bits(np.array(frequencies), option.table)
-                if best is None or cost < best[0]:
-                    best = (cost, option)
-        return best[1]
-
-    def header_bits(self) -> int:
-        writer = _BitCounter()
-        self.write(writer)
-        return writer.count
+        for begin, end in _clips(counts):
+            tails = np.concatenate([_escape_lengths(np.arange(begin)[::-1]), _escape_lengths(np.arange(len(counts) - end))])
+            tail_counts = np.concatenate([counts[:begin], counts[end:]])
+            rare = len(far) + int(tail_counts.sum())
+            outside = _golomb_bits(low + begin, end - 1 - begin) + 8 * int((tail_counts * tails).sum())
+            if len(far):
+                outside += 8 * int(_escape_lengths(np.where(far < low, low + begin - 1 - far, far - (low + end))).sum())
+            coarse = 0
+            while coarse == 0 or (end - begin) >> coarse >= 8:
+                bins, spans = _bins(counts[begin:end], rare, coarse)
+                for mantissa in range(8):
+                    weights, bits = _price(bins, spans, coarse, mantissa)
+                    if best is None or bits + outside < best[0]:
+                        best = bits + outside, low + begin, low + end - 1, rare > 0, mantissa, weights, coarse
+                coarse += 1
+        _, low, high, escape, mantissa, weights, coarse = best
+        return cls(low, high, escape, mantissa, weights.tolist(), coarse)
 
     def write(self, writer: Writer) -> None:
         writer.signed(self.low, 2)
@@ -78,40 +80,32 @@ class Alphabet:
         if self.table is None:
             return
         writer.bits(self.mantissa, 3)
-        previous = 0
-        for weight in self.weights:  # exponent plus one, 0 for a weight of zero, as a difference; then the mantissa
-            exponent = 0 if weight == 0 else weight.bit_length() - self.mantissa
-            writer.signed(exponent - previous)
-            if weight:
-                writer.bits(weight >> (exponent - 1) & ((1 << self.mantissa) - 1), self.mantissa)
-            previous = exponent
+        writer.golomb(self.coarse)
+        write_weights(writer, self.mantissa, self.weights)
 
     @classmethod
     def read(cls, reader: Reader) -> Alphabet:
-        low, span, escape = reader.signed(2), reader.golomb(2), bool(reader.bits(1))
-        size = span + 1 + escape
+        low, span, escape = reader.signed(2), reader.golomb(2), reader.bits(1)
         if span >= MAX_ALPHABET:
-            raise CorruptArtifact(f"a table of {size:,} symbols; at most {MAX_ALPHABET:,} are allowed")
-        if size == 1:
+            raise CorruptArtifact(f"a table of {span + 1:,} integers; at most {MAX_ALPHABET:,} are allowed")
+        if not -(2**31) <= low <= low + span < 2**31:
+            raise CorruptArtifact(f"a table of the integers from {low:,} to {low + span:,}, beyond 32 bits")
+        if span + escape == 0:
             return cls(low, low, False, 0, [1])
-        mantissa, exponent, weights = reader.bits(3), 0, []
-        for _ in range(size):
-            exponent += reader.signed()
-            if not 0 <= exponent <= 40:
-                raise CorruptArtifact(f"a table weight with exponent {exponent}")
-            weights.append(((1 << mantissa) + reader.bits(mantissa)) << (exponent - 1) if exponent else 0)
-        if not any(weights):
-            raise CorruptArtifact("a table whose weights are all zero")
-        return cls(low, low + span, escape, mantissa, weights)
+        mantissa, coarse = reader.bits(3), reader.golomb()
+        if coarse and span >> coarse == 0:
+            raise CorruptArtifact(f"a table whose weights hold for 2^{coarse} integers each has only {span + 1}")
+        weights = read_weights(reader, mantissa, (span >> coarse) + 1 + escape)
+        return cls(low, low + span, bool(escape), mantissa, weights, coarse)
 
     def push(self, coder: Ans, values: np.ndarray) -> None:
         if self.table is None:
             return
-        symbols = values - self.low
+        symbols = values - np.int32(self.low) if self.low else values  # may wrap around, but never into the list
         if self.escape:
             rare = (symbols < 0) | (symbols > self.high - self.low)
-            _push_escapes(coder, values[rare])
-            symbols = np.where(rare, self.high - self.low + 1, symbols)
+            push_escapes(coder, values[rare], self.low, self.high)
+            symbols = np.where(rare, np.int32(self.high - self.low + 1), symbols)
         coder.push(symbols, self.table)
 
     def pop(self, coder: Ans, count: int) -> np.ndarray:
@@ -119,21 +113,22 @@ class Alphabet:
         if self.table is None:
             return np.full(count, self.low, np.int32)
         values = coder.pop(count, self.table)
+        rare = np.flatnonzero(values > self.high - self.low) if self.escape else ()
         if self.low:
             values += np.int32(self.low)
-        if self.escape:
-            rare = np.flatnonzero(values > self.high)
-            values[rare] = _pop_escapes(coder, len(rare))
+        if len(rare):
+            values[rare] = pop_escapes(coder, len(rare), self.low, self.high)
         return values
 
     def bits(self, values: np.ndarray) -> float:
         """Ideal code length of the values under this alphabet, escapes included."""
         if self.table is None:
             return 0.0
-        symbols = values - self.low
-        rare = (symbols < 0) | (symbols > self.high - self.low)
-        counts = np.bincount(np.where(rare, self.high - self.low + 1, symbols), minlength=len(self.table))
-        return ideal_bits(counts, self.table) + 8.0 * sum(len(part) for part in _escape_bytes(values[rare]))
+        counts = _histogram(values, self.low, self.high - self.low + 1)
+        if not self.escape:
+            return ideal_bits(counts, self.table)
+        far = values[(values < self.low) | (values > self.high)]
+        return ideal_bits(np.append(counts, len(far)), self.table) + 8.0 * escape_count(far, self.low, self.high)
 
 
 class Static:
@@ -215,7 +210,9 @@ def find(name: str) -> type:
     return MODELS[name]
 
 
-class _BitCounter(Writer):
+class BitCounter(Writer):
+    """Counts what a `Writer` would write."""
+
     def __init__(self) -> None:
         self.count = 0
 
@@ -223,28 +220,102 @@ class _BitCounter(Writer):
         self.count += count
 
 
-def _clips(counts: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges worth listing: all of it, and those that drop tails of symbols seen at most 1, 2, 4, .. times each."""
-    clips = [(0, len(counts))]
-    threshold = 1
-    while threshold <= max(1, int(counts.sum()) // 1000):
-        kept = np.flatnonzero(counts > threshold)
-        if len(kept):
-            clips.append((int(kept[0]), int(kept[-1]) + 1))
-        threshold *= 2
-    return list(dict.fromkeys(clips))
+def write_weights(writer: Writer, mantissa: int, weights: list[int]) -> None:
+    """For each weight (2^mantissa + f) << e: the change of e + 1, which is 0 for a weight of zero; then f."""
+    previous = 0
+    for weight in weights:
+        exponent = 0 if weight == 0 else weight.bit_length() - mantissa
+        writer.signed(exponent - previous)
+        if weight:
+            writer.bits(weight >> (exponent - 1) & ((1 << mantissa) - 1), mantissa)
+        previous = exponent
 
 
-def _round_weight(count: int, mantissa: int) -> int:
+def read_weights(reader: Reader, mantissa: int, count: int) -> list[int]:
+    exponent, weights = 0, []
+    for _ in range(count):
+        exponent += reader.signed()
+        if not 0 <= exponent <= MAX_EXPONENT:
+            raise CorruptArtifact(f"a table weight with exponent {exponent}")
+        weights.append(((1 << mantissa) + reader.bits(mantissa)) << (exponent - 1) if exponent else 0)
+    if not any(weights):
+        raise CorruptArtifact("a table whose weights are all zero")
+    return weights
+
+
+def round_weight(count: int, mantissa: int) -> int:
     """The count rounded to mantissa + 1 significant bits, times 2^mantissa, so that small counts keep theirs."""
     value = count << mantissa
     drop = max(value.bit_length() - mantissa - 1, 0)
     return (value + (1 << drop >> 1)) >> drop << drop
 
 
-def _escape_bytes(values: np.ndarray) -> list[np.ndarray]:
-    """Escaped integers as LEB128 of their zigzag form, byte position by byte position."""
-    left = np.where(values > 0, 2 * values.astype(np.int64) - 1, -2 * values.astype(np.int64))
+def _histogram(values: np.ndarray, low: int, size: int) -> np.ndarray:
+    """How often each of low .. low + size - 1 occurs: int64 (size,). In blocks, to stay in the cache."""
+    counts = np.zeros(size, np.int64)
+    for begin in range(0, len(values), 1 << 18):
+        part = values[begin : begin + (1 << 18)].astype(np.int64)
+        part -= low
+        if part.min() < 0 or part.max() >= size:
+            part = part[(part >= 0) & (part < size)]
+        counts += np.bincount(part, minlength=size)
+    return counts
+
+
+def _clips(counts: np.ndarray) -> list[tuple[int, int]]:
+    """Ranges worth listing: all of it, and those that drop tails of integers seen at most 1, 2, 4, .. times each."""
+    clips, threshold = [], 0
+    while threshold <= max(1, int(counts.sum()) // 1000):
+        kept = np.flatnonzero(counts > threshold)
+        if len(kept):
+            clips.append((int(kept[0]), int(kept[-1]) + 1))
+        threshold = 2 * threshold or 1
+    return list(dict.fromkeys(clips))
+
+
+def _bins(counts: np.ndarray, rare: int, coarse: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts summed over 2^coarse neighbours, and the number of integers in each bin; the escape, if any, last."""
+    edges = np.arange(0, len(counts), 1 << coarse)
+    bins, spans = np.add.reduceat(counts, edges), np.diff(edges, append=len(counts))
+    return (np.append(bins, rare), np.append(spans, 1)) if rare else (bins, spans)
+
+
+def _golomb_bits(low: int, span: int) -> int:
+    """Bits of an alphabet's ends."""
+    return 2 * ((abs(2 * low) + 4).bit_length() + (span + 4).bit_length())
+
+
+def _price(bins: np.ndarray, spans: np.ndarray, coarse: int, mantissa: int) -> tuple[np.ndarray, float]:
+    """Weights rounded to mantissa + 1 significant bits, and the bits that table and symbols take with them."""
+    weights = -(-(bins << mantissa + coarse) // spans)
+    drop = np.maximum(np.frexp(weights.astype(np.float64))[1] - mantissa - 1, 0)  # frexp: the bit length
+    weights = (weights + (1 << drop >> 1)) >> drop << drop
+    used = weights > 0
+    exponents = np.where(used, np.frexp(weights.astype(np.float64))[1] - mantissa, 0).astype(np.int64)
+    weights >>= (smallest := int(exponents[used].min()) - 1)  # ratios are all that counts
+    exponents[used] -= smallest
+    steps = np.diff(exponents, prepend=0)
+    golomb = 2 * np.frexp(np.where(steps > 0, 2 * steps, 1 - 2 * steps).astype(np.float64))[1] - 1
+    table = int(golomb.sum()) + mantissa * int(used.sum()) + 2 * (coarse + 1).bit_length()
+    total = math.log2(float((weights * spans).sum()))
+    if exponents.max() > MAX_EXPONENT:
+        return weights, math.inf
+    return weights, table + float((bins[used] * (total - np.log2(weights[used].astype(np.float64)))).sum())
+
+
+def _distances(values: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Escaped integers as 2 * steps above high + 0, or 2 * steps below low + 1; the first integer outside is at 0 steps."""
+    values = values.astype(np.int64)
+    return np.where(values > high, 2 * (values - high - 1), 2 * (low - 1 - values) + 1)
+
+
+def _escape_lengths(steps: np.ndarray) -> np.ndarray:
+    """Bytes of the escape code of integers so many steps outside the alphabet."""
+    return np.maximum(np.frexp((2 * steps.astype(np.int64)).astype(np.float64))[1] + 6, 7) // 7
+
+
+def _escape_bytes(left: np.ndarray) -> list[np.ndarray]:
+    """LEB128, first all first bytes, then all second bytes of those that have one, ..."""
     parts = []
     while len(left):
         more = left >= 128
@@ -253,25 +324,32 @@ def _escape_bytes(values: np.ndarray) -> list[np.ndarray]:
     return parts
 
 
-def _push_escapes(coder: Ans, values: np.ndarray) -> None:
-    for part in _escape_bytes(values)[::-1]:
+def escape_count(values: np.ndarray, low: int = 0, high: int = -1) -> int:
+    """Bytes that `push_escapes` codes."""
+    return int(_escape_lengths(_distances(values, low, high) >> 1).sum())
+
+
+def push_escapes(coder: Ans, values: np.ndarray, low: int = 0, high: int = -1) -> None:
+    """Integers outside low .. high; with the empty range that is meant by default, any integers."""
+    for part in _escape_bytes(_distances(values, low, high))[::-1]:
         coder.push(part, BYTE)
 
 
-def _pop_escapes(coder: Ans, count: int) -> np.ndarray:
-    values, waiting = np.zeros(count, np.int64), np.arange(count)
+def pop_escapes(coder: Ans, count: int, low: int = 0, high: int = -1) -> np.ndarray:
+    """int32 (count,)"""
+    if not count:
+        return np.empty(0, np.int32)
+    distances, waiting = np.zeros(count, np.int64), np.arange(count)
     for shift in range(0, 35, 7):
         part = coder.pop(len(waiting), BYTE)
-        values[waiting] |= (part & 127).astype(np.int64) << shift
+        distances[waiting] |= (part & 127).astype(np.int64) << shift
         waiting = waiting[part >= 128]
         if not len(waiting):
             break
     else:
         raise CorruptArtifact("an escaped integer of more than five bytes")
-    values = np.where(values & 1, (values + 1) >> 1, -(values >> 1))
-    if count and not -(2**31) <= values.min() <= values.max() < 2**31:
+    steps = distances >> 1
+    values = np.where(distances & 1, low - 1 - steps, high + 1 + steps)
+    if values.min() < -(2**31) or values.max() >= 2**31:
         raise CorruptArtifact("an escaped integer beyond 32 bits")
     return values.astype(np.int32)
-
-
-assert ONE // 256 * 256 == ONE
