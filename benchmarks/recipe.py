@@ -28,11 +28,21 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """How what the method leaves (BN) is coded: see benchmarks/finish.py. Without effect where it leaves nothing."""
+
+    penalty: float | None = None  # nats a bit; None: the method's lambda, else 1e-8
+    images: int = 10_000  # training images for BN's statistics; a fifth of them during training
+    heldout: int = 2_000  # held-out images that judge precisions
+
+
+@dataclass(frozen=True)
 class Claim:
     """What the authors aim at; the leaderboard shows it beside what was measured. The bytes also bound the choice of a seed."""
 
     bytes: int | None = None
     error_percent: float | None = None
+    quoted: str = ""  # key of the published result that the entry stands beside (zoo/quoted.json)
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,13 @@ class Recipe:
     label_smoothing: float = 0.0
     precision: str = "float32"  # float32 | bf16 (autocast)
     channels_last: bool = False  # memory layout of convolutions
+    average: float = 0.999  # decay of the running average of the parameters that the method leaves as they are (BN)
     evaluate_every: int = 1000
     checkpoint_every: int = 1000
     optimizer: Optimizer = field(default_factory=Optimizer)
     augment: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)  # of the method
+    finish: Finish = field(default_factory=Finish)
     claim: Claim = field(default_factory=Claim)
     comment: str = ""  # what the run costs and gives, for people
 
@@ -68,17 +80,23 @@ class Recipe:
         return self.data or networks.spec(self.network).dataset
 
 
+def find(path: str | Path) -> Path:
+    """The recipe file at `path`, or of that id in benchmarks/recipes/. Raises FileNotFoundError with the ids that exist."""
+    path = Path(path)
+    if not path.is_file() and (FOLDER / f"{path}.toml").is_file():
+        path = FOLDER / f"{path}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise FileNotFoundError(f"no recipe {path}; benchmarks/recipes/ has {known}")
+    return path
+
+
 def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """The recipe at `path`, or of that id in benchmarks/recipes/, with `a.b=value` overrides (TOML values).
 
     Raises ValueError naming every unknown key at once, FileNotFoundError with the recipes that exist.
     """
-    path = Path(path)
-    if not path.exists() and (FOLDER / f"{path}.toml").exists():
-        path = FOLDER / f"{path}.toml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise FileNotFoundError(f"no recipe {path}; benchmarks/recipes/ has {known}")
+    path = find(path)
     content = tomllib.loads(path.read_text())
     for override in overrides:
         key, sep, value = override.partition("=")
@@ -103,9 +121,9 @@ def deciding(recipe: Recipe) -> dict:
 
 def from_dict(content: dict, where: str = "recipe") -> Recipe:
     content = dict(content)
-    optimizer, claim = dict(content.pop("optimizer", {})), dict(content.pop("claim", {}))
+    optimizer, finish, claim = (dict(content.pop(table, {})) for table in ("optimizer", "finish", "claim"))
     unknown = sorted(set(content) - {f.name for f in fields(Recipe)})
-    for table, keys, kind in (("optimizer", optimizer, Optimizer), ("claim", claim, Claim)):
+    for table, keys, kind in (("optimizer", optimizer, Optimizer), ("finish", finish, Finish), ("claim", claim, Claim)):
         unknown += [f"{table}.{k}" for k in sorted(set(keys) - {f.name for f in fields(kind)})]
     missing = [k for k in ("id", "network", "method", "steps", "batch") if k not in content]
     if unknown or missing:
@@ -117,4 +135,4 @@ def from_dict(content: dict, where: str = "recipe") -> Recipe:
     if "milestones" in optimizer:
         optimizer["milestones"] = tuple(optimizer["milestones"])
     content["seeds"] = tuple(content.get("seeds", Recipe.seeds))
-    return Recipe(**content, optimizer=Optimizer(**optimizer), claim=Claim(**claim))
+    return Recipe(**content, optimizer=Optimizer(**optimizer), finish=Finish(**finish), claim=Claim(**claim))

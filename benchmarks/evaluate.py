@@ -1,0 +1,271 @@
+"""Measure what the seeds of a recipe gave, choose one without the test set, and write its entry: the only writer of records.
+
+    python -m benchmarks evaluate lenet300-100-sq
+
+    runs/<id>/seed-*/{model.zoo, outcome.json, train.log} --choose by held-out errors--> the seed that ships
+        --zoo.measure--> bytes, digests, golden outputs, test errors of every seed  -->  artifacts/<id>/
+
+Model bytes under an id never change once they are published: an improvement is a new id. --replace-unpublished is for
+entries that nobody has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks import recipe as recipes
+from benchmarks.recipe import Claim, Recipe
+from benchmarks.run import RUNS, logged_recipe
+from zoo import codec, partitionings, registry, verify
+from zoo.registry import Entry
+from zoo.verify import Measurement
+
+ROOT = Path(__file__).parent.parent
+ARTIFACTS = ROOT / "artifacts"
+LICENSE = "Apache-2.0"  # of what is trained here
+VERSIONS = ("torch", "numpy", "constriction", "entropy-coded-zoo")
+COUNTED_AS = {"direct": "lc"}  # methods that share another's paper
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a TOML file, or the id of one in benchmarks/recipes/")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ARTIFACTS, help="folder of the entries (default: artifacts/)")
+    parser.add_argument("--device", default="cpu", help="where the networks are measured (default: %(default)s)")
+    parser.add_argument("--replace-unpublished", action="store_true", help="overwrite an entry that nobody has seen")
+
+
+def main(args: argparse.Namespace) -> int:
+    path = recipes.find(args.recipe)
+    entry = evaluate(path, args.runs, args.out, args.device, args.replace_unpublished)
+    for outcome in entry.seeds:
+        mark = "ships" if outcome["seed"] == entry.seed else ""
+        errors = "not tested" if outcome["test_errors"] is None else f"{outcome['test_errors']:,} test errors"
+        held = f"{outcome['heldout_errors']} of {outcome['heldout_examples']:,} held-out"
+        print(f"seed {outcome['seed']}: {outcome['size_bytes']:,} bytes, {held}, {errors}  {mark}")
+    error = "test set not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} % error"
+    print(f"{args.out / entry.id}: {entry.size_bytes:,} bytes, {entry.ratio:,.0f}x smaller, {error}")
+    print(f"next: zoo verify {entry.id}; python -m benchmarks leaderboard")
+    return 0
+
+
+def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device: str = "cpu", replace: bool = False) -> Entry:
+    """The entry of a recipe whose seeds have all been trained into `runs`; its folder is written whole or not at all.
+
+    Raises ValueError where runs are missing or were made by another recipe, FileExistsError where the id is taken by
+    other model bytes, and what `zoo.measure` raises.
+    """
+    recipe = recipes.read(recipe_path)
+    found = outcomes(recipe, runs)
+    chosen, selection = select(found, recipe.claim)
+    refuse_other_bytes(out / recipe.id, (runs / recipe.id / f"seed-{chosen['seed']}" / "model.zoo").read_bytes(), replace)
+    images = None if recipe.dataset == "imagenet" else "test"  # `zoo verify ID --data PATH --write` measures those
+    measured = {
+        o["seed"]: verify.measure(
+            (runs / recipe.id / f"seed-{o['seed']}" / "model.zoo").read_bytes(), images, dataset=recipe.dataset, device=device
+        )
+        for o in found
+    }
+    seeds = [
+        {k: o[k] for k in ("seed", "size_bytes", "heldout_errors", "heldout_examples")} | {"test_errors": measured[o["seed"]].errors}
+        for o in found
+    ]
+    run = runs / recipe.id / f"seed-{chosen['seed']}"
+    return write_entry(
+        recipe.id,
+        (run / "model.zoo").read_bytes(),
+        measured[chosen["seed"]],
+        out,
+        log=(run / "train.log").read_bytes(),
+        replace=replace,
+        method=recipe.method,
+        dataset=recipe.dataset,
+        preprocessing=recipe.dataset,
+        recipe=_in_repository(recipe_path),
+        recipe_sha256=hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest(),
+        seed=chosen["seed"],
+        seeds=tuple(seeds),
+        selection=selection,
+        warm_start=recipe.warm_start or None,
+        teacher=recipe.teacher or None,
+        quoted=recipe.claim.quoted or None,
+    )
+
+
+def outcomes(recipe: Recipe, runs: Path) -> list[dict]:
+    """The outcome of every seed of the recipe, in its order. Raises ValueError listing everything that is missing or foreign."""
+    found, wrong = [], []
+    for seed in recipe.seeds:
+        run = runs / recipe.id / f"seed-{seed}"
+        if not (run / "outcome.json").is_file() or not (run / "model.zoo").is_file():
+            wrong.append(f"{run} is not finished: python -m benchmarks train {recipe.id} --seed {seed}")
+            continue
+        outcome = json.loads((run / "outcome.json").read_text())
+        if recipes.deciding(logged_recipe(run)) != recipes.deciding(recipe):
+            wrong.append(f"{run} was made by another recipe than the present one: {_differences(logged_recipe(run), recipe)}")
+        elif outcome["seed"] != seed or outcome["size_bytes"] != (run / "model.zoo").stat().st_size:
+            wrong.append(f"{run}: outcome.json does not belong to the model.zoo beside it")
+        found.append(outcome)
+    if wrong:
+        raise ValueError("\n  ".join([f"{recipe.id} cannot be evaluated:", *wrong]))
+    return found
+
+
+def select(found: Sequence[dict], claim: Claim) -> tuple[dict, str]:
+    """The seed that ships and the rule in words: fewest held-out errors within the claimed bytes, then fewest bytes."""
+    within = [o for o in found if claim.bytes is None or o["size_bytes"] <= claim.bytes]
+    bound = "" if claim.bytes is None else f" among the seeds of at most {claim.bytes:,} bytes"
+    if not within:
+        within, bound = list(found), f" (no seed has at most {claim.bytes:,} bytes)"
+    chosen = min(within, key=lambda o: (o["heldout_errors"], o["size_bytes"], o["seed"]))
+    if len(found) == 1:
+        return chosen, "the only seed; the test set had no part in any choice"
+    held = chosen["heldout_examples"]
+    return chosen, (
+        f"fewest errors on the last {held:,} training images{bound}, then fewest bytes; every seed was measured once on "
+        "the test set, which had no part in the choice"
+    )
+
+
+def write_entry(
+    id: str,
+    blob: bytes,
+    found: Measurement,
+    out: Path = ARTIFACTS,
+    *,
+    method: str,
+    dataset: str,
+    preprocessing: str,
+    log: bytes | None = None,
+    extra: Mapping[str, bytes] | None = None,
+    replace: bool = False,
+    license: str | None = LICENSE,
+    **facts,
+) -> Entry:
+    """Writes OUT/<id>/ whole: model.zoo, entry.json, golden.json, predictions.npy where tested, train.log.
+
+    found: what `zoo.measure` derived from `blob`; extra: further files by name; facts: the other fields of `Entry`.
+    Raises FileExistsError where the id is taken by other model bytes, unless `replace`.
+    """
+    folder = Path(out) / id
+    refuse_other_bytes(folder, blob, replace)
+    if (found.size_bytes, found.sha256) != (len(blob), hashlib.sha256(blob).hexdigest()):
+        raise ValueError(f"{id}: the measurement belongs to another file")
+    facts.setdefault("paper_bytes", None)
+    if facts["paper_bytes"] is None:
+        facts["paper_bytes"], facts["paper_counting"] = paper_bytes(method, blob)
+    entry = Entry(
+        id=id,
+        network=found.network,
+        method=method,
+        partitioning=found.partitioning,
+        dataset=dataset,
+        preprocessing=preprocessing,
+        parameters=found.parameters,
+        size_bytes=found.size_bytes,
+        sha256=found.sha256,
+        weights_sha256=found.weights_sha256,
+        test_set=found.test_set,
+        test_errors=found.errors,
+        test_examples=found.examples,
+        license=license,
+        versions=versions(),
+        **facts,
+    )
+    staging = Path(out) / f".{id}.{os.getpid()}.part"
+    new = staging / id
+    try:
+        registry.write(new / registry.MODEL, blob)
+        verify.write_golden(new, found.golden)
+        if found.predictions is not None:
+            verify.write_predictions(new, found.predictions)
+        if log is not None:
+            registry.write(new / "train.log", log)
+        for name, content in (extra or {}).items():
+            registry.write(new / name, content)
+        registry.save(entry, new)
+        if folder.exists():
+            os.replace(folder, staging / "before")
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return registry.load_record(folder)
+
+
+def refuse_other_bytes(folder: Path, blob: bytes, replace: bool = False) -> None:
+    """Raises FileExistsError where an entry's folder holds other model bytes than these."""
+    model = folder / registry.MODEL
+    if not replace and model.exists() and model.read_bytes() != blob:
+        raise FileExistsError(
+            f"{folder} already holds a model of {model.stat().st_size:,} bytes; bytes under an id never change after they are "
+            f"published. Give the improvement an id of its own ({folder.name}-v2), or --replace-unpublished"
+        )
+
+
+def paper_bytes(method: str, blob: bytes) -> tuple[int | None, str | None]:
+    """Size of a file under the counting of its method's paper, and that counting in words; None where the paper has none.
+
+    A method counts for itself by offering `paper_bytes(groups)` in its file; EPR needs the coded lengths of the file.
+    """
+    if method == "epr":
+        return _epr_bytes(blob)
+    try:
+        module = importlib.import_module(f"benchmarks.methods.{COUNTED_AS.get(method, method)}")
+    except ModuleNotFoundError:
+        return None, None
+    if not hasattr(module, "paper_bytes"):
+        return None, None
+    return module.paper_bytes(codec.decode(blob, partitionings.layout)[1])
+
+
+def _epr_bytes(blob: bytes) -> tuple[int, str]:
+    """Oktay et al. 2019, sections 3.1 and 3.2: neither names, lengths nor checksum; LeNet biases are compressed, those of
+    networks with batch normalisation are float32; BN statistics and scales are not counted."""
+    header, parts = codec.anatomy(blob, partitionings.layout)
+    groups = {group.name: group for group in partitionings.get(header.network, header.partitioning).groups}
+    normalised = any(name.startswith("bn.") for name in groups)
+    total = 0.0
+    for part in parts:
+        if normalised and part.group == "bn.scale":
+            continue
+        if normalised and "bias" in part.group:
+            total += 4 * groups[part.group].size
+        else:
+            total += part.coded_bits / 8 + part.table_bytes + part.psi_bytes
+    biases = "biases as float32, no BN scales or statistics" if normalised else "biases included"
+    return math.ceil(total), f"coded integers, probability tables and decoder parameters; {biases}; no header or checksum"
+
+
+def versions() -> dict[str, str]:
+    """What measured."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _in_repository(path: Path) -> str:
+    try:
+        return Path(path).resolve().relative_to(ROOT.resolve()).as_posix()
+    except ValueError:
+        return Path(path).name
+
+
+def _differences(a: Recipe, b: Recipe) -> str:
+    old, new = recipes.deciding(a), recipes.deciding(b)
+    return "; ".join(f"{k} was {old[k]!r}, is {new[k]!r}" for k in new if old[k] != new[k])
+
+
