@@ -1,0 +1,579 @@
+"""Context model: a symbol is coded given its n - 1 predecessors, many lanes at a time (FORMAT.md, "context").
+
+A symbol that depends on its predecessor cannot be decoded before it. So the d integers of a column are laid out
+as a matrix of R rows and C lanes; the n-grams run down the lanes, and all lanes advance together:
+
+             lane 0  lane 1  ..  C-1
+    row 0      x0      xR    ..         runs:    a lane holds R consecutive integers (the inputs of one neuron)
+    row 1      x1      xR+1  ..         strided: a lane holds every C-th integer (the outputs of one input)
+
+When row r is due, the contexts of all its C symbols are known; a stable sort by context makes one segment for
+each table, and each segment is one call of the coder. The tables are in the file, or are counted while decoding
+(integers too); the encoder chooses by bytes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from zoo.codec.ans import ONE, PRECISION, Ans, Table, ideal_bits
+from zoo.codec.bits import Reader, Writer
+from zoo.codec.entropy import (
+    Alphabet,
+    BitCounter,
+    escape_count,
+    pop_escapes,
+    push_escapes,
+    read_weights,
+    round_weight,
+    write_weights,
+)
+from zoo.errors import CorruptArtifact
+
+Shapes = tuple[tuple[int, ...], ...]
+
+MAX_ORDER = 4
+MAX_ROWS = 1 << 15  # lanes must be many enough that a hostile file cannot make the decoder crawl
+MAX_CELLS = 1 << 18  # contexts times symbols
+MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted
+LISTED = 256  # integers; the encoder does not look for contexts in larger alphabets
+COUNTED = 1 << 19  # symbols; nor for counted tables, which decode slowly, in larger tensors
+
+
+class Lanes:
+    """Which of `count` integers stands in which row and lane."""
+
+    def __init__(self, count: int, lanes: int, strided: bool):
+        self.count, self.lanes, self.strided = count, lanes, strided
+        self.rows = -(-count // lanes)
+
+    def width(self, row: int) -> int:
+        """How many lanes, the first ones, have a symbol in this row."""
+        if self.strided:
+            return min(self.lanes, self.count - row * self.lanes)
+        return (self.count - row + self.rows - 1) // self.rows
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """(count,) -> (rows, lanes), what is missing filled with zeros."""
+        full = np.zeros(self.rows * self.lanes, values.dtype)
+        full[: self.count] = values
+        if self.strided:
+            return full.reshape(self.rows, self.lanes)
+        return np.ascontiguousarray(full.reshape(self.lanes, self.rows).T)
+
+    def gather(self, matrix: np.ndarray) -> np.ndarray:
+        """The inverse of `spread`."""
+        flat = matrix if self.strided else matrix.T
+        return np.ascontiguousarray(flat).reshape(-1)[: self.count]
+
+
+class Contexts:
+    """Context numbers of symbols: n - 1 predecessors, each one of G classes, the latest least significant."""
+
+    def __init__(self, order: int, classes: np.ndarray, pad: int):
+        self.order, self.classes, self.pad = order, classes, pad  # classes: int (K,), ascending from 0
+        self.symbols, self.groups = len(classes), int(classes[-1]) + 1
+        self.count = self.groups ** (order - 1)
+        self._small = np.asarray(classes, np.uint16 if self.count > 256 else np.uint8)
+        self._keep = self.groups ** (order - 2)
+
+    def start(self, lanes: int) -> np.ndarray:
+        """Before the first row all predecessors are of the class `pad`."""
+        number = sum(self.pad * self.groups**i for i in range(self.order - 1))
+        return np.full(lanes, number, self._small.dtype)
+
+    def follow(self, contexts: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+        """Contexts of the row after `symbols`, lane by lane."""
+        latest = self._small.take(symbols)
+        if self.order == 2:
+            return latest
+        return (contexts[: len(symbols)] % self._keep * self.groups + latest).astype(self._small.dtype)
+
+    def of(self, matrix: np.ndarray) -> np.ndarray:
+        """Contexts of a whole matrix (rows, lanes) of symbols."""
+        contexts = np.empty(matrix.shape, self._small.dtype)
+        contexts[0] = self.start(matrix.shape[1])
+        for row in range(1, len(matrix)):
+            contexts[row] = self.follow(contexts[row - 1], matrix[row - 1])
+        return contexts
+
+
+class Fixed:
+    """Tables in the file: one for each context that is worth its bytes, one shared by all others."""
+
+    def __init__(self, mantissa: int, own: np.ndarray, weights: list[list[int]]):
+        self.mantissa, self.own, self.weights = mantissa, own, weights  # own: bool (contexts,); the shared first
+        shared = int(not own.all())
+        self.table_of = np.where(own, np.cumsum(own) - 1 + shared, 0)
+        self.table_of = self.table_of.astype(np.uint8 if len(weights) <= 256 else np.uint16)
+        self.tables = [Table(w) for w in weights]
+
+    def write(self, writer: Writer) -> None:
+        for flag in self.own:
+            writer.bits(int(flag), 1)
+        writer.bits(self.mantissa, 3)
+        for weights in self.weights:
+            write_weights(writer, self.mantissa, weights)
+
+    @classmethod
+    def read(cls, reader: Reader, contexts: Contexts) -> Fixed:
+        own = np.array([reader.bits(1) for _ in range(contexts.count)], bool)
+        mantissa = reader.bits(3)
+        count = int(own.sum()) + int(not own.all())
+        weights = [read_weights(reader, mantissa, contexts.symbols) for _ in range(count)]
+        return cls(mantissa, own, weights)
+
+    def bits(self, cells: np.ndarray) -> float:
+        """Ideal code length of symbols counted in cells (contexts, K)."""
+        return math.fsum(ideal_bits(row, self.tables[t]) for row, t in zip(cells, self.table_of, strict=True))
+
+    def begin(self, contexts: Contexts) -> Fixed:
+        return self
+
+    def segments(self, contexts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Table]]]:
+        """Lanes of a row sorted by table, and how many of them each table codes."""
+        index = self.table_of.take(contexts)
+        order = index.argsort(kind="stable")
+        counts = np.bincount(index, minlength=len(self.tables)).tolist()
+        return order, [(count, table) for count, table in zip(counts, self.tables, strict=True) if count]
+
+    def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
+        pass
+
+
+class Counted:
+    """Tables counted while decoding, renewed after every row.
+
+    The estimate of a context of j predecessors is its counts plus 2^strength times the estimate of its j - 1
+    latest; that of no predecessor leans on a table in the file. Halving keeps totals below 2^limit (15: never).
+    """
+
+    def __init__(self, strength: int, limit: int, mantissa: int, weights: list[int]):
+        self.strength, self.limit, self.mantissa, self.weights = strength, limit, mantissa, weights
+        self.root = Table(weights)
+
+    def write(self, writer: Writer) -> None:
+        writer.bits(self.strength, 4)
+        writer.bits(self.limit, 4)
+        writer.bits(self.mantissa, 3)
+        write_weights(writer, self.mantissa, self.weights)
+
+    @classmethod
+    def read(cls, reader: Reader, contexts: Contexts) -> Counted:
+        strength, limit, mantissa = reader.bits(4), reader.bits(4), reader.bits(3)
+        return cls(strength, limit, mantissa, read_weights(reader, mantissa, contexts.symbols))
+
+    def begin(self, contexts: Contexts) -> Counted:
+        fresh = Counted(self.strength, self.limit, self.mantissa, self.weights)
+        sizes = [contexts.groups**j for j in range(contexts.order)]
+        fresh.counts = [np.zeros((size, contexts.symbols), np.int64) for size in sizes]
+        return fresh
+
+    def estimate(self) -> np.ndarray:
+        """Weights of every full context: int64 (contexts, K), each row adding up to 2^24 at most."""
+        strength, lower = 1 << self.strength, np.array(self.root.counts, np.int64)[None]
+        for counts in self.counts:
+            lean = np.concatenate([lower] * (len(counts) // len(lower)))  # without the oldest predecessor
+            lower = ((counts << PRECISION) + strength * lean) // (counts.sum(1, keepdims=True) + strength)
+        return lower
+
+    def segments(self, contexts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Table]]]:
+        order = contexts.argsort(kind="stable")
+        found = np.bincount(contexts)
+        seen, estimate = np.flatnonzero(found), self.estimate()
+        return order, [(int(found[c]), Table(estimate[c].tolist())) for c in seen]
+
+    def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
+        full = self.counts[-1]
+        cells = np.bincount(contexts.astype(np.int64) * full.shape[1] + symbols, minlength=full.size)
+        self.add(cells.reshape(full.shape))
+
+    def add(self, cells: np.ndarray) -> None:
+        """Counts one row: cells (contexts, K) tells how often each symbol followed each context in it."""
+        for counts in self.counts:
+            counts += cells.reshape(-1, *counts.shape).sum(0)
+            while self.limit < 15 and (large := counts.sum(1) >= 1 << self.limit).any():
+                counts[large] >>= 1
+
+
+class Window:
+    """The integers low .. low + span - 1 that tables list; all others are one more symbol, the escape."""
+
+    def __init__(self, low: int, span: int, escape: bool):
+        self.low, self.span, self.escape = low, span, escape
+
+    @property
+    def high(self) -> int:
+        return self.low + self.span - 1
+
+    @property
+    def symbols(self) -> int:
+        return self.span + self.escape
+
+    def write(self, writer: Writer) -> None:
+        writer.signed(self.low, 2)
+        writer.golomb(self.span - 1, 2)
+        writer.bits(self.escape, 1)
+
+    @classmethod
+    def read(cls, reader: Reader) -> Window:
+        low, span = reader.signed(2), reader.golomb(2) + 1
+        if span > MAX_CELLS or not -(2**31) <= low < low + span <= 2**31:
+            raise CorruptArtifact(f"contexts of the {span:,} integers from {low:,}")
+        window = cls(low, span, bool(reader.bits(1)))
+        if window.symbols < 2:
+            raise CorruptArtifact("contexts of a constant")
+        return window
+
+    def symbols_of(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols 0 .. K-1 (int32), the last one the escape where there is one; and the escaped integers."""
+        rare = (values < self.low) | (values > self.high)
+        return np.where(rare, np.int32(self.span), values - np.int32(self.low)).astype(np.int32), values[rare]
+
+
+class Plane:
+    """One column of phi: the window of listed integers, lanes, contexts and tables; or an alphabet (order 1)."""
+
+    def __init__(
+        self,
+        alphabet: Alphabet | None,
+        window: Window | None = None,
+        lanes: Lanes | None = None,
+        contexts: Contexts | None = None,
+        tables: Fixed | Counted | None = None,
+    ):
+        self.alphabet, self.window, self.lanes = alphabet, window, lanes
+        self.contexts, self.tables = contexts, tables
+
+    @property
+    def order(self) -> int:
+        return self.contexts.order if self.contexts else 1
+
+    def write(self, writer: Writer) -> None:
+        writer.golomb(self.order - 1)
+        if self.contexts is None:
+            self.alphabet.write(writer)
+            return
+        self.window.write(writer)
+        writer.golomb(self.lanes.lanes - 1, 6)
+        writer.bits(self.lanes.strided, 1)
+        for step in np.diff(self.contexts.classes):
+            writer.bits(int(step), 1)
+        writer.golomb(self.contexts.pad)
+        writer.bits(isinstance(self.tables, Counted), 1)
+        self.tables.write(writer)
+
+    @classmethod
+    def read(cls, reader: Reader, count: int) -> Plane:
+        order = reader.golomb() + 1
+        if order > MAX_ORDER:
+            raise CorruptArtifact(f"contexts of order {order}; at most {MAX_ORDER} are allowed")
+        if order == 1:
+            return cls(Alphabet.read(reader))
+        window, lanes = Window.read(reader), reader.golomb(6) + 1
+        if lanes > count or -(-count // lanes) > MAX_ROWS:
+            raise CorruptArtifact(f"{count:,} integers in {lanes:,} lanes")
+        lanes = Lanes(count, lanes, bool(reader.bits(1)))
+        steps = [reader.bits(1) for _ in range(window.symbols - 1)]
+        groups, pad = sum(steps) + 1, reader.golomb()
+        cells = groups ** (order - 1) * window.symbols
+        counted = reader.bits(1)
+        work = lanes.rows * (cells if counted else groups ** (order - 1))
+        if pad >= groups or cells > MAX_CELLS or work > MAX_UPDATES:
+            raise CorruptArtifact(f"{groups} classes (pad {pad}) of {window.symbols} symbols at order {order}")
+        contexts = Contexts(order, np.cumsum([0, *steps]), pad)
+        return cls(None, window, lanes, contexts, (Counted if counted else Fixed).read(reader, contexts))
+
+    def push(self, coder: Ans, values: np.ndarray) -> None:
+        if self.contexts is None:
+            self.alphabet.push(coder, values)
+            return
+        symbols, rare = self.window.symbols_of(values)
+        push_escapes(coder, rare, self.window.low, self.window.high)
+        for pieces in reversed(list(self._pieces(symbols))):
+            for piece, table in reversed(pieces):
+                coder.push(piece, table)
+
+    def pop(self, coder: Ans, count: int) -> np.ndarray:
+        """int32 (count,)"""
+        if self.contexts is None:
+            return self.alphabet.pop(coder, count)
+        lanes, tables = self.lanes, self.tables.begin(self.contexts)
+        matrix = np.zeros((lanes.rows, lanes.lanes), np.int32)
+        contexts = self.contexts.start(lanes.lanes)
+        for row in range(lanes.rows):
+            symbols = matrix[row, : lanes.width(row)]
+            contexts = contexts[: len(symbols)]
+            order, parts = tables.segments(contexts)
+            popped = [coder.pop(count, table) for count, table in parts]
+            symbols[order] = popped[0] if len(popped) == 1 else np.concatenate(popped)
+            tables.update(contexts, symbols)
+            contexts = self.contexts.follow(contexts, symbols)
+        values, window = lanes.gather(matrix), self.window
+        rare = np.flatnonzero(values == window.span) if window.escape else ()
+        values += np.int32(window.low)
+        if len(rare):
+            values[rare] = pop_escapes(coder, len(rare), window.low, window.high)
+        return values
+
+    def bits(self, values: np.ndarray) -> float:
+        """Ideal code length under the tables as they are at each row, escapes included."""
+        if self.contexts is None:
+            return self.alphabet.bits(values)
+        symbols, rare = self.window.symbols_of(values)
+        total = [8.0 * escape_count(rare, self.window.low, self.window.high)]
+        if isinstance(self.tables, Fixed):
+            cells = _cells(self.lanes, self.contexts, self.lanes.spread(symbols)).sum(0)
+            return math.fsum(total) + self.tables.bits(cells)
+        for pieces in self._pieces(symbols):
+            total += [ideal_bits(np.bincount(piece, minlength=len(table)), table) for piece, table in pieces]
+        return math.fsum(total)
+
+    def header_bits(self) -> int:
+        writer = BitCounter()
+        self.write(writer)
+        return writer.count
+
+    def _pieces(self, symbols: np.ndarray):
+        """For each row, in decoding order, its symbols cut into (piece, table)."""
+        tables, contexts = self.tables.begin(self.contexts), self.contexts.start(self.lanes.lanes)
+        matrix = self.lanes.spread(symbols)
+        for row in range(self.lanes.rows):
+            symbols = matrix[row, : self.lanes.width(row)]
+            contexts = contexts[: len(symbols)]
+            order, parts = tables.segments(contexts)
+            ends = np.cumsum([count for count, _ in parts])[:-1]
+            pieces = np.split(symbols[order], ends)
+            yield [(piece, table) for piece, (_, table) in zip(pieces, parts, strict=True)]
+            tables.update(contexts, symbols)
+            contexts = self.contexts.follow(contexts, symbols)
+
+
+class Context:
+    """One `Plane` a column of phi. Order, lanes, classes and tables are the encoder's choice, by bytes."""
+
+    name = "context"
+
+    def __init__(self, planes: list[Plane], rows: int):
+        self.planes, self.rows = planes, rows
+
+    @classmethod
+    def fit(cls, phi: np.ndarray, shapes: Shapes) -> Context:
+        return cls([fit(np.ascontiguousarray(column), shapes, phi.shape[1]) for column in phi.T], len(phi))
+
+    def write(self, writer: Writer) -> None:
+        for plane in self.planes:
+            plane.write(writer)
+        writer.align()
+
+    @classmethod
+    def read(cls, reader: Reader, l: int, shapes: Shapes) -> Context:
+        rows = sum(math.prod(shape) for shape in shapes) // l
+        planes = [Plane.read(reader, rows) for _ in range(l)]
+        reader.align()
+        return cls(planes, rows)
+
+    def push(self, coder: Ans, phi: np.ndarray) -> None:
+        for plane, column in zip(self.planes[::-1], phi.T[::-1], strict=True):
+            plane.push(coder, np.ascontiguousarray(column))
+
+    def pop(self, coder: Ans) -> np.ndarray:
+        if len(self.planes) == 1:
+            return self.planes[0].pop(coder, self.rows)[:, None]
+        columns = np.empty((len(self.planes), self.rows), np.int32)
+        for column, plane in zip(columns, self.planes, strict=True):
+            column[:] = plane.pop(coder, self.rows)
+        return columns.T
+
+    def bits(self, phi: np.ndarray) -> float:
+        pairs = zip(self.planes, phi.T, strict=True)
+        return math.fsum(plane.bits(np.ascontiguousarray(column)) for plane, column in pairs)
+
+
+# -- what the encoder chooses; a decoder needs nothing below --------------------------------------------------
+
+
+def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: bool | None = None) -> Plane:
+    """The plane with the fewest bytes for the integers of one column (count,).
+
+    `orders` limits what is tried beside order 1; `counted` demands counted tables, or (False) tables in the file.
+    """
+    alphabet = Alphabet.fit(values)
+    best = Plane(alphabet)
+    least = alphabet.bits(values) + best.header_bits()
+    if not 0 < alphabet.high - alphabet.low < LISTED or len(values) < 64:
+        return best
+    window = Window(alphabet.low, alphabet.high - alphabet.low + 1, alphabet.escape)
+    symbols, rare = window.symbols_of(values)
+    escaped = 8.0 * escape_count(rare, window.low, window.high)
+    classes = _coarse(np.bincount(symbols, minlength=window.symbols))
+    options = []
+    for lanes in _lane_orders(len(values), shapes, l):
+        matrix = lanes.spread(symbols)
+        pairs = _cells(lanes, Contexts(2, classes, _pad(classes, symbols)), matrix).sum(0)
+        options.append((_entropy_bits(pairs), lanes, matrix, pairs))
+    options.sort(key=lambda option: option[0])
+    for _, lanes, matrix, pairs in options[:2]:
+        merged = _merge(pairs)[classes]
+        for order in orders:
+            for groups in {tuple(merged.tolist()), tuple(classes.tolist())}:
+                contexts = Contexts(order, np.array(groups), _pad(np.array(groups), symbols))
+                if contexts.groups < 2 or contexts.count * window.symbols > MAX_CELLS:
+                    continue
+                for tables, bits in _tables(contexts, lanes, _cells(lanes, contexts, matrix), counted):
+                    plane = Plane(None, window, lanes, contexts, tables)
+                    if (bits := bits + escaped + plane.header_bits()) < least:
+                        best, least = plane, bits
+    return best
+
+
+def _tables(contexts: Contexts, lanes: Lanes, cells: np.ndarray, counted: bool | None):
+    """(tables, ideal bits of the symbols) of each kind worth a look."""
+    if not counted:
+        yield from _fixed(cells.sum(0))
+    if counted is False or len(cells) == 1:
+        return
+    weights = _weights(cells.sum((0, 1)), 1)
+    best, strength, limit = None, 4, 15
+    for strengths, limits in (((2, 4, 6, 8), (15,)), ((), (7, 9, 11, 13)), ((1, 3, 5, 7, 9), ())):
+        for s, b in [(s, limit) for s in strengths] + [(strength, b) for b in limits]:
+            tables = Counted(s, b, 1, weights)
+            bits = _simulate(tables, contexts, cells)
+            if best is None or bits < best[0]:
+                best = (bits, tables)
+        strength, limit = best[1].strength, best[1].limit
+    yield best[1], best[0]
+
+
+def _fixed(cells: np.ndarray):
+    """Tables of the contexts worth one, at each precision: cells (contexts, K) are counts."""
+    used = cells.sum(1) > 0
+    for mantissa in range(5):
+        rounded = [_weights(row, mantissa) if u else None for row, u in zip(cells, used, strict=True)]
+        alone = np.full(len(cells), np.inf)
+        for c in np.flatnonzero(used):
+            alone[c] = ideal_bits(cells[c], Table(rounded[c])) + _table_bits(rounded[c], mantissa)
+        own = used
+        for _ in range(3):
+            pool = cells[~own].sum(0)
+            pool = _weights(pool if pool.any() else cells.sum(0), mantissa)
+            own = alone < cells @ Table(pool).costs()
+        pool = cells[~own].sum(0)
+        pool = _weights(pool if pool.any() else cells.sum(0), mantissa)
+        weights = ([] if own.all() else [pool]) + [rounded[c] for c in np.flatnonzero(own)]
+        tables = Fixed(mantissa, own, weights)
+        yield tables, tables.bits(cells)
+
+
+def _simulate(tables: Counted, contexts: Contexts, cells: np.ndarray) -> float:
+    """Ideal bits under counted tables of rows whose counts are cells (rows, contexts, K)."""
+    state, total = tables.begin(contexts), 0.0
+    for row in cells:
+        estimate = state.estimate()
+        seen = row.any(1)
+        weights = estimate[seen].astype(np.float64)
+        weights = weights / weights.sum(1, keepdims=True) + 1.0 / ONE
+        total -= float((row[seen] * np.log2(weights)).sum())
+        state.add(row)
+    return total
+
+
+def _lane_orders(count: int, shapes: Shapes, l: int) -> list[Lanes]:
+    """Natural rows and columns of the tensors, split further where they make too few lanes to decode fast."""
+    natural = set()
+    for shape in shapes[:1] if len(shapes) > 1 else shapes:
+        inner = math.prod(shape[1:]) // l or 1
+        natural |= {(count // max(inner, 1), False), (inner, True)}
+        if len(shape) == 4 and l == 1:
+            natural |= {(math.prod(shape[:2]), False), (math.prod(shape[2:]), True)}
+    few = 4096 if count >= 1 << 20 else max(8, count >> 12)
+    found = {}
+    for lanes, strided in natural:
+        lanes = min(max(lanes, 1), count)
+        if lanes < few:
+            lanes = min(lanes * -(-few // lanes), count) if not strided else few
+        if -(-count // lanes) <= MAX_ROWS:
+            found[lanes, strided] = Lanes(count, lanes, strided)
+    return [found[key] for key in sorted(found)]
+
+
+def _cells(lanes: Lanes, contexts: Contexts, matrix: np.ndarray) -> np.ndarray:
+    """How often each symbol follows each context: (rows, contexts, K), or (1, contexts, K) where that is large."""
+    shape = (contexts.count, contexts.symbols)
+    each = matrix.shape[0] * shape[0] * shape[1] <= MAX_UPDATES and lanes.count <= COUNTED
+    out = np.zeros((lanes.rows if each else 1, *shape), np.int64)
+    current = contexts.start(matrix.shape[1])
+    for row, symbols in enumerate(matrix):
+        symbols = symbols[: lanes.width(row)]
+        current = current[: len(symbols)]
+        index = current.astype(np.int32) * np.int32(shape[1]) + symbols
+        counts = np.bincount(index, minlength=shape[0] * shape[1])
+        out[row if each else 0] += counts.reshape(shape)
+        current = contexts.follow(current, symbols)
+    return out
+
+
+def _coarse(counts: np.ndarray, most: int = 32) -> np.ndarray:
+    """At most about `most` classes of consecutive symbols; frequent symbols stay alone."""
+    if len(counts) <= most:
+        return np.arange(len(counts))
+    classes, mass, group, share = np.zeros(len(counts), np.int64), 0, 0, counts.sum() / (most - 1)
+    for i, count in enumerate(counts.tolist()):
+        if mass and mass + count > share:
+            group, mass = group + 1, 0
+        classes[i] = group
+        mass += count
+    return classes
+
+
+def _merge(pairs: np.ndarray) -> np.ndarray:
+    """Classes of the rows of pairs (G, K), int (G,): neighbours joined while that saves bits, tables included."""
+
+    def bits(row: np.ndarray) -> float:
+        return _entropy_bits(row[None]) + _table_bits(_weights(row, 2), 2)
+
+    rows = [(row, bits(row)) for row in pairs]
+    joints = [bits(a[0] + b[0]) - a[1] - b[1] for a, b in zip(rows, rows[1:], strict=False)]
+    ends, total = [1] * len(rows), sum(cost for _, cost in rows)
+    best = (total, list(ends))
+    while len(rows) > 2:
+        i = int(np.argmin(joints))
+        total += joints[i]
+        row = rows[i][0] + rows[i + 1][0]
+        rows[i : i + 2] = [(row, bits(row))]
+        ends[i : i + 2] = [ends[i] + ends[i + 1]]
+        del joints[i]
+        for k in (i - 1, i):
+            if 0 <= k < len(rows) - 1:
+                joints[k] = bits(rows[k][0] + rows[k + 1][0]) - rows[k][1] - rows[k + 1][1]
+        if total < best[0]:
+            best = (total, list(ends))
+    return np.repeat(np.arange(len(best[1])), best[1])
+
+
+def _pad(classes: np.ndarray, symbols: np.ndarray) -> int:
+    """The class of the most frequent symbol."""
+    return int(classes[np.bincount(symbols).argmax()])
+
+
+def _entropy_bits(cells: np.ndarray) -> float:
+    """Bits of symbols counted in cells (contexts, K) given their context."""
+    cells = cells.astype(np.float64)
+    logs = np.log2(np.where(cells > 0, cells, 1.0))
+    totals = cells.sum(1)
+    return float((totals * np.log2(np.where(totals > 0, totals, 1.0))).sum() - (cells * logs).sum())
+
+
+def _weights(counts: np.ndarray, mantissa: int) -> list[int]:
+    """Counts rounded to mantissa + 1 significant bits; as only ratios matter, the smallest exponent is zero."""
+    weights = [round_weight(int(c), mantissa) for c in counts]
+    spare = min(w.bit_length() for w in weights if w) - mantissa - 1
+    return [w >> spare for w in weights]
+
+
+def _table_bits(weights: list[int], mantissa: int) -> int:
+    writer = BitCounter()
+    write_weights(writer, mantissa, weights)
+    return writer.count
