@@ -21,7 +21,7 @@ import numpy as np
 
 from zoo.errors import LayoutMismatch, UnknownName
 
-BLOCK = 1 << 15  # rows decoded at a time, so that the float64 temporaries stay in the cache
+BLOCK = 1 << 16  # numbers decoded at a time, so that the float64 temporaries stay in the cache
 
 
 def columns(decoder: str, shape: tuple[int, ...]) -> int:
@@ -119,28 +119,23 @@ def invert(decoder: str, weight, l: int):
 def _affine(decoder: str, planes: np.ndarray, scale: np.ndarray, shift: np.ndarray | None, shape) -> np.ndarray:
     """(l, d) integers -> float32 tensor. Every sum runs over ascending indices; numpy's `*` and `+` never fuse."""
     l, d = planes.shape
-    scale = scale.astype(np.float64)
-    shift = np.zeros(l) if shift is None else shift.astype(np.float64)
-    if l == 1:
-        table = _value_table(planes[0], scale[0], shift[0])
-        if table is not None:
-            values, low = table
-            return np.take(values, planes[0] - low).reshape(shape)
-    out = np.empty((d, l), np.float32)
+    scale = scale.astype(np.float64)[:, None]
+    shift = np.zeros((l, 1)) if shift is None else shift.astype(np.float64)[:, None]  # adding 0.0 makes every zero +0.0
     matrix = basis(decoder, l)
     separable = _real_dft(math.isqrt(l)) if decoder == "dft" else None
-    for begin in range(0, d, BLOCK):
-        y = planes[:, begin : begin + BLOCK].astype(np.float64)
-        y *= scale[:, None]
-        y += shift[:, None]
+    out = np.empty((d, l), np.float32)
+    block = max(BLOCK // l, 1)
+    for begin in range(0, d, block):
+        y = planes[:, begin : begin + block].astype(np.float64)
+        y *= scale
+        y += shift
         if separable is not None:
             k = len(separable)
-            y = y.reshape(k, k, -1)
-            y = _combine(y, separable)  # over u, the slower index
+            y = _combine(y.reshape(k, k, -1), separable)  # over u, the slower index
             y = _combine(y.transpose(1, 0, 2), separable).transpose(1, 0, 2).reshape(l, -1)  # over v
         elif matrix is not None:
             y = _combine(y, matrix)
-        out[begin : begin + BLOCK] = y.T
+        out[begin : begin + block] = y.T
     return out.reshape(shape)
 
 
@@ -155,23 +150,13 @@ def _combine(y: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return out
 
 
-def _value_table(phi: np.ndarray, scale: float, shift: float) -> tuple[np.ndarray, int] | None:
-    """All values between the smallest and the largest integer, where that is a short list: look-up beats arithmetic."""
-    if phi.size == 0:
-        return None
-    low, high = int(phi.min()), int(phi.max())
-    if high - low >= 4096:
-        return None
-    values = np.arange(low, high + 1).astype(np.float64)
-    values *= scale
-    values += shift
-    return values.astype(np.float32), low
-
-
 def _lookup(codebook: np.ndarray, indices: np.ndarray, shape) -> np.ndarray:
-    if indices.size and (indices.min() < 0 or indices.max() >= len(codebook)):
-        raise LayoutMismatch(f"a codebook of {len(codebook)} entries is asked for entry {int(indices.max())}")
-    return np.take(codebook, indices).reshape(shape)
+    if indices.size and not 0 <= indices.min() <= indices.max() < len(codebook):
+        raise LayoutMismatch(f"a codebook of {len(codebook)} entries is asked for entries {indices.min()} to {indices.max()}")
+    out = np.empty(len(indices), np.float32)
+    for begin in range(0, len(indices), BLOCK):  # "clip", of what is in range already, spares numpy a buffer
+        np.take(codebook, indices[begin : begin + BLOCK], out=out[begin : begin + BLOCK], mode="clip")
+    return out.reshape(shape)
 
 
 def _cut(flat: np.ndarray, shapes) -> list[np.ndarray]:
