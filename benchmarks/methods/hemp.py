@@ -144,7 +144,7 @@ class HEMP(nn.Module):
         """A weight tensor as (lanes, rows), the n-grams running through the last dimension; with `shape`, back again."""
         if shape is None:
             matrix = tensor.reshape(tensor.shape[0], -1)
-    XX
+            return matrix if self.options["along"] == "inputs" else matrix.T.contiguous()
         return (tensor if self.options["along"] == "inputs" else tensor.T).reshape(shape)
 
     def estimate(self) -> dict[str, float]:
