@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from benchmarks import quantisers
+from benchmarks.methods import lc
+from benchmarks.methods.direct import Direct
+from benchmarks.methods.lc import LC
 from benchmarks.quantisers import Quantiser
+from zoo import codec, partitionings, reparam
 
 weights_ = st.lists(st.integers(-40, 40), min_size=1, max_size=7).map(lambda v: np.array(v) / 16)
 tie_free = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=7).map(np.array)
@@ -21,23 +27,25 @@ def error(w, codebook, indices):
     return float(((w - codebook[indices]) ** 2).sum())
 
 
+@functools.lru_cache
+def all_choices(k, n):
+    """Every assignment of n weights to k entries: (k^n, n)."""
+    return np.array(list(itertools.product(range(k), repeat=n)))
+
+
 def least_error(w, base, scaled):
     """The minimum over every assignment of weights to entries, each with its own best scale a >= 0."""
-    best = np.inf
-    for choice in itertools.product(range(len(base)), repeat=len(w)):
-        c = base[list(choice)]
-        a = max(0.0, float(w @ c) / float(c @ c)) if scaled and c.any() else 1.0
-        best = min(best, float(((w - a * c) ** 2).sum()))
-    return best
+    c = base[all_choices(len(base), len(w))]
+    squares = np.maximum((c**2).sum(1, keepdims=True), 1e-300)
+    a = np.maximum(0.0, (c @ w)[:, None] / squares) if scaled else 1.0
+    return float(((w - a * c) ** 2).sum(1).min())
 
 
 def least_kmeans(w, k):
     """The minimum over every assignment of weights to k clusters."""
-    best = np.inf
-    for choice in itertools.product(range(k), repeat=len(w)):
-        labels = np.array(choice)
-        best = min(best, sum(float(((w[labels == c] - w[labels == c].mean()) ** 2).sum()) for c in set(choice)))
-    return best
+    onehot = np.eye(k)[all_choices(k, len(w))]  # (k^n, n, k)
+    means = (w @ onehot) / np.maximum(onehot.sum(1), 1)
+    return float(((w - (onehot @ means[:, :, None])[..., 0]) ** 2).sum(1).min())
 
 
 def check(w, codebook, indices, size):
@@ -130,3 +138,185 @@ def test_a_bad_codebook_is_named():
         Quantiser("septenary")
     with pytest.raises(ValueError, match="entries"):
         Quantiser("fixed")
+
+
+# The method, on a least-squares problem whose quantised optimum can be found by brute force.
+
+
+class Line(nn.Module):
+    """y = x . w + b: one layer of 6 weights and a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 1)
+
+
+GROUPS = (
+    partitionings.Group("fc", "scalar", ("fc.weight",), ((1, 6),)),
+    partitionings.Group("biases", "scalar", ("fc.bias",), ((1,),)),
+)
+LINE = partitionings.Partitioning("line", "layers", GROUPS, {})
+LAYOUT = {g.name: g.shapes for g in GROUPS}
+
+
+def problem(seed=0):
+    """Correlated inputs, so that rounding each weight by itself is far from the best; the network is the exact fit."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(200, 6, generator=generator) @ torch.randn(6, 6, generator=generator) / 2
+    y = x @ torch.linspace(-1, 1.3, 6)[:, None] + 0.5
+    network = Line()
+    with torch.no_grad():
+        network.fc.weight.copy_(torch.linspace(-1, 1.3, 6)[None])
+        network.fc.bias.fill_(0.5)
+    return network, x, y
+
+
+def loss_of(weights, x, y):
+    return ((x @ weights["fc.weight"].T + weights["fc.bias"] - y) ** 2).mean() / 2
+
+
+def train(method, x, y, steps, lr=0.02):
+    optimizer = torch.optim.SGD(method.parameter_sets()[0]["params"], lr=lr, momentum=0.9, nesterov=True)
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss_of(method.weights(), x, y).backward()
+        method.regularise(step, None)
+        optimizer.param_groups[0]["lr"] = min(lr, method.max_lr(step))
+        optimizer.step()
+        method.after_step(step)
+    return float(loss_of(method.weights(averaged=True), x, y))
+
+
+def least_loss(k, x, y):
+    """Over all assignments of 6 weights to k free values, each solved exactly together with the bias."""
+    best = np.inf
+    for choice in itertools.product(range(k), repeat=6):
+        onehot = np.eye(k)[list(choice)]
+        design = np.concatenate([x.numpy().astype(np.float64) @ onehot, np.ones((len(x), 1))], 1)
+        solution = np.linalg.lstsq(design, y.numpy()[:, 0], rcond=None)[0]
+        best = min(best, float(((design @ solution - y.numpy()[:, 0]) ** 2).mean() / 2))
+    return best
+
+
+OPTIONS = {"codebook": "adaptive", "k": 2, "l_steps": 50, "mu": 0.01, "mu_last": 100.0}
+
+
+@pytest.mark.parametrize("multipliers", [True, False], ids=["augmented Lagrangian", "quadratic penalty"])
+def test_lc_comes_near_the_best_quantised_network_and_direct_compression_does_not(multipliers):
+    network, x, y = problem()
+    direct = float(loss_of(Direct(network, LINE, {"k": 2}, 0).weights(averaged=True), x, y))
+    method = LC(network, LINE, OPTIONS | {"multipliers": multipliers}, 1500)
+    found, best = train(method, x, y, 1500), least_loss(2, x, y)
+    assert best * 0.98 <= found <= 1.6 * best < 0.6 * direct
+    assert float(method.distance) < 1e-2
+
+
+def test_multipliers_end_as_the_gradient_of_the_loss():
+    network, x, y = problem()
+    method = LC(network, LINE, OPTIONS | {"mu_last": 5.0}, 2000)
+    train(method, x, y, 2000)
+    weights = {name: w.detach().requires_grad_() for name, w in method.weights().items()}
+    (gradient,) = torch.autograd.grad(loss_of(weights, x, y), weights["fc.weight"])
+    assert gradient.abs().max() > 0.01  # the constraint holds the weights away from the minimum of the loss
+    torch.testing.assert_close(method.multiplier_0, gradient.reshape(-1), rtol=0.02, atol=2e-3)
+    quantised = method.weights(averaged=True)["fc.weight"].reshape(-1)
+    torch.testing.assert_close(method.theta[0].detach(), quantised, rtol=0, atol=0.01)
+
+
+def test_the_penalty_gradient_is_that_of_the_augmented_lagrangian():
+    network, x, y = problem()
+    method = LC(network, LINE, OPTIONS, 1000)
+    train(method, x, y, 120)
+    w, step = method.theta[0], 120
+    mu = method.mu(step)
+    delta = method.codebook_0.float()[method.indices_0.long()]
+    penalty = mu / 2 * ((w - delta - method.multiplier_0 / mu) ** 2).sum()
+    (expected,) = torch.autograd.grad(penalty, w)
+    w.grad = torch.ones_like(w)
+    method.regularise(step, None)
+    assert method.multiplier_0.abs().max() > 0
+    torch.testing.assert_close(w.grad, 1 + expected)
+
+
+def test_mu_grows_exponentially_and_bounds_the_learning_rate():
+    method = LC(problem()[0], LINE, OPTIONS, 500)
+    ratios = [method.mu(50 * (i + 1)) / method.mu(50 * i) for i in range(9)]
+    assert ratios == pytest.approx([ratios[0]] * 9) and ratios[0] > 1
+    assert (method.mu(0), method.mu(49), method.mu(499)) == pytest.approx((0.01, 0.01, 100.0))
+    assert method.max_lr(499) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("options", [
+    {"k": 3}, {"k": 1}, {"codebook": "binary"}, {"codebook": "ternary", "scaled": True}, {"codebook": "pow2", "scaled": True},
+    {"codebook": "fixed", "entries": [-0.5, 0.25, 1.0]}, {"k": 4, "exact": True},
+], ids=str)  # fmt: skip
+def test_the_file_holds_the_weights_that_were_evaluated(options):
+    network, x, y = problem()
+    method = LC(network, LINE, OPTIONS | {"k": 2} | options, 200)
+    train(method, x, y, 200)
+    promised = method.weights(averaged=True)
+    blob = codec.encode("line", "layers", method.finish(), LAYOUT)
+    _, groups = codec.decode(blob, lambda header: LAYOUT)
+    for group in GROUPS:
+        coded = groups[group.name]
+        (stored,) = reparam.decode(coded.decoder, coded.phi, coded.psi, list(group.shapes))
+        assert np.array_equal(stored, promised[group.tensors[0]].numpy())
+    assert len(set(stored.tolist())) <= method.quantiser.size
+    if options.get("codebook") == "fixed":
+        assert set(groups["fc"].psi["codebook"][0].tolist()) <= {-0.5, 0.25, 1.0}
+
+
+def test_the_papers_counting_of_a_file():
+    coded = {
+        "fc": codec.Coded("codebook", "static", np.zeros((1000, 1), np.int32), {"codebook": np.zeros((1, 3), np.float32)}),
+        "biases": codec.Coded("scalar", "static", np.zeros((10, 1), np.int32), {"scale": np.ones((1, 1), np.float32)}),
+    }
+    assert lc.paper_bytes(coded)[0] == (1000 * 2 + 3 * 32 + 10 * 32) / 8
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
+    network, x, y = problem()
+    whole = LC(network, LINE, OPTIONS, 400)
+    half = LC(network, LINE, OPTIONS, 400)
+    # without momentum, so that the method's state is the whole state
+    def go(method, first, last):
+        for step in range(first, last):
+            gradients = torch.autograd.grad(loss_of(method.weights(), x, y), method.parameter_sets()[0]["params"])
+            for p, g in zip(method.parameter_sets()[0]["params"], gradients, strict=True):
+                p.grad = g
+            method.regularise(step, None)
+            with torch.no_grad():
+                for p in method.parameter_sets()[0]["params"]:
+                    p -= min(0.02, method.max_lr(step)) * p.grad
+            method.after_step(step)
+
+    go(whole, 0, 400)
+    go(half, 0, 170)
+    resumed = LC(Line(), LINE, OPTIONS, 400)
+    resumed.load_state_dict(half.state_dict())
+    go(resumed, 170, 400)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_direct_compression_is_the_c_step_of_the_trained_network():
+    network, _, _ = problem()
+    weights = Direct(network, LINE, {"k": 2}, 0).weights(averaged=True)["fc.weight"].reshape(-1).numpy()
+    codebook, indices = quantisers.kmeans_exact(network.fc.weight.detach().numpy().reshape(-1).astype(np.float64), 2)
+    assert weights == pytest.approx(codebook[indices], rel=2**-8)
+
+
+def test_iterated_direct_compression_puts_the_weights_on_the_codebook_every_so_often():
+    network, x, y = problem()
+    method = Direct(network, LINE, {"k": 2, "l_steps": 30}, 90)
+    train(method, x, y, 60)
+    assert len(torch.unique(method.theta[0].detach())) == 2
+    train(method, x, y, 5)
+    assert len(torch.unique(method.theta[0].detach())) > 2
+
+
+def test_unknown_options_are_named():
+    with pytest.raises(ValueError, match="mu_lost"):
+        LC(problem()[0], LINE, {"mu_lost": 1.0}, 10)
+    with pytest.raises(ValueError, match="multipliers"):
+        Direct(problem()[0], LINE, {"multipliers": True}, 10)

@@ -148,8 +148,8 @@ class LC(nn.Module):
         coded = {}
         for i, group in enumerate(self.groups):
             entries, phi = np.unique(getattr(self, f"indices_{i}").cpu().numpy(), return_inverse=True)
-            codebook = self.stored_codebook(i).numpy()[entries]
-            coded[group.name] = Coded("codebook", self.options["model"], phi.astype(np.int32)[:, None], {"codebook": codebook[None]})
+            psi = {"codebook": self.stored_codebook(i).numpy()[None, entries]}
+            coded[group.name] = Coded("codebook", self.options["model"], phi.astype(np.int32)[:, None], psi)
         for group in self.fine:
             step = self._fine_step(group)
             bias = torch.cat([self.biases[name.replace(".", "/")].reshape(-1) for name in group.tensors])
