@@ -1,0 +1,88 @@
+"""Stand-ins: small entries made here from random integers, with records, golden outputs and predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo
+from zoo import data, networks, partitionings, registry, verify
+from zoo.codec import Coded
+
+
+def random_model(network: str = "lenet300-100", seed: int = 0, spread: float = 0.3) -> bytes:
+    """A model file whose integers are drawn from a Laplace distribution."""
+    draw = np.random.default_rng(seed)
+    groups = {}
+    for group in partitionings.get(network).groups:
+        integers = np.rint(draw.laplace(0, spread, (group.size, 1))).astype(np.int32)
+        groups[group.name] = Coded("scalar", "static", integers, {"scale": np.array([[0.0625]], np.float32)})
+    return zoo.encode(network, "paper", groups)
+
+
+def standin_images(count: int = 200, seed: int = 1) -> data.Images:
+    """Random pictures of MNIST's size with random labels."""
+    draw = np.random.default_rng(seed)
+    pixels = draw.integers(0, 256, (count, 28, 28), np.uint8)
+    labels = draw.integers(0, 10, count).astype(np.uint8)
+    return data.Images(pixels, labels, data.digest(pixels, labels))
+
+
+def make_entry(root: Path, name: str, blob: bytes, images: data.Images | None = None, **changes) -> registry.Entry:
+    """An entry's folder below `root`, complete, tested on `images` if there are any; `changes` go into the record."""
+    found = verify.measure(blob, images, progress=False)
+    spec = networks.spec(found.network)
+    folder = root / name
+    entry = registry.Entry(
+        id=name,
+        network=found.network,
+        method="epr",
+        dataset=spec.dataset,
+        preprocessing=spec.dataset,
+        parameters=found.parameters,
+        size_bytes=found.size_bytes,
+        sha256=found.sha256,
+        weights_sha256=found.weights_sha256,
+        test_set=found.test_set,
+        test_errors=found.errors,
+        test_examples=found.examples,
+        folder=folder,
+    )
+    registry.write(folder / registry.MODEL, blob)
+    verify.write_golden(folder, found.golden)
+    if images is not None:
+        verify.write_predictions(folder, found.predictions)
+    record = registry.from_record(entry.record() | changes)
+    registry.save(record, folder)
+    return registry.load_record(folder)
+
+
+@pytest.fixture(scope="session")
+def lenet_blob() -> bytes:
+    """A LeNet300-100 of random integers, about 30 kB."""
+    return random_model()
+
+
+@pytest.fixture
+def artifacts(tmp_path, monkeypatch) -> Path:
+    """An empty folder that is the only one in which entries are looked for."""
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    monkeypatch.setattr(registry, "roots", lambda: [folder])
+    return folder
+
+
+@pytest.fixture
+def mnist_standin(monkeypatch) -> data.Images:
+    """200 random pictures that take the place of MNIST's test set."""
+    images = standin_images()
+    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: images)
+    return images
+
+
+@pytest.fixture
+def entry(artifacts, lenet_blob, mnist_standin) -> registry.Entry:
+    """The entry lenet300-100-standin, tested on `mnist_standin`."""
+    return make_entry(artifacts, "lenet300-100-standin", lenet_blob, mnist_standin)

@@ -1,0 +1,338 @@
+"""The `zoo` command. `zoo COMMAND --help` shows an example of each.
+
+Nothing heavy is imported before a command needs it: `zoo list`, `zoo info` and `--help` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from zoo import registry
+from zoo.errors import ZooError
+
+EXIT_FAILED, EXIT_ERROR = 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command: 0, 1 where something differs from its record, 2 for an error."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.run is None:
+        parser.print_help()
+        return EXIT_ERROR
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except ZooError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # `zoo list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # a file that cannot be read or written
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str) -> int:
+    print(f"zoo: {message}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+# ---------------------------------------------------------------------------------------------- list, info
+
+
+def _list(args: argparse.Namespace) -> int:
+    names, broken = registry.ids(args.pattern), []
+    if not names:
+        every = registry.ids()
+        known = f"known: {', '.join(every)}" if every else f"none in {', '.join(map(str, registry.roots()))}"
+        raise ZooError(f"no entry matches {args.pattern!r}; {known}")
+    rows = []
+    for name in names:
+        try:
+            entry = registry.find(name)
+        except ZooError as error:
+            broken.append(str(error))
+            continue
+        error = "not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} %"
+        rows.append((name, entry.network, f"{entry.size_bytes:,}", f"{entry.ratio:,.1f}x", error))
+    _table(("id", "network", "bytes", "ratio", "error"), rows, right=(2, 3, 4))
+    for message in broken:
+        _fail(message)
+    return EXIT_ERROR if broken else 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    entry = registry.find(args.id)
+    if args.json:
+        print(json.dumps(entry.record(), indent=1, ensure_ascii=False))
+        return 0
+    lines = []
+    for name, value in entry.record().items():
+        if value in (None, [], {}, ()) or name in ("schema", "test_errors", "test_examples"):
+            continue
+        if name == "size_bytes":
+            value = f"{value:,} (1/{entry.ratio:,.1f} of the uncompressed network)"
+        elif isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif name == "seeds":
+            value = "\n".join(", ".join(f"{k} {v}" for k, v in seed.items()) for seed in value)
+        elif name == "quoted" and value in registry.quoted():
+            row = registry.quoted()[value]
+            value = f"{row.method}: {row.size}, {row.error:g} % ({row.note}: {row.source})"
+        elif isinstance(value, int):
+            value = f"{value:,}"
+        lines.append((name, str(value)))
+        if name == "test_set":
+            errors = f"{entry.test_errors:,} of {entry.test_examples:,} ({entry.top1_error:.2f} %)"
+            lines.append(("test_errors", errors))
+    lines.append(("folder", str(entry.folder)))
+    width = max(len(name) for name, _ in lines) + 2
+    for name, value in lines:
+        print(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width))
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- show
+
+
+def _show(args: argparse.Namespace) -> int:
+    from zoo import codec, partitionings, verify
+
+    blob = registry.read(registry.locate(args.id))
+    header, parts = codec.anatomy(blob, partitionings.layout)
+    places = {what: end - start for what, start, end in verify.sections(blob, parts)}
+    each = 8 * len(blob) / header.parameters
+    print(f"{args.id}: {header.network}, partitioning {header.partitioning}")
+    print(f"{header.parameters:,} numbers in {len(blob):,} bytes, {each:.3f} bits each\n")
+    rows = []
+    for part in parts:
+        share = part.psi_bytes + part.table_bytes + part.coded_bits / 8
+        each = f"{8 * share / part.symbols:.3f}" if part.symbols else ""
+        rows.append((part.group, part.decoder, part.model, f"{part.symbols:,}", f"{part.ideal_bits:,.0f}", each,
+                     f"{part.coded_bits / 8:,.1f}", f"{part.table_bytes:,}", f"{part.psi_bytes:,}", f"{share:,.1f}"))  # fmt: skip
+    coded = sum(part.coded_bits for part in parts) / 8
+    stream = places["the stream of symbols"]
+    totals = [sum(values) for values in zip(*((p.symbols, p.ideal_bits, p.table_bytes, p.psi_bytes) for p in parts), strict=True)]
+    rest = [
+        ("end of the stream", stream - coded),
+        ("header: magic, version, length, names, counts", places["the header"]),
+        ("checksum", places["the checksum"]),
+    ]
+    head = ("group", "decoder", "model", "symbols", "ideal bits", "bits/weight", "coded", "tables", "psi", "bytes")
+    for name, size in rest:
+        rows.append((name, *[""] * 8, f"{size:,.1f}"))
+    total = sum(p.psi_bytes + p.table_bytes for p in parts) + coded + sum(size for _, size in rest)
+    rows.append(("the whole file", "", "", f"{totals[0]:,}", f"{totals[1]:,.0f}", f"{8 * total / totals[0]:.3f}", f"{coded:,.1f}",
+                 f"{totals[2]:,}", f"{totals[3]:,}", f"{total:,.1f}"))  # fmt: skip
+    _table(head, rows, right=range(3, 10))
+    print(_LEGEND)
+    return 0
+
+
+_LEGEND = """
+coded        bytes of the symbols                       tables   of their probability tables
+ideal bits   code length of the symbols under these     psi      of the decoder's flags, name and numbers
+bits/weight  all bytes of the group, over its symbols"""
+
+
+# ---------------------------------------------------------------------------------------------- verify
+
+
+def _verify(args: argparse.Namespace) -> int:
+    for name in args.ids:  # an unknown id is an error before torch is loaded
+        registry.find(name)
+    names = args.ids or registry.ids()
+    if not names:
+        raise ZooError(f"there is nothing to verify: no entries in {', '.join(map(str, registry.roots()))}")
+    if args.write and not args.data:
+        raise ZooError("--write records errors on ImageNet's validation set: name its folder with --data")
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    from zoo import verify
+
+    width = max(map(len, names)) + 2
+    statuses = []
+    for outcome in verify.verify(
+        names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, write=args.write, device=args.device
+    ):
+        size = "" if outcome.size_bytes is None else f"{outcome.size_bytes:,} bytes"
+        errors = ""
+        if outcome.errors is not None:
+            errors = f"{outcome.errors:,} of {outcome.examples:,} wrong ({100 * outcome.errors / outcome.examples:.2f} %)"
+        print(f"{outcome.id:<{width}}{size:>16}  {errors:<32}{outcome.seconds:6.1f} s  {outcome.status}", flush=True)
+        for text in outcome.problems + ([outcome.unavailable] if outcome.unavailable else []):
+            print("    " + text.replace("\n", "\n    "), flush=True)
+        for note in outcome.notes:
+            print(f"    note: {note}", flush=True)
+        statuses.append(outcome.status)
+    good = statuses.count("OK")
+    what = "bytes, digests and golden outputs" if args.bytes_only else "records"
+    print(f"{good} of {len(statuses)} entries agree with their {what}")
+    if "FAILED" in statuses:
+        return EXIT_FAILED
+    return 0 if good == len(statuses) else EXIT_ERROR
+
+
+# ---------------------------------------------------------------------------------------------- predict, decode
+
+
+def _predict(args: argparse.Namespace) -> int:
+    entry = registry.find(args.id)
+    missing = [path for path in args.image if not path.is_file()]
+    if missing:
+        raise ZooError(f"no such file: {', '.join(map(str, missing))}")
+    import torch
+    from PIL import Image
+
+    import zoo
+
+    network, transform, classes = zoo.load(args.id), zoo.transforms(args.id), zoo.classes(args.id)
+    for path in args.image:
+        try:
+            with Image.open(path) as image:
+                batch = transform(image)
+        except OSError as error:
+            raise ZooError(f"{path} is no readable picture ({error})") from error
+        with torch.inference_mode():
+            chances = network(batch)[0].softmax(0)
+        top = chances.topk(min(args.top, len(chances)))
+        print(f"{path}  ({entry.id})")
+        for chance, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            print(f"  {100 * chance:6.2f} %  {classes[index]}")
+    return 0
+
+
+def _decode(args: argparse.Namespace) -> int:
+    blob = registry.read(registry.locate(args.id))
+    from safetensors.torch import save
+
+    import zoo
+    from zoo import codec
+
+    state = {name: tensor.contiguous() for name, tensor in zoo.from_bytes(blob).state_dict().items()}
+    header = codec.read_header(blob)
+    data = save(state, metadata={"format": "pt", "network": header.network, "entry": str(args.id)})
+    registry.write(args.out, data)
+    times = f"{len(data) / len(blob):,.1f} times the {len(blob):,} of the model file"
+    print(f"{args.out}: {header.network}, {len(state)} tensors, {len(data):,} bytes, {times}")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def _data(args: argparse.Namespace) -> int:
+    from zoo import data
+
+    root = os.environ.get("ZOO_DATA")
+    print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {data.cache_folder()}")
+    for dataset, split in data.EXPECTED:
+        where = "not there yet: `zoo data fetch` brings it"
+        if all((data.cache_folder() / dataset / f"{split}-{part}.npy").is_file() for part in ("pixels", "labels")):
+            where = "in the cache"
+        if (dataset, split) == ("mnist", "test"):
+            where = "comes with the package"
+        print(f"{dataset:<8} {split:<5} {data.SHAPES[dataset, split][0]:>6,} images  {where}")
+    print("imagenet       bring your own: `zoo verify --data FOLDER`, a folder of class folders")
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from zoo import data
+
+    for split in ("train", "test"):
+        images = data.load(args.dataset, split)
+        print(f"{args.dataset} {split}: {len(images):,} images, digest {images.digest}")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- the parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zoo",
+        description="Neural networks in a few kilobytes: load them, look into them, re-derive every number about them.",
+        epilog="example: zoo verify --bytes-only",
+    )
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def add(name: str, run: Callable, help: str, example: str, to=commands) -> argparse.ArgumentParser:
+        command = to.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"example: {example}",
+        )
+        command.set_defaults(run=run)
+        return command
+
+    command = add("list", _list, "the entries, with their bytes and errors", "zoo list 'lenet*'")
+    command.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="shell pattern of ids (default: all)")
+
+    command = add("info", _info, "the record of an entry", "zoo info lenet5-caffe-sq --json")
+    command.add_argument("id", metavar="ID")
+    command.add_argument("--json", action="store_true", help="as in its entry.json")
+
+    command = add("show", _show, "where the bytes of a model file go", "zoo show lenet5-caffe-sq")
+    command.add_argument("id", metavar="ID", help="id, or path of a model file")
+
+    command = add("verify", _verify, "derive every number in the records again, from the files", "zoo verify lenet5-caffe-sq")
+    command.add_argument("ids", nargs="*", metavar="ID", help="entries (default: all)")
+    command.add_argument("--bytes-only", action="store_true", help="no test set: length, digests, decoding, golden outputs")
+    command.add_argument("--data", type=Path, metavar="PATH",
+                         help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
+                              "(the other data sets: ZOO_DATA, see `zoo data`)")  # fmt: skip
+    command.add_argument("--sample", type=Path, metavar="PATH", help="the sample of ImageNet that the records speak of")
+    command.add_argument("--write", action="store_true", help="with --data: write the errors into records that have none")
+    command.add_argument("--threads", type=_positive, metavar="N", help="of torch (default: all cores)")
+    command.add_argument("--device", default="cpu", help="where networks run (default: cpu)")
+
+    command = add("predict", _predict, "the classes of some pictures", "zoo predict resnet50-dft cat.jpg dog.jpg")
+    command.add_argument("id", metavar="ID")
+    command.add_argument("image", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("--top", type=_positive, default=5, metavar="K", help="classes to print (default: 5)")
+
+    command = add("decode", _decode, "write the float32 weights of a model file", "zoo decode resnet50-dft resnet50.safetensors")
+    command.add_argument("id", metavar="ID", help="id, or path of a model file")
+    command.add_argument("out", type=Path, metavar="OUT.safetensors")
+
+    command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
+    actions = command.add_subparsers(metavar="ACTION")
+    fetch = add("fetch", _fetch, "bring a data set into the cache", "zoo data fetch mnist", actions)
+    fetch.add_argument("dataset", choices=("mnist", "cifar10"))
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> None:
+    """Columns as wide as their widest cell; a first cell before empty ones may run over them."""
+    sized = [row for row in rows if any(row[1:-1])] or rows
+    widths = [max(len(row[i]) for row in [head, *sized]) for i in range(len(head))]
+    for row in [head, *rows]:
+        if not any(row[1:-1]):
+            room = sum(widths[:-1]) + 2 * (len(widths) - 1)
+            print(f"{row[0]:<{room}}{row[-1]:>{widths[-1]}}")
+            continue
+        cells = [f"{c:>{w}}" if i in right else f"{c:<{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
