@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benchmarks import recipe as recipes
 from benchmarks.recipe import Claim, Recipe
-from benchmarks.run import RUNS, logged_recipe
+from benchmarks.run import RUNS, folder, logged_recipe
 from zoo import codec, partitionings, registry, verify
 from zoo.registry import Entry
 from zoo.verify import Measurement
@@ -68,32 +68,26 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
     recipe = recipes.read(recipe_path)
     found = outcomes(recipe, runs)
     chosen, selection = select(found, recipe.claim)
-    refuse_other_bytes(out / recipe.id, (runs / recipe.id / f"seed-{chosen['seed']}" / "model.zoo").read_bytes(), replace)
+    blobs = {o["seed"]: (_run(runs, recipe, o["seed"]) / registry.MODEL).read_bytes() for o in found}
+    ships = chosen["seed"]
+    refuse_other_bytes(out / recipe.id, blobs[ships], replace)
     images = None if recipe.dataset == "imagenet" else "test"  # `zoo verify ID --data PATH --write` measures those
-    measured = {
-        o["seed"]: verify.measure(
-            (runs / recipe.id / f"seed-{o['seed']}" / "model.zoo").read_bytes(), images, dataset=recipe.dataset, device=device
-        )
-        for o in found
-    }
-    seeds = [
-        {k: o[k] for k in ("seed", "size_bytes", "heldout_errors", "heldout_examples")} | {"test_errors": measured[o["seed"]].errors}
-        for o in found
-    ]
-    run = runs / recipe.id / f"seed-{chosen['seed']}"
+    measured = {s: verify.measure(blob, images, dataset=recipe.dataset, device=device) for s, blob in blobs.items()}
+    kept = ("seed", "size_bytes", "heldout_errors", "heldout_examples")
+    seeds = [{k: o[k] for k in kept} | {"test_errors": measured[o["seed"]].errors} for o in found]
     return write_entry(
         recipe.id,
-        (run / "model.zoo").read_bytes(),
-        measured[chosen["seed"]],
+        blobs[ships],
+        measured[ships],
         out,
-        log=(run / "train.log").read_bytes(),
+        log=(_run(runs, recipe, ships) / "train.log").read_bytes(),
         replace=replace,
         method=recipe.method,
         dataset=recipe.dataset,
         preprocessing=recipe.dataset,
         recipe=_in_repository(recipe_path),
         recipe_sha256=hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest(),
-        seed=chosen["seed"],
+        seed=ships,
         seeds=tuple(seeds),
         selection=selection,
         warm_start=recipe.warm_start or None,
@@ -106,14 +100,14 @@ def outcomes(recipe: Recipe, runs: Path) -> list[dict]:
     """The outcome of every seed of the recipe, in its order. Raises ValueError listing everything that is missing or foreign."""
     found, wrong = [], []
     for seed in recipe.seeds:
-        run = runs / recipe.id / f"seed-{seed}"
-        if not (run / "outcome.json").is_file() or not (run / "model.zoo").is_file():
+        run = _run(runs, recipe, seed)
+        if not (run / "outcome.json").is_file() or not (run / registry.MODEL).is_file():
             wrong.append(f"{run} is not finished: python -m benchmarks train {recipe.id} --seed {seed}")
             continue
         outcome = json.loads((run / "outcome.json").read_text())
         if recipes.deciding(logged_recipe(run)) != recipes.deciding(recipe):
             wrong.append(f"{run} was made by another recipe than the present one: {_differences(logged_recipe(run), recipe)}")
-        elif outcome["seed"] != seed or outcome["size_bytes"] != (run / "model.zoo").stat().st_size:
+        elif outcome["seed"] != seed or outcome["size_bytes"] != (run / registry.MODEL).stat().st_size:
             wrong.append(f"{run}: outcome.json does not belong to the model.zoo beside it")
         found.append(outcome)
     if wrong:
@@ -157,8 +151,8 @@ def write_entry(
     found: what `zoo.measure` derived from `blob`; extra: further files by name; facts: the other fields of `Entry`.
     Raises FileExistsError where the id is taken by other model bytes, unless `replace`.
     """
-    folder = Path(out) / id
-    refuse_other_bytes(folder, blob, replace)
+    place = Path(out) / id
+    refuse_other_bytes(place, blob, replace)
     if (found.size_bytes, found.sha256) != (len(blob), hashlib.sha256(blob).hexdigest()):
         raise ValueError(f"{id}: the measurement belongs to another file")
     facts.setdefault("paper_bytes", None)
@@ -194,21 +188,21 @@ def write_entry(
         for name, content in (extra or {}).items():
             registry.write(new / name, content)
         registry.save(entry, new)
-        if folder.exists():
-            os.replace(folder, staging / "before")
-        os.replace(new, folder)
+        if place.exists():
+            os.replace(place, staging / "before")
+        os.replace(new, place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return registry.load_record(folder)
+    return registry.load_record(place)
 
 
-def refuse_other_bytes(folder: Path, blob: bytes, replace: bool = False) -> None:
+def refuse_other_bytes(place: Path, blob: bytes, replace: bool = False) -> None:
     """Raises FileExistsError where an entry's folder holds other model bytes than these."""
-    model = folder / registry.MODEL
+    model = place / registry.MODEL
     if not replace and model.exists() and model.read_bytes() != blob:
         raise FileExistsError(
-            f"{folder} already holds a model of {model.stat().st_size:,} bytes; bytes under an id never change after they are "
-            f"published. Give the improvement an id of its own ({folder.name}-v2), or --replace-unpublished"
+            f"{place} already holds a model of {model.stat().st_size:,} bytes; bytes under an id never change after they are "
+            f"published. Give the improvement an id of its own ({place.name}-v2), or --replace-unpublished"
         )
 
 
@@ -255,6 +249,10 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _run(runs: Path, recipe: Recipe, seed: int) -> Path:
+    return folder(runs, recipe.id, seed)
 
 
 def _in_repository(path: Path) -> str:

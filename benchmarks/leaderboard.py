@@ -138,7 +138,7 @@ def measured_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
             "Pareto": "●" if e.id in best else "",
         }
         if sampled:
-            row["same answer as fp32, on a sample"] = _agreement(e)
+            row["sample: same answer as the uncompressed network"] = _agreement(e)
         row["bytes, the paper's counting"] = "" if e.paper_bytes is None else f"{e.paper_bytes:,}"
         row["aimed at"] = _claim(e)
         row["all seeds"] = _seeds(e)
@@ -193,7 +193,8 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
     frame = pd.DataFrame(list(rows))
     numbers = ("bytes", "ratio", "error", "size")
     align = ["right" if column.startswith(numbers) else "left" for column in frame.columns]
-    return re.sub(r" {2,}", " ", frame.to_markdown(index=False, colalign=align, disable_numparse=True)) + "\n"
+    text = frame.to_markdown(index=False, colalign=align, disable_numparse=True)
+    return re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text)) + "\n"  # a change of one cell is a change of one line
 
 
 def _size(count: float) -> str:
@@ -204,12 +205,7 @@ def _agreement(e: Entry) -> str:
     if not e.sample:
         return ""
     agreement, count = e.sample.get("agreement"), e.sample["examples"]
-    return "" if agreement is None else f"{_percent(agreement, count)} of {count} ({e.sample['name']})"
-
-
-def _percent(value: float, count: int) -> str:
-    """A share, or a number of images, as percent."""
-    return f"{100 * value if 0 <= value <= 1 and isinstance(value, float) else 100 * value / count:.1f} %"
+    return "" if agreement is None else f"{agreement:,} of {count:,} ({100 * agreement / count:.1f} %)"
 
 
 def _claim(e: Entry) -> str:
@@ -279,7 +275,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
     measured = [e for e in entries if e.test_errors is not None]
     settings = {"svg.hashsalt": "zoo", "svg.fonttype": "none", "font.family": ["DejaVu Sans", "sans-serif"], "font.size": 9}
     with plt.rc_context(settings):
-        fig, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+        fig, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
         ceiling = _ceiling([e.top1_error for e in measured], [q.error for q in quoted])
         spec, best, labels = networks.spec(network), pareto(measured), []
         for q in quoted:
@@ -290,7 +286,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
             errors = [min(e.top1_error, ceiling) for e in own]
             axes.plot([e.size_bytes for e in own], errors, marker=marker, color=colour, linestyle="none", label=method)
             for e, y in zip(own, errors, strict=True):
-                beyond = f" (at {e.top1_error:.1f} %)" if e.top1_error > ceiling else ""
+                beyond = f" ↑ {e.top1_error:.1f} %" if e.top1_error > ceiling else ""
                 labels.append((e.size_bytes, y, e.id.removeprefix(f"{network}-") + beyond, colour))
         front = sorted((e.size_bytes, e.top1_error) for e in measured if e.id in best)
         sizes, errors = [size for size, _ in front], [error for _, error in front]
@@ -298,13 +294,15 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
         if quoted:
             axes.plot([], [], marker="x", color="0.55", linestyle="none", label="quoted, by its own counting")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: _size(x) if x >= 1000 else f"{x:.0f} B"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.set_xlabel("bytes of the whole file")
         axes.set_ylabel(f"top-1 error on {TITLES[spec.dataset]} test, %")
         axes.set_title(network, loc="left", fontweight="bold")
-        axes.set_ylim(bottom=0, top=ceiling * 1.06)
-        axes.margins(x=0.12)
+        floor = min([e.top1_error for e in measured] + [q.error for q in quoted])
+        axes.set_ylim(floor - 0.2 * (ceiling - floor), ceiling + 0.1 * (ceiling - floor))
+        axes.margins(x=0.1)
         axes.grid(True, which="major", color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -320,7 +318,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
 def _ceiling(measured: list[float], quoted: list[float]) -> float:
     """Top of the error axis: what is far above most points is drawn at the edge, with its number."""
     values = sorted(measured + quoted)
-    return min(values[-1], 2.5 * values[len(values) // 2])
+    return min(values[-1], 1.8 * values[len(values) // 2])
 
 
 def _styles(entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
