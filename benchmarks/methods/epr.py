@@ -33,12 +33,13 @@ class EPR(nn.Module):
 
     def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
         super().__init__()
-        self.options = {
+        defaults = {
             "lambda": 1e-6, "step": 0.1, "learn_steps": True, "shift": False, "noise": "uniform", "rate_every": 4,
-            "density_lr": 1e-3, "phi_ema": 0.999, "decoders": {}, "model": "static", **options,
+            "density_lr": 1e-3, "phi_ema": 0.999, "decoders": {}, "model": "static",
         }
-        if unknown := set(options) - set(self.options):
-            raise ValueError(f"EPR does not know the options {sorted(unknown)}; it has {sorted(self.options)}")
+        if unknown := set(options) - set(defaults):
+            raise ValueError(f"EPR does not know the options {sorted(unknown)}; it has {sorted(defaults)}")
+        self.options = defaults | options
         weights = dict(network.named_parameters())
         self.groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
         self.decoders = {g.name: self.options["decoders"].get(g.name, g.decoder) for g in self.groups}

@@ -25,9 +25,10 @@ class Plain(nn.Module):
 
     def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
         super().__init__()
-        self.options = {"ema": 0.999, "bits": 10, "step": None, **options}
-        if unknown := set(options) - set(self.options):
-            raise ValueError(f"plain does not know the options {sorted(unknown)}; it has {sorted(self.options)}")
+        defaults = {"ema": 0.999, "bits": 10, "step": None}
+        if unknown := set(options) - set(defaults):
+            raise ValueError(f"plain does not know the options {sorted(unknown)}; it has {sorted(defaults)}")
+        self.options = defaults | options
         weights = dict(network.named_parameters())
         self.groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
         self.names = [name for group in self.groups for name in group.tensors]
