@@ -290,13 +290,13 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
                 labels.append((e.size_bytes, y, e.id.removeprefix(f"{network}-") + beyond, colour))
         front = sorted((e.size_bytes, e.top1_error) for e in measured if e.id in best)
         sizes, errors = [size for size, _ in front], [error for _, error in front]
-        axes.step(sizes, errors, where="post", color="0.2", linewidth=0.9, zorder=0, label="measured Pareto front")
+        axes.step(sizes, errors, where="post", color="0.2", linewidth=0.9, zorder=1.5, label="measured Pareto front")
         if quoted:
             axes.plot([], [], marker="x", color="0.55", linestyle="none", label="quoted, by its own counting")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: _size(x) if x >= 1000 else f"{x:.0f} B"))
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.minorticks_off()
         axes.set_xlabel("bytes of the whole file")
         axes.set_ylabel(f"top-1 error on {TITLES[spec.dataset]} test, %")
         axes.set_title(network, loc="left", fontweight="bold")
