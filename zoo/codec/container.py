@@ -177,7 +177,8 @@ def _check(blob: bytes) -> Reader:
     reader.raw(len(MAGIC))
     (version,) = reader.raw(1)
     if version != VERSION:
-        raise UnsupportedVersion(f"the file has format version {version}, this library reads version {VERSION}; a newer release may read it")
+        known = f"this library reads version {VERSION}; a newer release may read it"
+        raise UnsupportedVersion(f"the file has format version {version}, {known}")
     length = reader.varint()
     if len(blob) < length:
         raise TruncatedArtifact(f"the file has {len(blob):,} bytes of the {length:,} that it declares: download it again")
@@ -188,7 +189,8 @@ def _check(blob: bytes) -> Reader:
         raise TruncatedArtifact(f"a file of {length} bytes has no room for a model")
     stored, found = int.from_bytes(blob[end:], "little"), zlib.crc32(memoryview(blob)[:end])
     if stored != found:
-        raise CorruptArtifact(f"checksum {found:08x} of the file's {length:,} bytes differs from the stored {stored:08x}: the file is damaged")
+        detail = f"the checksum of its {length:,} bytes is {found:08x}, the stored one {stored:08x}"
+        raise CorruptArtifact(f"the file is damaged: {detail}")
     reader.data = reader.data[:end]
     return reader
 
