@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from torch import nn
 from torch.func import functional_call
 from tqdm import tqdm
 
-from benchmarks import batches, checkpoint, methods
+from benchmarks import batches, checkpoint, finish, methods
 from benchmarks import recipe as recipes
 from benchmarks.recipe import Recipe
 from zoo import codec, networks, partitionings
@@ -34,25 +34,39 @@ class Run:
 
     def __init__(self, recipe: Recipe, seed: int, device: str = "cpu"):
         self.recipe, self.seed, self.device, self.step = recipe, seed, torch.device(device), 0
-        self.rank, self.world = _ranks()
+        self.rank, self.world = _ranks(self.device)
+        if recipe.batch % self.world:
+            raise ValueError(f"a batch of {recipe.batch} cannot be cut into {self.world} equal parts")
         torch.manual_seed(seed)
         self.network = networks.build(recipe.network)
         if recipe.warm_start:
             self.network.load_state_dict(_entry(recipe.warm_start).state_dict())
-        self.teacher = _entry(recipe.teacher).to(self.device).requires_grad_(False) if recipe.teacher else None
+        self.teacher = _entry(recipe.teacher).requires_grad_(False) if recipe.teacher else None
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self._placed(self.teacher.state_dict()), assign=True)
         self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
         method = methods.find(recipe.method)
         self.method: nn.Module = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
+        own = set(self.method.weights())
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name not in own)
+        self.rest = finish.Rest(self.network, own, recipe.average)
         self.generator = torch.Generator(self.device)
         self.batches = batches.open_(recipe, seed, self.device)
         self.optimizers = self._optimizers()
         self.log: list[str] = []
         self.seconds = 0.0
+        self.spent: dict[str, float] = {}  # seconds of this process by what they went into
 
     def train_step(self) -> torch.Tensor:
         """One step: forward, backward, the method's penalty, optimisers. Returns the loss, detached."""
-        images, labels = self.batches.train(self.step, self.rank, self.world)
+        with self._timed("step"):
+            return self._step()
+
+    def _step(self) -> torch.Tensor:
+        with self._timed("data"):
+            images, labels = self.batches.train(self.step, self.rank, self.world)
         self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -63,7 +77,8 @@ class Run:
         if self.world > 1:
             self._average_gradients()
         self.generator.manual_seed((self.seed << 40) + self.step)
-        self.method.regularise(self.step, self.generator)
+        with self._timed("penalty"):
+            self.method.regularise(self.step, self.generator)
         factor = _schedule(self.recipe, self.step)
         limit = self.method.max_lr(self.step) if hasattr(self.method, "max_lr") else math.inf
         for optimizer in self.optimizers:
@@ -71,24 +86,75 @@ class Run:
                 group["lr"] = min(group["base_lr"] * factor, limit) if group["scheduled"] else group["base_lr"]
             optimizer.step()
         self.method.after_step(self.step)
+        self.rest.after_step(self.step)
         self.step += 1
         return loss.detach()
 
     @torch.no_grad()
     def heldout_errors(self) -> int:
-        """Errors on the held-out part of the training set, of the weights that would be stored now."""
-        self.network.eval()
-        weights, errors = self._weights(averaged=True), 0
-        for images, labels in self.batches.heldout():
-            with self._autocast():
-                logits = functional_call(self.network, weights, (images,))
-            errors += int((logits.argmax(1) != labels).sum())
+        """Errors on the held-out part of the training set, of the weights that would be stored now, BN not yet in few bits."""
+        weights = self._weights(averaged=True) | self.rest.averages()
+        with self._autocast():
+            errors, _, _ = self._heldout(weights | self._statistics(weights, self.recipe.finish.images // 5))
         return errors
 
     def artifact(self) -> bytes:
-        """The model file of the present state."""
+        """The model file of the present state. All processes of a run must ask for it together."""
         layout = {group.name: group.shapes for group in self.partitioning.groups}
-        return codec.encode(self.recipe.network, self.recipe.partitioning, self.method.finish(), layout)
+        coded, rest, own = self.method.finish(), self.rest.averages(), self.recipe.finish
+        weights = self._placed(partitionings.weights(self.partitioning, coded)) | rest
+        found = self._statistics(weights, own.images)
+        penalty = self.method.options.get("lambda", 1e-8) if own.penalty is None else own.penalty
+
+        def loss(state: dict[str, torch.Tensor]) -> float:
+            with self._autocast():  # only differences count here
+                _, total, count = self._heldout(self._placed(state), own.heldout)
+            return total / count
+
+        coded = finish.complete(self.partitioning, coded, rest, found, loss, penalty)
+        return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
+
+    def artifact_errors(self, blob: bytes) -> int:
+        """Held-out errors of a model file, in float32 as it will be measured."""
+        state = partitionings.join(*codec.decode(blob, partitionings.layout))
+        return self._heldout(self._placed(state))[0]
+
+    @torch.no_grad()
+    def _heldout(self, state: dict[str, torch.Tensor], limit: int | None = None) -> tuple[int, float, int]:
+        """Errors, summed loss and number of held-out images (about `limit` at most) with these tensors, over all processes."""
+        self.network.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for images, labels in self.batches.heldout(self.rank, self.world):
+            logits = functional_call(self.network, state, (images,)).float()
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            totals += torch.stack([(logits.argmax(1) != labels).sum(), loss, torch.tensor(len(labels), device=self.device)])
+            if limit and totals[2] * self.world >= limit:
+                break
+        self._sum(totals)
+        return int(totals[0]), float(totals[1]), int(totals[2])
+
+    def _statistics(self, weights: dict[str, torch.Tensor], images: int) -> finish.Statistics:
+        """BN statistics under these weights, over the first batches of training."""
+        count = -(-images // self.recipe.batch)
+        return finish.statistics(
+            self.network, weights, (self.batches.train(i, self.rank, self.world) for i in range(count)), self._sum
+        )
+
+    def _sum(self, tensor: torch.Tensor) -> None:
+        """In place, over all processes."""
+        if self.world > 1:
+            torch.distributed.all_reduce(tensor)
+
+    def shares(self) -> str:
+        """Which part of the training steps of this process went into reading data and into the method's penalty."""
+        total = self.spent.get("step", 0.0) or 1.0
+        return "".join(f", {what} {self.spent.get(what, 0.0) / total:.0%}" for what in ("data", "penalty"))
+
+    @contextmanager
+    def _timed(self, what: str):
+        started = time.perf_counter()
+        yield
+        self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - started
 
     def state(self) -> dict:
         return {
@@ -99,6 +165,7 @@ class Run:
             "log": self.log,
             "network": self.network.state_dict(),
             "method": self.method.state_dict(),
+            "rest": self.rest.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
@@ -109,6 +176,7 @@ class Run:
             raise ValueError("the checkpoint was made by another recipe or seed: give another --out, or --restart")
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
+        self.rest.load_state_dict(state.get("rest", {}))
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
@@ -126,12 +194,8 @@ class Run:
             decay = o.weight_decay if group.get("decay", False) else 0.0
             entry = {"params": group["params"], "lr": lr, "base_lr": lr, "scheduled": kind != "density", "weight_decay": decay}
             (density if kind == "density" else main).append(entry)
-        own = set(self.method.weights())
-        plain = [p for name, p in self.network.named_parameters() if name not in own]
-        if plain:
-            main.append({"params": plain, "lr": o.lr, "base_lr": o.lr, "scheduled": True, "weight_decay": 0.0})
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name not in own)
+        if rest := list(self.rest.parameter.values()):
+            main.append({"params": rest, "lr": o.lr, "base_lr": o.lr, "scheduled": True, "weight_decay": 0.0})
         if o.name == "adam":
             optimizers = [torch.optim.Adam(main, fused=True)]
         elif o.name == "sgd":
@@ -141,12 +205,15 @@ class Run:
         return optimizers + ([torch.optim.Adam(density, fused=True)] if density else [])
 
     def _weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
-        """The method's weights, convolutions laid out channels-last where the recipe says so: much faster on CPUs."""
-        weights = self.method.weights(averaged)
+        return self._placed(self.method.weights(averaged))
+
+    def _placed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """On the device, and convolutions channels-last where the recipe says so: much faster on CPUs."""
+        state = {name: tensor.to(self.device) for name, tensor in state.items()}
         if not self.recipe.channels_last:
-            return weights
+            return state
         last = torch.channels_last
-        return {name: w.contiguous(memory_format=last) if w.dim() == 4 else w for name, w in weights.items()}
+        return {name: w.contiguous(memory_format=last) if w.dim() == 4 else w for name, w in state.items()}
 
     def _loss(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
@@ -162,12 +229,13 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.precision == "bf16" else nullcontext()
 
     def _average_gradients(self) -> None:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        torch.distributed.all_reduce(parameter.grad)
-                        parameter.grad /= self.world
+        """One exchange for all gradients: their sum over the processes is the same bits everywhere."""
+        gradients = [p.grad for o in self.optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        self._sum(flat)
+        flat /= self.world
+        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, stop_after: int | None = None) -> Path:
@@ -183,22 +251,24 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
         training.log = _preamble(recipe, seed, device, training.world)
     last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
     started = time.perf_counter() - training.seconds
-    loss_sum = torch.zeros((), device=training.device)
+    loss_sum, counted = torch.zeros((), device=training.device), 0
     bar = tqdm(total=recipe.steps, initial=training.step, desc=f"{recipe.id} seed {seed}", disable=not chief, mininterval=1.0)
     shown = ""
     while training.step < last:
         loss = training.train_step()
-        loss_sum += loss
+        loss_sum, counted = loss_sum + loss, counted + 1
         bar.update()
         if training.step % 100 == 0:
             bar.set_postfix_str(_line(float(loss), training) + shown, refresh=False)
         if training.step % recipe.evaluate_every == 0 or training.step == recipe.steps:
             errors = training.heldout_errors()
             shown = f", held-out {errors}/{training.batches.heldout_count}"
-            mean = float(loss_sum) / recipe.evaluate_every
-            loss_sum.zero_()
+            training._sum(loss_sum)
+            mean = float(loss_sum) / counted / training.world
+            loss_sum, counted = torch.zeros_like(loss_sum), 0
             training.seconds = time.perf_counter() - started
-            training.log.append(f"step {training.step}, {_line(mean, training)}{shown}, {training.seconds:.0f} s")
+            shares = training.shares()
+            training.log.append(f"step {training.step}, {_line(mean, training)}{shown}{shares}, {training.seconds:.0f} s")
             if not math.isfinite(mean):
                 raise FloatingPointError(f"the loss is {mean} at step {training.step}: lower the learning rate")
         if training.step % recipe.checkpoint_every == 0 or training.step == last:
@@ -207,12 +277,15 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
                 checkpoint.save(path, training.state())
                 write(out / "train.log", ("\n".join(training.log) + "\n").encode())
     bar.close()
-    if training.step == recipe.steps and chief:
-        blob = training.artifact()
-        errors = training.heldout_errors()
+    if training.step < recipe.steps:
+        return out / "model.zoo"
+    blob = training.artifact()
+    errors = training.artifact_errors(blob)
+    if chief:
         training.log.append(f"finished: {len(blob)} bytes, held-out {errors}/{training.batches.heldout_count}")
         write(out / "train.log", ("\n".join(training.log) + "\n").encode())
-        outcome = {"seed": seed, "size_bytes": len(blob), "heldout_errors": errors, "heldout_examples": training.batches.heldout_count}
+        examples = training.batches.heldout_count
+        outcome = {"seed": seed, "size_bytes": len(blob), "heldout_errors": errors, "heldout_examples": examples}
         write(out / "outcome.json", json.dumps(outcome | {"seconds": round(training.seconds)}).encode())
         write(out / "model.zoo", blob)
         tqdm.write(training.log[-1])
@@ -264,9 +337,12 @@ def _entry(name: str) -> nn.Module:
     return zoo.load(name)
 
 
-def _ranks() -> tuple[int, int]:
+def _ranks(device: torch.device) -> tuple[int, int]:
+    """This process's number and how many there are, as torchrun tells it (in its environment variables)."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return torch.distributed.get_rank(), torch.distributed.get_world_size()

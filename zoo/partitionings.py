@@ -164,14 +164,28 @@ def layout(header) -> dict[str, tuple[tuple[int, ...], ...]]:
 
 def join(header, groups: Mapping) -> dict:
     """Decoded groups -> state dict of float32 torch tensors, complete for `load_state_dict(strict=True)`."""
+    partitioning = get(header.network, header.partitioning)
+    return weights(partitioning, groups) | constants(partitioning)
+
+
+def weights(partitioning: Partitioning, groups: Mapping) -> dict:
+    """State-dict name -> float32 torch tensor of those groups of the partitioning that are given."""
     import torch
 
-    partitioning = get(header.network, header.partitioning)
     state = {}
     for group in partitioning.groups:
-        coded = groups[group.name]
-        arrays = reparam.decode(coded.decoder, coded.phi, coded.psi, list(group.shapes))
-        state.update((tensor, torch.from_numpy(a)) for tensor, a in zip(group.tensors, arrays, strict=True))
+        if group.name in groups:
+            coded = groups[group.name]
+            arrays = reparam.decode(coded.decoder, coded.phi, coded.psi, list(group.shapes))
+            state.update((tensor, torch.from_numpy(a)) for tensor, a in zip(group.tensors, arrays, strict=True))
+    return state
+
+
+def constants(partitioning: Partitioning) -> dict:
+    """State-dict name -> torch tensor of what no file stores."""
+    import torch
+
+    state = {}
     for tensor, (value, shape) in partitioning.constants.items():
         dtype = np.int64 if tensor.endswith("num_batches_tracked") else np.float32
         state[tensor] = torch.from_numpy(np.full(shape, value, dtype))

@@ -1,0 +1,197 @@
+"""What a method does not code: batch normalisation, and whatever else it leaves as floats.
+
+    gamma, beta, averaged over the steps ------------------.
+    weights as stored -> training batches -> mean, variance -+-> scale, bias a channel -> integers in few bits
+
+The statistics of BN are estimated anew under the weights that the file will hold, then every BN layer is folded to
+y = scale * x + bias (zoo.partitionings), because a file needs no more. The precision is chosen group by group where
+loss + lambda * bits, the objective of training (Oktay et al. 2019, equation 7), is least on held-out images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from zoo import codec, partitionings
+from zoo.codec import Coded
+from zoo.partitionings import BN_EPS, Partitioning
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Statistics = dict[str, torch.Tensor]  # buffer name of a BN layer -> its mean or variance
+FINEST, START, COARSEST = 10, 6, 0  # a step is 2^-k of a tensor's typical size
+DEAD = 1e-12  # variance of a channel whose input is constant: it is nothing but its bias
+
+
+class Rest(nn.Module):
+    """The running average of the network's parameters that a method does not own; a method averages its own."""
+
+    def __init__(self, network: nn.Module, owned: Iterable[str], decay: float):
+        super().__init__()
+        self.decay, owned = decay, set(owned)
+        self.parameter = {name: p for name, p in network.named_parameters() if name not in owned}
+        for name, p in self.parameter.items():
+            self.register_buffer(_buffer(name), p.detach().clone())
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Warmed up, so that early steps are forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, p in self.parameter.items():
+            getattr(self, _buffer(name)).lerp_(p.detach(), 1 - decay)
+
+    def averages(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, _buffer(name)) for name in self.parameter}
+
+
+def layers(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The network's BN layers by name."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+
+@torch.no_grad()
+def statistics(
+    network: nn.Module, weights: dict[str, torch.Tensor], batches: Iterable[Batch],
+    reduce: Callable[[torch.Tensor], None] = lambda sums: None,
+) -> Statistics:
+    """Mean and variance of every BN layer's input under `weights`, over all the batches together.
+
+    Each batch is normalised by itself on its way, as in training. `reduce` sums a tensor over all processes in place.
+    Neither the network's own tensors nor its buffers change.
+    """
+    bn = layers(network)
+    if not bn:
+        return {}
+    sums: dict[str, torch.Tensor] = {}
+
+    def add(name: str):
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            x = inputs[0].float()
+            count = x.numel() / x.shape[1]
+            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            mean, variance = mean.double(), variance.double()
+            part = count * torch.stack([torch.ones_like(mean), mean, variance + mean * mean])
+            sums[name] = sums[name] + part if name in sums else part
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(add(name)) for name, module in bn.items()]
+    training = network.training
+    network.train()
+    scratch = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    try:
+        for images, _ in batches:
+            functional_call(network, {**weights, **scratch}, (images,))
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for name, total in sums.items():
+        reduce(total)
+        mean = total[1] / total[0]
+        found[f"{name}.running_mean"] = mean.float()
+        found[f"{name}.running_var"] = (total[2] / total[0] - mean * mean).clamp_min(0).float()
+    return found
+
+
+def complete(
+    partitioning: Partitioning, coded: dict[str, Coded], rest: dict[str, torch.Tensor], found: Statistics,
+    loss: Callable[[dict[str, torch.Tensor]], float], penalty: float,
+) -> dict[str, Coded]:
+    """All groups of the file, from those that a method has coded.
+
+    rest: the averaged parameters that `coded` lacks; found: BN statistics under `coded`; loss(state) is the held-out
+    loss in nats with the weights of a state dict, and a bit costs `penalty` nats.
+    """
+    missing = [group for group in partitioning.groups if group.name not in coded]
+    if not missing:
+        return coded
+    search = _Search(partitioning, missing, coded, rest, found, loss, penalty)
+    best = search.price({group.name: (START, True) for group in missing})
+    for group in missing:  # one group after the other: fewer bits as long as it pays, else finer; then one step for all tensors
+        for way in (-1, 1):
+            while COARSEST <= (k := best.choice[group.name][0] + way) <= FINEST:
+                option = search.price(best.choice | {group.name: (k, best.choice[group.name][1])})
+                if option.cost >= best.cost:
+                    break
+                best = option
+        option = search.price(best.choice | {group.name: (best.choice[group.name][0], False)})
+        best = min(best, option, key=lambda candidate: candidate.cost)
+    every = coded | best.groups
+    return {group.name: every[group.name] for group in partitioning.groups}
+
+
+@dataclass
+class _Option:
+    """A precision 2^-k, and a step for each tensor or one for all, group by group; what that gives, and its cost in nats."""
+
+    choice: dict[str, tuple[int, bool]]
+    groups: dict[str, Coded]
+    cost: float
+
+
+class _Search:
+    """Tries precisions for the missing groups."""
+
+    def __init__(self, partitioning, missing, coded, rest, found, loss, penalty):
+        self.partitioning, self.missing, self.loss, self.penalty = partitioning, missing, loss, penalty
+        self.fixed = partitionings.weights(partitioning, coded) | partitionings.constants(partitioning)
+        self.rest = {name: p.double().cpu().numpy() for name, p in rest.items()}
+        self.found = {name: s.double().cpu().numpy() for name, s in found.items()}
+
+    def price(self, choice: dict[str, tuple[int, bool]]) -> _Option:
+        state, groups, size = dict(self.fixed), {}, 0
+        for group in self.missing:
+            k, own = choice[group.name]
+            part = {group.name: code([self._target(name, state) for name in group.tensors], k, own)}
+            state |= partitionings.weights(self.partitioning, part)
+            groups |= part
+            size += len(codec.encode(self.partitioning.network, "", part, {group.name: group.shapes}))
+        return _Option(choice, groups, self.loss(state) + self.penalty * 8 * size)
+
+    def _target(self, name: str, state: dict[str, torch.Tensor]) -> tuple[np.ndarray, float]:
+        """What a tensor should hold, and the size against which an error in it counts.
+
+        BN is folded here: its scale, and its bias given the scale that is already coded.
+        """
+        layer, _, kind = name.rpartition(".")
+        if f"{layer}.running_var" not in self.found:
+            return self.rest[name], _size(self.rest[name])
+        gamma, beta = self.rest[f"{layer}.weight"], self.rest[f"{layer}.bias"]
+        mean, variance = self.found[f"{layer}.running_mean"], self.found[f"{layer}.running_var"]
+        scale = np.where(variance > DEAD, gamma / np.sqrt(variance + BN_EPS), 0.0)
+        if kind == "weight":
+            return scale, _size(scale)
+        if name.replace(".bias", ".weight") in state:
+            scale = state[f"{layer}.weight"].double().numpy()
+        return beta - mean * scale, _size(scale * np.sqrt(variance))  # against the deviation of the layer's output
+
+
+def code(tensors: list[tuple[np.ndarray, float]], k: int, own: bool) -> Coded:
+    """Integers of the tensors' values under steps of 2^-k of each one's size, or (not `own`) of their geometric mean."""
+    sizes = np.array([size for _, size in tensors])
+    if not own:
+        sizes = np.exp(np.log(sizes).mean(keepdims=True))
+    steps = codec.psi_round(np.float32(sizes * 2.0**-k)[:, None])  # (T or 1, 1)
+    each = np.broadcast_to(steps, (len(tensors), 1)).astype(np.float64)
+    phi = np.concatenate([np.rint(values.reshape(-1) / step) for (values, _), step in zip(tensors, each, strict=True)])
+    return Coded("scalar", "static", phi.astype(np.int32)[:, None], {"scale": steps})
+
+
+def _size(values: np.ndarray) -> float:
+    """Root mean square of what is not zero; 1 where all is."""
+    values = values[values != 0]
+    return float(np.sqrt(np.mean(values * values))) if values.size else 1.0
+
+
+def _buffer(name: str) -> str:
+    return name.replace(".", "/")  # a buffer's name has no dots
+
+
+assert partitionings.BN_EPS == nn.BatchNorm2d(1).eps
