@@ -52,7 +52,7 @@ class Alphabet:
         if high - low >= MAX_ALPHABET:  # only a window around the median can be listed
             low = max(low, int(np.partition(values, len(values) // 2)[len(values) // 2]) - MAX_ALPHABET // 2)
             high = min(high, low + MAX_ALPHABET - 1)
-            far = values[(values < low) | (values > high)]
+            far = values[(values < low) | (values > high)].astype(np.int64)
         counts = _histogram(values, low, high - low + 1)
         best = None
         for begin, end in _clips(counts):
