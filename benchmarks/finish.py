@@ -61,8 +61,8 @@ def statistics(
 ) -> Statistics:
     """Mean and variance of every BN layer's input under `weights`, over all the batches together.
 
-    Each batch is normalised by itself on its way, as in training. `reduce` sums a tensor over all processes in place.
-    Neither the network's own tensors nor its buffers change.
+    In train mode each batch is normalised by itself on its way, in eval mode by the network's own statistics. `reduce`
+    sums a tensor over all processes in place. Neither the network's parameters nor its buffers change.
     """
     bn = layers(network)
     if not bn:
@@ -81,14 +81,11 @@ def statistics(
         return hook
 
     handles = [module.register_forward_pre_hook(add(name)) for name, module in bn.items()]
-    training = network.training
-    network.train()
     scratch = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
         for images, _ in batches:
             functional_call(network, {**weights, **scratch}, (images,))
     finally:
-        network.train(training)
         for handle in handles:
             handle.remove()
     found = {}
@@ -125,6 +122,23 @@ def complete(
         best = min(best, option, key=lambda candidate: candidate.cost)
     every = coded | best.groups
     return {group.name: every[group.name] for group in partitioning.groups}
+
+
+@torch.no_grad()
+def unfold(network: nn.Module, batches: Iterable[Batch], reduce: Callable[[torch.Tensor], None] = lambda sums: None) -> None:
+    """The inverse of folding, for warm starts: gamma and beta with which a network that normalises computes what this does.
+
+    Changes BN's tensors in place. The network comes from a file, so its BN layers only scale and add; in train mode
+    they will divide by the deviation of their input first.
+    """
+    found = statistics(network.eval(), {}, batches, reduce)
+    for name, bn in layers(network).items():
+        mean, deviation = found[f"{name}.running_mean"], (found[f"{name}.running_var"] + bn.eps).sqrt()
+        scale = bn.weight / (bn.running_var + bn.eps).sqrt()
+        bn.bias.add_((mean - bn.running_mean) * scale)
+        bn.weight.copy_(scale * deviation)
+        bn.running_mean.copy_(mean)
+        bn.running_var.copy_(found[f"{name}.running_var"])
 
 
 @dataclass

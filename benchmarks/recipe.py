@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "recipes"
 class Optimizer:
     """Of the network's own parameters and latents; the method names the rates of its other parameters."""
 
-    name: str = "adam"  # adam | sgd (momentum 0.9, Nesterov)
+    name: str = "adam"  # adam | sgd
     lr: float = 1e-3
     psi_lr: float | None = None  # of step sizes and shifts; None: lr / 10
     schedule: str = "cosine"  # constant | cosine (to zero) | linear (to zero) | step (times `drop` at each milestone)
@@ -24,7 +24,8 @@ class Optimizer:
     drop: float = 0.1
     warmup: int = 0  # steps of linear warm-up
     weight_decay: float = 0.0
-    momentum: float = 0.9
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Recipe -> model file, resumable.
 
     python -m benchmarks train lenet300-100-sq --seed 0            about 10 minutes on one core, 4.5 kB
-    torchrun --nproc-per-node 8 -m benchmarks train resnet50-dft   data-parallel: the batch is cut into equal parts
+    torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft --device cuda
+                                                               data-parallel: the batch is cut into equal parts
 
 Every random choice is a function of (seed, step), so a run that was killed and resumed from its last checkpoint ends
 with the same bytes as one that was not (same machine, same number of threads).
@@ -14,6 +15,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -39,8 +41,12 @@ class Run:
             raise ValueError(f"a batch of {recipe.batch} cannot be cut into {self.world} equal parts")
         torch.manual_seed(seed)
         self.network = networks.build(recipe.network)
+        self.batches = batches.open_(recipe, seed, self.device)
         if recipe.warm_start:
             self.network.load_state_dict(_entry(recipe.warm_start).state_dict())
+            self.network.to(self.device)
+            with self._autocast():
+                finish.unfold(self.network, self._first_batches(recipe.finish.images // 5), self._sum)
         self.teacher = _entry(recipe.teacher).requires_grad_(False) if recipe.teacher else None
         if self.teacher is not None:
             self.teacher.load_state_dict(self._placed(self.teacher.state_dict()), assign=True)
@@ -53,7 +59,6 @@ class Run:
             parameter.requires_grad_(name not in own)
         self.rest = finish.Rest(self.network, own, recipe.average)
         self.generator = torch.Generator(self.device)
-        self.batches = batches.open_(recipe, seed, self.device)
         self.optimizers = self._optimizers()
         self.log: list[str] = []
         self.seconds = 0.0
@@ -134,11 +139,14 @@ class Run:
         return int(totals[0]), float(totals[1]), int(totals[2])
 
     def _statistics(self, weights: dict[str, torch.Tensor], images: int) -> finish.Statistics:
-        """BN statistics under these weights, over the first batches of training."""
-        count = -(-images // self.recipe.batch)
-        return finish.statistics(
-            self.network, weights, (self.batches.train(i, self.rank, self.world) for i in range(count)), self._sum
-        )
+        """BN statistics under these weights."""
+        self.network.train()
+        return finish.statistics(self.network, weights, self._first_batches(images), self._sum)
+
+    def _first_batches(self, images: int) -> Iterator[batches.Batch]:
+        """Training batches with at least that many images: the same ones at every call."""
+        for step in range(-(-images // self.recipe.batch)):
+            yield self.batches.train(step, self.rank, self.world)
 
     def _sum(self, tensor: torch.Tensor) -> None:
         """In place, over all processes."""
@@ -192,6 +200,8 @@ class Run:
             kind = group["optimizer"]
             lr = group.get("lr", rates.get(kind))
             decay = o.weight_decay if group.get("decay", False) else 0.0
+            if o.name == "sgd" and kind == "main":  # the step that weights would make; Adam's rate is one in units
+                lr, decay = lr / group.get("unit", 1.0) ** 2, decay * group.get("unit", 1.0) ** 2
             entry = {"params": group["params"], "lr": lr, "base_lr": lr, "scheduled": kind != "density", "weight_decay": decay}
             (density if kind == "density" else main).append(entry)
         if rest := list(self.rest.parameter.values()):
@@ -199,7 +209,7 @@ class Run:
         if o.name == "adam":
             optimizers = [torch.optim.Adam(main, fused=True)]
         elif o.name == "sgd":
-            optimizers = [torch.optim.SGD(main, momentum=o.momentum, nesterov=True, fused=True)]
+            optimizers = [torch.optim.SGD(main, momentum=o.momentum, nesterov=o.nesterov, fused=True)]
         else:
             raise ValueError(f"unknown optimizer {o.name!r}; known: adam, sgd")
         return optimizers + ([torch.optim.Adam(density, fused=True)] if density else [])

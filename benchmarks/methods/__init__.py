@@ -3,7 +3,9 @@
 A method owns the trainable form of a network's parameter groups. `train.py` calls it in this order:
 
     method = METHOD(network, partitioning, options, steps)   start: from the network's present weights
-    method.parameter_sets()                                  what is optimised, by which optimiser
+    method.parameter_sets()                                  what is optimised: {"params", "optimizer": main, psi, density},
+                                                             "lr" of its own, whether weights "decay", how many weights
+                                                             a "unit" of the parameter is (SGD's rate is one for weights)
     every step:  method.weights()                            name -> theta, differentiable, for the forward pass
                  method.regularise(step, generator)          adds the gradients of its penalty (the rate), after backward
                  method.after_step(step)                     averages, C steps, projections

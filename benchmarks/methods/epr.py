@@ -26,9 +26,10 @@ GRID = 16  # points a unit at which a density is evaluated; bits between them ar
 class EPR(nn.Module):
     """The trainable side of one network's parameter groups.
 
-    options: lambda (nats a bit), step (initial quantisation step), learn_steps, noise ("uniform" as in the paper, or
-    "expected": the same loss averaged over the noise in closed form), rate_every (the rate's gradient is renewed every
-    so many steps and reused in between), density_lr, phi_ema (decay), decoders ({group: name}, else the partitioning's).
+    options: lambda (nats a bit), step (initial quantisation step; or {group: step}, "default" for the others),
+    learn_steps, noise ("uniform" as in the paper, or "expected": the same loss averaged over the noise in closed form),
+    rate_every (the rate's gradient is renewed every so many steps and reused in between), density_lr, phi_ema (decay),
+    decoders ({group: name}, else the partitioning's), model (of the file's tables).
     """
 
     def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
@@ -44,12 +45,13 @@ class EPR(nn.Module):
         self.groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
         self.decoders = {g.name: self.options["decoders"].get(g.name, g.decoder) for g in self.groups}
         self.phi, self.log_scale, self.shift = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        step = self.options["step"]
+        step, self.units = self.options["step"], []
         for i, group in enumerate(self.groups):
             decoder = self.decoders[group.name]
             l = reparam.columns(decoder, group.shapes[0])
             rows = torch.cat([reparam.invert(decoder, weights[t].detach(), l) for t in group.tensors])
-            own = step[group.name] if isinstance(step, dict) else step
+            own = step.get(group.name, step.get("default", 0.1)) if isinstance(step, dict) else step
+            self.units.append(own)
             self.phi.append(nn.Parameter(rows / own))
             self.log_scale.append(nn.Parameter(torch.full((1, l), math.log(own)), requires_grad=self.options["learn_steps"]))
             self.shift.append(nn.Parameter(torch.zeros(1, l), requires_grad=self.options["shift"]))
@@ -59,10 +61,13 @@ class EPR(nn.Module):
         self.register_buffer("bits", torch.zeros(len(self.groups)))
 
     def parameter_sets(self) -> list[dict]:
-        """Parameters by the optimiser that trains them: `main` (phi and psi) and `density`."""
+        """Parameters by the optimiser that trains them: `main` (phi, in units of the initial step), `psi` and `density`."""
         psi = [p for p in (*self.log_scale, *self.shift) if p.requires_grad]
+        phi: dict[float, list] = {}
+        for parameter, unit in zip(self.phi, self.units, strict=True):
+            phi.setdefault(unit, []).append(parameter)
         return [
-            {"optimizer": "main", "params": list(self.phi)},
+            *({"optimizer": "main", "params": params, "decay": True, "unit": unit} for unit, params in phi.items()),
             {"optimizer": "psi", "params": psi},
             {"optimizer": "density", "params": list(self.density.parameters()), "lr": self.options["density_lr"]},
         ]
