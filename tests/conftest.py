@@ -32,7 +32,8 @@ def standin_images(count: int = 200, seed: int = 1) -> data.Images:
 
 def make_entry(root: Path, name: str, blob: bytes, images: data.Images | None = None, **changes) -> registry.Entry:
     """An entry's folder below `root`, complete, tested on `images` if there are any; `changes` go into the record."""
-    found = verify.measure(blob, images, progress=False)
+    kinds = {"dataset": changes.get("dataset"), "preprocess": changes.get("preprocessing")}
+    found = verify.measure(blob, images, **kinds, progress=False)
     spec = networks.spec(found.network)
     folder = root / name
     entry = registry.Entry(

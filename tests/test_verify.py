@@ -1,0 +1,445 @@
+"""Verification finds every difference between a record and its file, and says which."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_entry, random_model, standin_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import zoo
+from zoo import codec, damage, data, partitionings, preprocessing, registry, verify
+from zoo.errors import CorruptArtifact, DataUnavailable, UnknownModel, VerificationFailed, WrongData
+
+
+def outcome(entry, **options):
+    return verify.check(registry.load_record(entry.folder), progress=False, **options)
+
+
+def rewrite(entry, **changes):
+    registry.save(dataclasses.replace(entry, **changes))
+
+
+# ------------------------------------------------------------------------------------------ measuring
+
+
+def test_errors_are_counted_by_hand_the_same(lenet_blob):
+    images = standin_images(300)
+    found = verify.measure(lenet_blob, images, batch=64, progress=False)
+    network = zoo.from_bytes(lenet_blob)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(images.pixels)[:, None].float()
+        logits = network((pixels / 255 - 0.1307) / 0.3081)
+    expected = logits.argmax(1).numpy()
+    assert np.array_equal(found.predictions, expected) and found.predictions.dtype == np.uint8
+    assert found.errors == int((expected != images.labels).sum()) and found.examples == 300
+    assert found.test_set == images.digest
+    two = logits.topk(2)
+    assert np.array_equal(found.runners_up, two.indices[:, 1].numpy())
+    gaps = (two.values[:, 0] - two.values[:, 1]) / logits.abs().amax(1)
+    assert np.allclose(found.gaps, gaps.numpy(), atol=1e-5)
+
+
+def test_a_measurement_needs_no_images(lenet_blob):
+    found = verify.measure(lenet_blob, None)
+    assert found.size_bytes == len(lenet_blob) and found.golden.shape == (4, 10)
+    assert found.errors is found.examples is found.predictions is found.test_set is None
+    with torch.inference_mode():
+        batch = zoo.preprocessing.preprocess("mnist")(data.golden_input("mnist"))
+        assert np.allclose(found.golden, zoo.from_bytes(lenet_blob)(batch).numpy(), rtol=1e-5)
+
+
+def test_measure_takes_ids_and_paths_and_the_test_set_by_itself(entry, mnist_standin):
+    for source in (entry.id, entry.path, entry.folder, entry.path.read_bytes()):
+        assert zoo.measure(source, progress=False).errors == entry.test_errors
+
+
+def test_the_batch_size_changes_nothing(lenet_blob):
+    images = standin_images(37)
+    whole = verify.measure(lenet_blob, images, progress=False)
+    for batch in (1, 10, 36, 37, 38):
+        found = verify.measure(lenet_blob, images, batch=batch, progress=False)
+        assert np.array_equal(found.predictions, whole.predictions)
+
+
+def test_labels_that_the_network_does_not_have_are_refused(lenet_blob):
+    images = standin_images(20)
+    labels = images.labels.copy()
+    labels[3] = 10
+    with pytest.raises(WrongData, match="11 classes, the network 10"):
+        verify.measure(lenet_blob, data.Images(images.pixels, labels, "x"), progress=False)
+
+
+def test_pictures_of_another_size_are_resized(lenet_blob):
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (5, 40, 40), np.uint8)
+    found = verify.measure(lenet_blob, data.Images(pixels, np.zeros(5, np.uint8), "x"), progress=False)
+    with torch.inference_mode():
+        batch = zoo.preprocessing.preprocess("mnist")([Image.fromarray(p) for p in pixels])
+        assert np.array_equal(found.predictions, zoo.from_bytes(lenet_blob)(batch).argmax(1).numpy())
+
+
+def test_the_digest_of_weights_knows_names_shapes_and_every_bit():
+    state = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
+    digest = verify.weights_digest(state)
+    assert digest == verify.weights_digest({"a": torch.zeros(3, 2).T.contiguous(), "b": torch.ones(1)})
+    others = [
+        {"b": torch.ones(1), "a": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2), "b": torch.ones(1)},
+        {"a": torch.zeros(2, 3), "c": torch.ones(1)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32), "b": torch.ones(1)},
+        {"a": -torch.zeros(2, 3), "b": torch.ones(1)},
+    ]
+    assert digest not in {verify.weights_digest(other) for other in others}
+
+
+def test_the_digest_of_weights_is_as_documented():
+    import hashlib
+
+    text = b"zoo weights 1\nw float32 2x1\n" + np.array([1, 2], "<f4").tobytes() + b"n int64 \n" + np.array(7, "<i8").tobytes()
+    state = {"w": torch.tensor([[1.0], [2.0]]), "n": torch.tensor(7)}
+    assert verify.weights_digest(state) == hashlib.sha256(text).hexdigest()
+
+
+def test_golden_outputs_survive_their_file(tmp_path):
+    logits = np.random.default_rng(0).normal(0, 5, (4, 10)).astype(np.float32)
+    verify.write_golden(tmp_path, logits)
+    assert np.array_equal(verify.read_golden(tmp_path), logits)
+    for text in ("{}", "[1]", "nonsense", '{"logits": [["a"]]}'):
+        (tmp_path / "golden.json").write_text(text)
+        with pytest.raises(CorruptArtifact, match=r"golden\.json"):
+            verify.read_golden(tmp_path)
+
+
+def test_predictions_are_read_without_pickle(tmp_path):
+    verify.write_predictions(tmp_path, np.array([3, 1], np.uint8))
+    assert verify.read_predictions(tmp_path).tolist() == [3, 1]
+    np.save(tmp_path / "predictions.npy", np.array([{}], object))
+    with pytest.raises(CorruptArtifact, match="cannot be read"):
+        verify.read_predictions(tmp_path)
+    np.save(tmp_path / "predictions.npy", np.zeros((2, 2), np.uint8))
+    with pytest.raises(CorruptArtifact, match="expected classes"):
+        verify.read_predictions(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------ verdicts
+
+
+def test_an_honest_entry_is_ok(entry):
+    found = outcome(entry)
+    assert found.ok and found.status == "OK" and found.problems == found.notes == []
+    assert (found.errors, found.examples, found.size_bytes) == (entry.test_errors, 200, entry.size_bytes)
+    assert found.seconds > 0
+    found.check()
+
+
+def test_bytes_only_needs_no_data(entry, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("asked for data")
+
+    monkeypatch.setattr(verify, "test_images", refuse)
+    found = outcome(entry, bytes_only=True)
+    assert found.ok and found.errors is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights_sha256": "0" * 64}, f"weights_sha256: expected {'0' * 64}, found"),
+        ({"network": "lenet5-caffe"}, "network: expected lenet5-caffe, found lenet300-100"),
+        ({"parameters": 266_611}, "parameters: expected 266,611, found 266,610"),
+        ({"partitioning": "layers"}, "partitioning: expected layers, found paper"),
+        ({"quoted": "lenet300-100/nobody"}, "no key of the quoted results"),
+    ],
+)
+@pytest.mark.parametrize("bytes_only", [False, True])
+def test_a_wrong_record_fails(entry, change, message, bytes_only):
+    rewrite(entry, **change)
+    found = outcome(entry, bytes_only=bytes_only)
+    assert found.status == "FAILED" and len(found.problems) == 1 and message in found.problems[0]
+    with pytest.raises(VerificationFailed, match=entry.id):
+        found.check()
+
+
+def test_a_wrong_number_of_errors_fails(entry):
+    rewrite(entry, test_errors=entry.test_errors - 1)
+    first, second = outcome(entry).problems
+    assert f"the record says {entry.test_errors - 1}, its predictions.npy makes {entry.test_errors}" in first
+    assert second.startswith(f"errors: expected {entry.test_errors - 1} of 200") and f"found {entry.test_errors} of 200" in second
+
+
+def test_predictions_that_differ_are_listed(entry):
+    recorded = verify.read_predictions(entry.folder)
+    changed = recorded.copy()
+    changed[[3, 150]] = (recorded[[3, 150]] + 1) % 10
+    verify.write_predictions(entry.folder, changed)
+    problems = outcome(entry).problems
+    assert problems[0] == (
+        f"predictions: 2 of 200 differ: image 3: expected {changed[3]}, found {recorded[3]}, "
+        f"image 150: expected {changed[150]}, found {recorded[150]}"
+    )
+    verify.write_predictions(entry.folder, (recorded + 1) % 10)
+    assert outcome(entry).problems[0].endswith("and 180 more")
+    verify.write_predictions(entry.folder, recorded[:-1])
+    assert "predictions: expected 199, found 200" in outcome(entry).problems[0]
+    (entry.folder / "predictions.npy").unlink()
+    assert "predictions.npy" in outcome(entry).problems[0]
+
+
+def test_ties_within_rounding_are_notes(entry, monkeypatch, mnist_standin):
+    found = verify.measure(entry.path, mnist_standin, progress=False)
+    recorded = found.predictions.copy()
+    recorded[7] = found.runners_up[7]
+    verify.write_predictions(entry.folder, recorded)
+    rewrite(entry, test_errors=int((recorded != mnist_standin.labels).sum()))
+    assert outcome(entry).status == "FAILED"
+
+    def measure(*args, **options):
+        gaps = found.gaps.copy()
+        gaps[7] = 0.9e-4
+        return dataclasses.replace(found, gaps=gaps)
+
+    monkeypatch.setattr(verify, "measure", measure)
+    now = outcome(entry)
+    assert now.ok and "1 predictions differ only where two logits are equal within rounding" in now.notes[0]
+    assert "image 7" in now.notes[0]
+
+
+def test_golden_outputs_that_differ_are_described(entry):
+    golden = verify.read_golden(entry.folder)
+    largest = float(np.abs(golden).max())
+    golden[2, 7] += 0.5e-4 * largest
+    verify.write_golden(entry.folder, golden)
+    assert outcome(entry, bytes_only=True).ok
+    golden[2, 7] += 1e-3 * largest
+    verify.write_golden(entry.folder, golden)
+    (problem,) = outcome(entry, bytes_only=True).problems
+    assert "1 of 40 logits differ" in problem and "image 2, class 7: expected" in problem
+    verify.write_golden(entry.folder, golden[:3])
+    assert "expected shape (3, 10), found (4, 10)" in outcome(entry, bytes_only=True).problems[0]
+    (entry.folder / "golden.json").unlink()
+    assert "golden.json" in outcome(entry, bytes_only=True).problems[0]
+
+
+def test_another_test_set_fails(entry, monkeypatch):
+    other = standin_images(seed=8)
+    monkeypatch.setattr(verify, "test_images", lambda *_: other)
+    (problem,) = outcome(entry).problems
+    assert entry.test_set in problem and other.digest in problem
+
+
+def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):
+    def refuse(*_):
+        raise DataUnavailable("mnist test could not be had from any source")
+
+    monkeypatch.setattr(verify, "test_images", refuse)
+    found = outcome(entry)
+    assert found.status == "INCOMPLETE" and not found.ok and found.problems == []
+    assert "mnist test" in found.unavailable and "--bytes-only" in found.unavailable
+    with pytest.raises(DataUnavailable):
+        found.check()
+    rewrite(entry, weights_sha256="0" * 64)  # what can be checked without data still is
+    assert outcome(entry).status == "FAILED"
+
+
+def test_all_entries_or_some(entry, artifacts, lenet_blob):
+    make_entry(artifacts, "another", lenet_blob)
+    assert [o.id for o in verify.verify(progress=False)] == ["another", entry.id]
+    assert [o.id for o in verify.verify([entry.id], bytes_only=True)] == [entry.id]
+    with pytest.raises(UnknownModel):
+        next(verify.verify([entry.id, "nobody"]))
+
+
+def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_standin):
+    made = make_entry(artifacts, "untested", lenet_blob)
+    found = outcome(made)
+    assert found.ok and "not in the record" in found.notes[0]
+    assert outcome(made, write=True).ok
+    now = registry.find("untested")
+    assert now.test_errors == found.errors and now.test_set == mnist_standin.digest
+    assert outcome(now).notes == []
+
+
+# ------------------------------------------------------------------------------------------ damage
+
+
+@pytest.mark.parametrize("kind", ["wrong", "missing", "surplus"])
+def test_a_damaged_byte_is_found(entry, kind):
+    blob = entry.path.read_bytes()
+    for offset, part in ((2, "the header"), (40, "group fc1+fc2"), (len(blob) // 2, "the stream of symbols"),
+                         (len(blob) - 2, "the checksum")):  # fmt: skip
+        inside = {"wrong": bytes([blob[offset] ^ 16]) + blob[offset + 1 :], "missing": blob[offset + 1 :],
+                  "surplus": bytes([blob[offset] ^ 5]) + blob[offset:]}  # fmt: skip
+        entry.path.write_bytes(blob[:offset] + inside[kind])
+        found = outcome(entry, bytes_only=True)
+        assert found.status == "FAILED" and len(found.problems) == 1
+        assert f"byte {offset:,} " in found.problems[0] and part in found.problems[0]
+        if kind != "surplus":
+            assert f"0x{blob[offset]:02x}" in found.problems[0]
+        if kind != "wrong":
+            assert f"expected {len(blob):,} bytes, found" in found.problems[0]
+
+
+def test_more_damage_is_not_explained_away(entry, lenet_blob):
+    blob = bytearray(lenet_blob)
+    blob[100] ^= 1
+    blob[9000] ^= 1
+    entry.path.write_bytes(blob)
+    (problem,) = outcome(entry).problems
+    assert "checksum" in problem and "not confined to one byte" in problem
+    entry.path.write_bytes(random_model(seed=4))
+    assert "a whole model file, but another one" in outcome(entry).problems[0]
+    entry.path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert "Git-LFS" in outcome(entry).problems[0]
+
+
+@given(st.binary(min_size=8, max_size=80), st.data())
+@settings(deadline=None)
+def test_any_single_byte_can_be_located(body, draw):
+    import hashlib
+
+    blob = body + zlib.crc32(body).to_bytes(4, "little")
+    digest = hashlib.sha256(blob).hexdigest()
+    offset = draw.draw(st.integers(0, len(blob) - 1))
+    value = bytes([draw.draw(st.integers(0, 255))])
+    for kind, bad in (
+        ("wrong", blob[:offset] + value + blob[offset + 1 :]),
+        ("missing", blob[:offset] + blob[offset + 1 :]),
+        ("surplus", blob[:offset] + value + blob[offset:]),
+    ):
+        if bad == blob:
+            continue
+        found = damage.locate(bad, len(blob), digest)
+        assert found is not None and found.kind == kind and found.repaired == blob
+        if kind == "wrong":
+            assert found.offset == offset
+        cut = bad[: found.offset] + bad[found.offset + (kind != "missing") :]
+        kept = blob[: found.offset] + blob[found.offset + (kind != "surplus") :]
+        assert cut == kept
+
+
+def test_two_damaged_bytes_are_not_located(lenet_blob):
+    import hashlib
+
+    digest = hashlib.sha256(lenet_blob).hexdigest()
+    assert damage.locate(lenet_blob[:-2], len(lenet_blob), digest) is None
+    bad = bytearray(lenet_blob)
+    bad[50] ^= 1
+    bad[51] ^= 1
+    assert damage.locate(bytes(bad), len(lenet_blob), digest) is None
+
+
+def test_sections_cover_the_file(lenet_blob):
+    parts = verify.sections(lenet_blob)
+    assert parts[0][1] == 0 and parts[-1][2] == len(lenet_blob)
+    assert all(a[2] == b[1] for a, b in zip(parts, parts[1:], strict=False))
+    assert len(parts) == 1 + 2 * 3 + 2
+    _, groups = codec.anatomy(lenet_blob, partitionings.layout)
+    stream = dict((name, end - start) for name, start, end in parts)["the stream of symbols"]
+    assert 0 <= stream - sum(part.coded_bits for part in groups) / 8 < 5
+
+
+# ------------------------------------------------------------------------------------------ ImageNet
+
+SYNSETS = (0, 1, 7)  # classes of the stand-in
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of nine small pictures in three class folders named as ImageNet's."""
+    root = tmp_path / "pictures"
+    draw = np.random.default_rng(2)
+    for k in SYNSETS:
+        folder = root / data.synsets()[k]
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(draw.integers(0, 256, (9 + i, 12, 3), np.uint8)).resize((260, 230)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def imagenet_entry(artifacts, lenet_blob, monkeypatch):
+    """Makes an entry that calls itself ImageNet's, but is a small network that sees small grey pictures."""
+    monkeypatch.setitem(preprocessing.SPECS, "imagenet", preprocessing.SPECS["mnist"])
+    monkeypatch.setitem(verify.BATCH, "imagenet", 4)
+    return lambda **changes: make_entry(artifacts, "imagenet-standin", lenet_blob, dataset="imagenet",
+                                        preprocessing="imagenet", **changes)  # fmt: skip
+
+
+def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch):
+    made = imagenet_entry()
+    found = outcome(made)
+    assert found.ok and found.errors is None and "not yet measured; --data PATH" in found.notes[0]
+
+    found = outcome(made, data_root=pictures, write=True)
+    assert found.status == "FAILED" and "not written: the official validation set has 50,000 images" in found.problems[0]
+    assert registry.find(made.id).test_errors is None
+    found = outcome(made, data_root=pictures)
+    assert found.ok and found.examples == 9 and "not the official validation set" in found.notes[-1]
+    network, folder = zoo.from_bytes(lenet_blob), data.image_folder(pictures)
+    with torch.inference_mode():
+        answers = [int(network(zoo.transforms(made.id)(folder[i][0])).argmax()) for i in range(9)]
+    assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))
+
+    monkeypatch.setattr(verify, "_is_official", lambda _: True)
+    found = outcome(made, data_root=pictures, write=True)
+    assert found.ok and "written to" in found.notes[-1]
+    now = registry.find(made.id)
+    assert (now.test_errors, now.test_examples, now.test_set) == (found.errors, 9, folder.digest())
+    assert verify.read_predictions(now.folder).tolist() == answers
+    assert outcome(now, data_root=pictures).ok
+    assert "recorded: " in outcome(now).notes[0]
+
+
+def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
+    folder = data.image_folder(pictures)
+    keep = [0, 2, 4, 8]  # part of the folder
+    labels = folder.labels[keep]
+    subset = data.ImageFolder(folder.root, [folder.paths[i] for i in keep], labels, folder.class_names)
+    found = verify.measure(lenet_blob, subset, preprocess="imagenet", batch=3, progress=False)
+    reference = found.predictions.astype(np.int64)
+    reference[1] += 1
+    sample = verify.Sample(tuple(subset.paths), labels, found.predictions, reference)
+    record = {"name": "4 pictures", "digest": found.test_set, "examples": 4, "errors": found.errors, "agreement": 3,
+              "reference": "fp32"}  # fmt: skip
+    made = imagenet_entry(sample=record)
+    verify.write_sample(made.folder, sample)
+    assert verify.read_sample(made.folder).paths == sample.paths
+
+    now = outcome(made, sample_root=pictures)
+    assert now.ok and "the answer of fp32 on 3 of 4" in now.notes[-1]
+    assert len(outcome(made).notes) == 1
+
+    rewrite(made, sample=record | {"agreement": 4, "errors": found.errors + 1})
+    problems = outcome(made, sample_root=pictures).problems
+    assert problems == [
+        f"sample errors: expected {found.errors + 1}, found {found.errors}", "sample agreement: expected 4, found 3"
+    ]  # fmt: skip
+    rewrite(made, sample=record | {"digest": "0" * 64})
+    assert "sample: expected images with digest 000" in outcome(made, sample_root=pictures).problems[0]
+    (pictures / subset.paths[0]).unlink()
+    found = outcome(made, sample_root=pictures)
+    assert found.status == "INCOMPLETE" and subset.paths[0] in found.unavailable
+
+
+def test_a_sample_that_leaves_its_folder_is_refused(tmp_path):
+    for path in ("../x.png", "/etc/passwd"):
+        (tmp_path / "sample.json").write_text(json.dumps({"images": [[path, 0, 0, 0]]}))
+        with pytest.raises(CorruptArtifact, match="outside"):
+            verify.read_sample(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------ what is committed
+
+
+@pytest.mark.parametrize("name", registry.ids())
+def test_committed_entries_agree_with_their_files(name):
+    found = verify.check(registry.find(name), bytes_only=registry.find(name).dataset != "mnist", progress=False)
+    found.check()
