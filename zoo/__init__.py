@@ -1,0 +1,114 @@
+"""A zoo of entropy-coded neural networks: from a file of a few kilobytes to a ready torch module.
+
+    import zoo
+
+    zoo.list_models("lenet*")                     # ids
+    zoo.info("lenet5-caffe-sq").top1_error        # percent, re-derived from the file by `zoo verify`
+    network = zoo.load("lenet5-caffe-sq")         # torch.nn.Module in eval mode, the same bits on every machine
+    batch = zoo.transforms("lenet5-caffe-sq")(image)
+    zoo.classes("lenet5-caffe-sq")[network(batch).argmax()]
+
+Importing this package is cheap: torch is imported by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from zoo import registry
+from zoo.errors import ZooError
+from zoo.registry import Entry
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.codec import Coded, Header
+    from zoo.verify import measure
+
+__all__ = [
+    "Entry", "ZooError", "classes", "decode", "encode", "from_bytes", "info", "list_models", "load", "measure", "transforms",
+]  # fmt: skip
+
+
+def load(name_or_path: str | os.PathLike) -> torch.nn.Module:
+    """The network of an entry, or of a model file at a path, in eval mode on the CPU. Needs no network connection.
+
+    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` or a subclass when the file is not what it should be.
+    """
+    entry = registry.locate(name_or_path)  # unknown name: error with the nearest names
+    blob = registry.read(entry)  # length and digest checked
+    return from_bytes(blob)
+
+
+def from_bytes(blob: bytes) -> torch.nn.Module:
+    """The network in the bytes of a model file, as `load` returns it."""
+    import torch
+
+    from zoo import codec, networks, partitionings
+
+    header, groups = codec.decode(blob, partitionings.layout)  # {group: integers phi (d, l), steps psi}; checksum checked
+    with torch.device("meta"):  # allocates nothing: every tensor comes from the file
+        network = networks.build(header.network)
+    weights = partitionings.join(header, groups)  # through reparam f, float64 in a fixed order, then float32
+    network.load_state_dict(weights, strict=True, assign=True)
+    return network.eval()
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Sorted ids of the entries that match a shell pattern."""
+    return registry.ids(pattern)
+
+
+def info(name: str) -> Entry:
+    """The record of an entry, read-only. Raises `UnknownModel` with the nearest ids."""
+    return registry.find(name)
+
+
+def transforms(name: str) -> Callable[..., torch.Tensor]:
+    """What turns pictures into an entry's input, float32 (N, C, H, W); the one that its evaluation used.
+
+    It takes a PIL image, a list of them, or a uint8 batch: see `zoo.preprocessing.preprocess`.
+    """
+    from zoo.preprocessing import preprocess
+
+    return preprocess(info(name).preprocessing)
+
+
+def classes(name: str) -> tuple[str, ...]:
+    """Names of an entry's classes, in the order of its outputs."""
+    from zoo import data
+
+    return data.classes(info(name).dataset)
+
+
+def encode(network: str, partitioning: str, groups: Mapping[str, Coded]) -> bytes:
+    """The model file of a network from its coded groups: `zoo.codec.encode` with the layout filled in."""
+    from zoo import codec, partitionings
+
+    layout = {group.name: group.shapes for group in partitionings.get(network, partitioning).groups}
+    return codec.encode(network, partitioning, groups, layout)
+
+
+def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:
+    """What a model file holds, as integers: `zoo.codec.decode` with the layout filled in."""
+    from zoo import codec, partitionings
+
+    return codec.decode(blob, partitionings.layout)
+
+
+_MODULES = ("codec", "data", "networks", "partitionings", "preprocessing", "reparam", "verify")
+
+
+def __getattr__(name: str):  # modules and functions that import numpy or torch, on first use
+    if name in _MODULES:
+        return importlib.import_module(f"zoo.{name}")
+    if name == "measure":
+        return importlib.import_module("zoo.verify").measure
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *__all__})

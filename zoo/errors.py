@@ -33,6 +33,10 @@ class UnknownModel(ZooError, LookupError):
     """No entry of the zoo has this id."""
 
 
+class ArtifactUnavailable(ZooError):
+    """The record of an entry is here, but its model file is not, and no source gave it."""
+
+
 class DataUnavailable(ZooError):
     """A data set was found at none of its sources."""
 
