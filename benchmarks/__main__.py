@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -23,20 +22,16 @@ COMMANDS = {  # name: (module, one line)
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
     "speed": ("benchmarks.speed", "ratios of speed, both sides measured in the same run"),
-    "reference": ("benchmarks.reference", "uncompressed ImageNet networks by source, revision and digest"),
-    "compress": ("benchmarks.compress", "weights -> model file without training, from calibration images"),
-    "import-weights": ("benchmarks.import_weights", "a checkpoint of your own -> a model file of the zoo"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 1 where it failed with a complaint of ours, 2 where the command line is wrong."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    available = {name: module for name, (module, _) in COMMANDS.items() if importlib.util.find_spec(module)}
-    if not argv or argv[0] not in available:
-        return _overview(available, argv)
+    if not argv or argv[0] not in COMMANDS:
+        return _overview(argv)
     name = argv[0]
-    module = importlib.import_module(available[name])
+    module = importlib.import_module(COMMANDS[name][0])
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",
         description=module.__doc__,
@@ -53,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _overview(available: dict[str, str], argv: list[str]) -> int:
+def _overview(argv: list[str]) -> int:
     lines = ["usage: python -m benchmarks COMMAND [--help]", ""]
-    lines += [f"  {name:<16}{COMMANDS[name][1]}" for name in available]
+    lines += [f"  {name:<14}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += ["", "example: python -m benchmarks train lenet300-100-sq --seed 0"]
     asked = bool(argv) and argv[0] in ("-h", "--help")
     if argv and not asked:
