@@ -323,7 +323,7 @@ def files(draw):
 
 
 @given(files())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_file_reads_the_same_in_the_library_and_from_the_page(file):
     layout, groups = file
     blob = codec.encode("net", "own", groups, layout)
@@ -347,7 +347,7 @@ def test_any_file_reads_the_same_in_the_library_and_from_the_page(file):
 
 
 @given(files())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_without_constriction_the_library_writes_and_reads_the_same_bytes(file):
     layout, groups = file
     blob = codec.encode("net", "own", groups, layout)

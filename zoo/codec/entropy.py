@@ -62,14 +62,14 @@ class Alphabet:
             outside = _golomb_bits(low + begin, end - 1 - begin) + 8 * int((tail_counts * tails).sum())
             if len(far):
                 outside += 8 * int(_escape_lengths(np.where(far < low, low + begin - 1 - far, far - (low + end))).sum())
-            coarse = 0
-            while coarse == 0 or (end - begin) >> coarse >= 8:
+            for coarse in range(max((end - begin).bit_length() - 3, 1))[::-1]:
                 bins, spans = _bins(counts[begin:end], rare, coarse)
+                if best is not None and len(bins) + outside >= best[0]:
+                    break  # a weight takes a bit or more
                 for mantissa in range(8):
                     weights, bits = _price(bins, spans, coarse, mantissa)
                     if best is None or bits + outside < best[0]:
                         best = bits + outside, low + begin, low + end - 1, rare > 0, mantissa, weights, coarse
-                coarse += 1
         _, low, high, escape, mantissa, weights, coarse = best
         return cls(low, high, escape, mantissa, weights.tolist(), coarse)
 
