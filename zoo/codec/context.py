@@ -415,6 +415,7 @@ def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: 
         pairs = _cells(lanes, Contexts(2, classes, _pad(classes, symbols)), matrix).sum(0)
         options.append((_entropy_bits(pairs), lanes, matrix, pairs))
     options.sort(key=lambda option: option[0])
+    adaptive = None
     for _, lanes, matrix, pairs in options[:2]:
         merged = _merge(pairs)[classes]
         for order in orders:
@@ -422,29 +423,42 @@ def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: 
                 contexts = Contexts(order, np.array(groups), _pad(np.array(groups), symbols))
                 if contexts.groups < 2 or contexts.count * window.symbols > MAX_CELLS:
                     continue
-                for tables, bits in _tables(contexts, lanes, _cells(lanes, contexts, matrix), counted):
-                    plane = Plane(None, window, lanes, contexts, tables)
-                    if (bits := bits + escaped + plane.header_bits()) < least:
-                        best, least = plane, bits
+                cells = _cells(lanes, contexts, matrix)
+                if not counted:
+                    for tables in _fixed(cells.sum(0)):
+                        plane = Plane(None, window, lanes, contexts, tables)
+                        bits = tables.bits(cells.sum(0)) + escaped + plane.header_bits()
+                        if bits < least:
+                            best, least = plane, bits
+                if counted is not False and len(cells) > 1:
+                    for strength in (2, 5):
+                        tables = Counted(strength, 15, 1, _weights(cells.sum((0, 1)), 1))
+                        bits = _simulate(tables, contexts, cells)
+                        if adaptive is None or bits < adaptive[0]:
+                            adaptive = bits, tables, lanes, contexts, cells
+    if adaptive is not None:
+        _, tables, lanes, contexts, cells = adaptive
+        tables, bits = _tune(tables, contexts, cells)
+        plane = Plane(None, window, lanes, contexts, tables)
+        if bits + escaped + plane.header_bits() < least:
+            best = plane
     return best
 
 
-def _tables(contexts: Contexts, lanes: Lanes, cells: np.ndarray, counted: bool | None):
-    """(tables, ideal bits of the symbols) of each kind worth a look."""
-    if not counted:
-        yield from _fixed(cells.sum(0))
-    if counted is False or len(cells) == 1:
-        return
-    weights = _weights(cells.sum((0, 1)), 1)
-    best, strength, limit = None, 4, 15
-    for strengths, limits in (((2, 4, 6, 8), (15,)), ((), (7, 9, 11, 13)), ((1, 3, 5, 7, 9), ())):
-        for s, b in [(s, limit) for s in strengths] + [(strength, b) for b in limits]:
-            tables = Counted(s, b, 1, weights)
-            bits = _simulate(tables, contexts, cells)
-            if best is None or bits < best[0]:
-                best = (bits, tables)
-        strength, limit = best[1].strength, best[1].limit
-    yield best[1], best[0]
+def _tune(tables: Counted, contexts: Contexts, cells: np.ndarray) -> tuple[Counted, float]:
+    """The best strength, then limit, then strength again; and the ideal bits of the symbols with them."""
+    found = {}
+
+    def bits(strength: int, limit: int) -> float:
+        if (strength, limit) not in found:
+            trial = Counted(strength, limit, tables.mantissa, tables.weights)
+            found[strength, limit] = _simulate(trial, contexts, cells)
+        return found[strength, limit]
+
+    strength = min((1, 2, 3, 5, 7), key=lambda s: bits(s, 15))
+    limit = min((15, 7, 9, 11, 13), key=lambda b: bits(strength, b))
+    strength = min((strength, strength - 1, strength + 1), key=lambda s: bits(s, limit))
+    return Counted(strength, limit, tables.mantissa, tables.weights), bits(strength, limit)
 
 
 def _fixed(cells: np.ndarray):
@@ -463,8 +477,7 @@ def _fixed(cells: np.ndarray):
         pool = cells[~own].sum(0)
         pool = _weights(pool if pool.any() else cells.sum(0), mantissa)
         weights = ([] if own.all() else [pool]) + [rounded[c] for c in np.flatnonzero(own)]
-        tables = Fixed(mantissa, own, weights)
-        yield tables, tables.bits(cells)
+        yield Fixed(mantissa, own, weights)
 
 
 def _simulate(tables: Counted, contexts: Contexts, cells: np.ndarray) -> float:
@@ -532,7 +545,7 @@ def _merge(pairs: np.ndarray) -> np.ndarray:
     """Classes of the rows of pairs (G, K), int (G,): neighbours joined while that saves bits, tables included."""
 
     def bits(row: np.ndarray) -> float:
-        return _entropy_bits(row[None]) + _table_bits(_weights(row, 2), 2)
+        return _entropy_bits(row[None]) + _table_bits(_weights(row, 2), 2) if row.any() else 0.0
 
     rows = [(row, bits(row)) for row in pairs]
     joints = [bits(a[0] + b[0]) - a[1] - b[1] for a, b in zip(rows, rows[1:], strict=False)]
