@@ -208,7 +208,7 @@ class FactorisedDensity(nn.Module):
         """-log2 of the probability of the unit interval around each x (n,): (l, n)."""
         x = x.expand(self.matrices[0].shape[0], 1, -1)
         lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
-        sign = -torch.sign(lower + upper).detach()  # the side on which the difference keeps its digits
+        sign = torch.where(lower + upper > 0, -1.0, 1.0)  # the side on which the difference keeps its digits
         mass = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
         return -torch.log2(mass.clamp_min(1e-9))[:, 0]
 
