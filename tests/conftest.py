@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import data, networks, partitionings, registry, verify
+from zoo import codec, data, networks, partitionings, registry, verify
 from zoo.codec import Coded
 
 
@@ -30,34 +30,15 @@ def standin_images(count: int = 200, seed: int = 1) -> data.Images:
     return data.Images(pixels, labels, data.digest(pixels, labels))
 
 
-def make_entry(root: Path, name: str, blob: bytes, images: data.Images | None = None, **changes) -> registry.Entry:
-    """An entry's folder below `root`, complete, tested on `images` if there are any; `changes` go into the record."""
-    kinds = {"dataset": changes.get("dataset"), "preprocess": changes.get("preprocessing")}
-    found = verify.measure(blob, images, **kinds, progress=False)
-    spec = networks.spec(found.network)
-    folder = root / name
-    entry = registry.Entry(
-        id=name,
-        network=found.network,
-        method="epr",
-        dataset=spec.dataset,
-        preprocessing=spec.dataset,
-        parameters=found.parameters,
-        size_bytes=found.size_bytes,
-        sha256=found.sha256,
-        weights_sha256=found.weights_sha256,
-        test_set=found.test_set,
-        test_errors=found.errors,
-        test_examples=found.examples,
-        folder=folder,
-    )
-    registry.write(folder / registry.MODEL, blob)
-    verify.write_golden(folder, found.golden)
-    if images is not None:
-        verify.write_predictions(folder, found.predictions)
-    record = registry.from_record(entry.record() | changes)
-    registry.save(record, folder)
-    return registry.load_record(folder)
+def make_entry(root: Path, name: str, blob: bytes, images: data.Images | None = None, **facts) -> registry.Entry:
+    """An entry's folder below `root`, complete, tested on `images` if there are any; `facts` go into the record."""
+    from benchmarks import evaluate
+
+    dataset = facts.pop("dataset", None) or networks.spec(codec.read_header(blob).network).dataset
+    preprocessing = facts.pop("preprocessing", dataset)
+    found = verify.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
+    facts = {"method": "plain", "dataset": dataset, "preprocessing": preprocessing} | facts
+    return evaluate.write_entry(name, blob, found, root, **facts)
 
 
 @pytest.fixture(scope="session")

@@ -146,6 +146,8 @@ def test_verify_without_data_or_entries_is_an_error(entry, monkeypatch, capsys):
     assert status == 2 and lines == [] and "nobody" in err
     status, _, err = run(capsys, "verify", "--write")
     assert status == 2 and "--data" in err
+    status, _, err = run(capsys, "verify", "--device", "abacus")
+    assert status == 2 and err.startswith("zoo: --device abacus: ") and err.count("\n") == 1
     monkeypatch.setattr(registry, "roots", lambda: [])
     status, _, err = run(capsys, "verify")
     assert status == 2 and "nothing to verify" in err

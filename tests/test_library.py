@@ -265,6 +265,12 @@ def test_saving_keeps_everything(entry):
     assert zoo.info(entry.id) == full
 
 
+def test_a_missing_file_without_another_place(entry):
+    entry.path.unlink()
+    with pytest.raises(ArtifactUnavailable, match="is missing"):
+        zoo.load(entry.id)
+
+
 # ------------------------------------------------------------------------------------------ quoted results
 
 
@@ -281,82 +287,6 @@ def test_quoted_results_are_table_1_of_the_paper_and_more():
         if row.ratio is not None and not row.key.startswith("vgg16/miracle"):
             assert abs(whole / row.size_bytes / row.ratio - 1) < 0.06, row.key
         assert row.note in ("quoted", "second-hand") and 0 < row.error < 50 and row.size_bytes < 1.03 * whole
-
-
-# ------------------------------------------------------------------------------------------ Hugging Face Hub
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(entry, tmp_path, monkeypatch):
-    """The entry's model file moved to a stand-in of the Hub; calls are recorded."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    class Hub:
-        def __init__(self):
-            self.remote, self.cache, self.calls, self.offline = tmp_path / "remote.zoo", tmp_path / "cache.zoo", [], False
-
-        def download(self, repo_id, filename, *, revision, local_files_only=False):
-            self.calls.append((repo_id, filename, revision, local_files_only))
-            if self.cache.exists():
-                return str(self.cache)
-            if local_files_only:
-                raise LocalEntryNotFoundError("not in the cache")
-            if self.offline:
-                raise ConnectionError("no route to host\nand a long tail")
-            self.cache.write_bytes(self.remote.read_bytes())
-            return str(self.cache)
-
-    stand_in = Hub()
-    stand_in.entry = dataclasses.replace(entry, hub={"repo": "someone/zoo", "revision": REVISION, "file": "a/model.zoo"})
-    registry.save(stand_in.entry)
-    entry.path.rename(stand_in.remote)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", stand_in.download)
-    return stand_in
-
-
-def test_the_hub_is_asked_once_and_says_so(hub, capsys):
-    assert zoo.load(hub.entry.id).fc3.out_features == 10
-    assert hub.calls == [("someone/zoo", "a/model.zoo", REVISION, True), ("someone/zoo", "a/model.zoo", REVISION, False)]
-    assert "someone/zoo" in capsys.readouterr().err
-    zoo.load(hub.entry.id)
-    assert len(hub.calls) == 3 and hub.calls[-1][-1] is True
-    assert capsys.readouterr().err == ""
-
-
-def test_the_hub_is_never_asked_for_a_local_file(hub):
-    hub.entry.path.write_bytes(hub.remote.read_bytes())
-    zoo.load(hub.entry.id)
-    assert hub.calls == []
-
-
-def test_what_the_hub_gives_is_checked(hub):
-    hub.remote.write_bytes(random_model(seed=9))
-    with pytest.raises(CorruptArtifact, match="not the recorded one"):
-        zoo.load(hub.entry.id)
-
-
-def test_without_a_network_the_error_says_what_to_do(hub):
-    hub.offline = True
-    with pytest.raises(ArtifactUnavailable, match="no route to host. Put the file at") as caught:
-        zoo.load(hub.entry.id)
-    assert "\n" not in str(caught.value) and str(hub.entry.path) in str(caught.value)
-
-
-@pytest.mark.parametrize("revision", ["main", REVISION[:12], None])
-def test_a_revision_that_is_not_pinned_is_refused(hub, revision):
-    registry.save(dataclasses.replace(hub.entry, hub=hub.entry.hub | {"revision": revision}))
-    with pytest.raises(CorruptArtifact, match="revision of 40 hex digits"):
-        zoo.load(hub.entry.id)
-    assert hub.calls == []
-
-
-def test_a_missing_file_without_another_place(entry):
-    entry.path.unlink()
-    with pytest.raises(ArtifactUnavailable, match="is missing"):
-        zoo.load(entry.id)
 
 
 # ------------------------------------------------------------------------------------------ what is committed

@@ -235,6 +235,18 @@ def test_another_test_set_fails(entry, monkeypatch):
     assert entry.test_set in problem and other.digest in problem
 
 
+def test_a_recipe_that_was_changed_is_a_note(entry, tmp_path, monkeypatch):
+    import hashlib
+
+    (tmp_path / "r.toml").write_text("steps = 1\n")
+    monkeypatch.setattr(registry, "PACKAGE", tmp_path / "zoo")
+    rewrite(entry, recipe="r.toml", recipe_sha256=hashlib.sha256(b"steps = 1\n").hexdigest())
+    assert outcome(entry).notes == []
+    (tmp_path / "r.toml").write_text("steps = 2\n")
+    now = outcome(entry)
+    assert now.ok and now.notes == ["r.toml has been changed since this entry was made with it"]
+
+
 def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):
     def refuse(*_):
         raise DataUnavailable("mnist test could not be had from any source")
@@ -407,10 +419,9 @@ def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
     reference = found.predictions.astype(np.int64)
     reference[1] += 1
     sample = verify.Sample(tuple(subset.paths), labels, found.predictions, reference)
-    record = {"name": "4 pictures", "digest": found.test_set, "examples": 4, "errors": found.errors, "agreement": 3,
-              "reference": "fp32"}  # fmt: skip
-    made = imagenet_entry(sample=record)
-    verify.write_sample(made.folder, sample)
+    record = sample.record("4 pictures", found.test_set, "fp32", "from the training split")
+    assert (record["examples"], record["errors"], record["agreement"]) == (4, found.errors, 3)
+    made = imagenet_entry(sample=record, extra={"sample.json": sample.to_bytes()})
     assert verify.read_sample(made.folder).paths == sample.paths
 
     now = outcome(made, sample_root=pictures)

@@ -154,11 +154,16 @@ def _verify(args: argparse.Namespace) -> int:
         raise ZooError(f"there is nothing to verify: no entries in {', '.join(map(str, registry.roots()))}")
     if args.write and not args.data:
         raise ZooError("--write records errors on ImageNet's validation set: name its folder with --data")
-    if args.threads:
-        import torch
+    import torch
 
-        torch.set_num_threads(args.threads)
     from zoo import verify
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        torch.empty(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both, over many lines
+        raise ZooError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
 
     width = max(map(len, names)) + 2
     statuses = []

@@ -27,7 +27,14 @@ import numpy as np
 
 from zoo import codec, damage, data, networks, partitionings, preprocessing, registry
 from zoo.codec.bits import Reader
-from zoo.errors import CorruptArtifact, DataUnavailable, VerificationFailed, WrongData, ZooError
+from zoo.errors import (
+    ArtifactUnavailable,
+    CorruptArtifact,
+    DataUnavailable,
+    VerificationFailed,
+    WrongData,
+    ZooError,
+)
 from zoo.registry import Entry
 
 if TYPE_CHECKING:
@@ -322,17 +329,20 @@ class Sample:
                                   f"missing: {_some(missing)}")  # fmt: skip
         return data.ImageFolder(root, list(self.paths), self.labels, data.classes("imagenet"))
 
+    def record(self, name: str, digest: str, reference: str, note: str) -> dict:
+        """The field `sample` of a record. digest: `test_set` of the measurement; reference: whose answers are agreed with."""
+        counts = {"examples": len(self.paths), "errors": self.errors, "agreement": self.agreement}
+        return {"name": name, "digest": digest} | counts | {"reference": reference, "note": note}
 
-def write_sample(folder: Path, sample: Sample) -> Path:
-    """sample.json, one line an image: path, class, the entry's answer, the reference's answer."""
-    columns = zip(sample.paths, sample.labels, sample.predictions, sample.reference, strict=True)
-    rows = ",\n  ".join(json.dumps([path, *map(int, rest)]) for path, *rest in columns)
-    text = f'{{"columns": ["path", "label", "prediction", "reference"],\n "images": [\n  {rows}\n]}}\n'
-    return registry.write(Path(folder) / SAMPLE, text.encode())
+    def to_bytes(self) -> bytes:
+        """The content of sample.json, one line an image: path, class, the entry's answer, the reference's answer."""
+        columns = zip(self.paths, self.labels, self.predictions, self.reference, strict=True)
+        rows = ",\n  ".join(json.dumps([path, *map(int, rest)]) for path, *rest in columns)
+        return f'{{"columns": ["path", "label", "prediction", "reference"],\n "images": [\n  {rows}\n]}}\n'.encode()
 
 
 def read_sample(folder: Path) -> Sample:
-    """Raises `CorruptArtifact`."""
+    """sample.json of an entry. Raises `CorruptArtifact`."""
     path = Path(folder) / SAMPLE
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["images"]
@@ -390,6 +400,11 @@ def check(
     outcome, began = Outcome(entry.id), time.perf_counter()
     try:
         _check(entry, outcome, bytes_only, data_root, sample_root, write, {"device": device, "progress": progress})
+    except ArtifactUnavailable as error:
+        if entry.hub is None:
+            outcome.problems.append(str(error))
+        else:
+            outcome.unavailable = str(error)
     except ZooError as error:
         outcome.problems.append(str(error))
     outcome.seconds = time.perf_counter() - began
@@ -411,6 +426,9 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
         if expected != derived:
             outcome.problems.append(f"{name}: expected {_number(expected)}, found {_number(derived)}")
     outcome.problems += _golden_differences(read_golden(entry.folder), found.golden)
+    recipe = registry.PACKAGE.parent / (entry.recipe or "")
+    if recipe.is_file() and hashlib.sha256(recipe.read_bytes()).hexdigest() != entry.recipe_sha256:
+        outcome.notes.append(f"{entry.recipe} has been changed since this entry was made with it")
     if entry.quoted is not None and entry.quoted not in registry.quoted():
         outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
     if images is not None:
@@ -556,8 +574,7 @@ def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict
     problems, ties = _prediction_differences(sample.predictions, found)
     outcome.problems += [f"sample {text}" for text in problems]
     now = replace(sample, predictions=found.predictions)
-    facts = {"examples": len(sample.paths), "errors": now.errors, "agreement": now.agreement}
-    for name, value in facts.items():
+    for name, value in (("examples", len(sample.paths)), ("errors", now.errors), ("agreement", now.agreement)):
         if recorded.get(name) != value:
             text = f"sample {name}: expected {recorded.get(name)}, found {value}"
             (outcome.notes if ties and not problems else outcome.problems).append(text)
