@@ -1,0 +1,221 @@
+"""Classes of rows and columns: the model for tensors of millions of integers (FORMAT.md, "classes").
+
+How large the integers of a layer are depends on its output channel, its input channel, and the place in the kernel.
+So a tensor is taken as planes (O, I), one for each of P places, and its integer (o, i, p) is coded with table
+
+    k = base + row_o + column_i + place_p        clipped to 0 .. K - 1
+
+The shares are small integers in the stream, the K tables belong to the whole group. Rows and columns in the order of their
+shares make each class a set of rectangles, so decoding is K calls of the coder and some block copies:
+
+    stream --pop, class by class--> symbols --rectangles--> planes, sorted --take--> planes, in order
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.codec.ans import Ans
+from zoo.codec.bits import Reader, Writer
+from zoo.codec.entropy import Alphabet
+from zoo.errors import CorruptArtifact
+
+Shapes = tuple[tuple[int, ...], ...]
+
+MAX_CLASSES = 64
+MAX_SHARE = 40
+QUIET = 2.0**-9  # mean magnitudes below are taken as this
+SPACINGS = (1, 2)  # classes an octave that the encoder tries
+KINDS = 4  # base, places, rows, columns
+
+
+class Classes:
+    """Tables by class; a share for each tensor, place, row and column."""
+
+    name = "classes"
+
+    def __init__(self, shapes: Shapes, l: int, tables: list[Alphabet], kinds: list[Alphabet], shares: list[np.ndarray] | None):
+        self.planes = [_planes(shape, l) for shape in shapes]
+        self.l, self.tables, self.kinds, self.shares = l, tables, kinds, shares
+
+    @classmethod
+    def fit(cls, phi: np.ndarray, shapes: Shapes) -> Classes:
+        """The cheaper of the spacings, shares and tables included."""
+        return min((cls._fit(phi, shapes, spacing) for spacing in SPACINGS), key=lambda pair: pair[1])[0]
+
+    @classmethod
+    def _fit(cls, phi: np.ndarray, shapes: Shapes, spacing: int) -> tuple[Classes, float]:
+        l = phi.shape[1]
+        model = cls(shapes, l, [], [], [])
+        wanted = [_measure(cube, spacing) for cube in model._cubes(phi)]
+        lowest = min((base + float(r.min() + c.min() + p.min()) for base, p, r, c in wanted if r.size and c.size), default=0.0)
+        lowest = max(lowest, spacing * math.log2(QUIET))
+        model.shares = [
+            np.clip(np.rint(np.concatenate([[base - lowest], places, rows, columns])), -MAX_SHARE, MAX_SHARE).astype(np.int64)
+            for base, places, rows, columns in wanted
+        ]
+        symbols: list[list[np.ndarray]] = [[] for _ in range(MAX_CLASSES)]
+        for cube, tensor in zip(model._cubes(phi), model._rectangles(MAX_CLASSES), strict=True):
+            for plane, rectangles in zip(_sorted(cube, tensor), tensor.rectangles, strict=True):
+                for k, rows, columns in rectangles:
+                    symbols[k].append(plane[rows, columns].reshape(-1))
+        count = max((k + 1 for k in range(MAX_CLASSES) if symbols[k]), default=1)
+        gathered = [np.concatenate(s) if s else np.zeros(0, np.int32) for s in symbols[:count]]
+        model.tables = [Alphabet.fit(values) for values in gathered]
+        model.kinds = [Alphabet.fit(values) for values in model._by_kind()]
+        bits = math.fsum(t.bits(values) + t.header_bits() for t, values in zip(model.tables, gathered, strict=True))
+        return model, bits + math.fsum(a.bits(v) for a, v in zip(model.kinds, model._by_kind(), strict=True))
+
+    def write(self, writer: Writer) -> None:
+        writer.golomb(len(self.tables), 3)
+        for alphabet in self.kinds + self.tables:
+            alphabet.write(writer)
+        writer.align()
+
+    @classmethod
+    def read(cls, reader: Reader, l: int, shapes: Shapes) -> Classes:
+        count = reader.golomb(3)
+        if not 1 <= count <= MAX_CLASSES:
+            raise CorruptArtifact(f"{count} classes; 1 to {MAX_CLASSES} are allowed")
+        kinds = [Alphabet.read(reader) for _ in range(KINDS)]
+        tables = [Alphabet.read(reader) for _ in range(count)]
+        reader.align()
+        return cls(shapes, l, tables, kinds, None)
+
+    def push(self, coder: Ans, phi: np.ndarray) -> None:
+        for table, values in list(zip(self.tables, self._gather(phi), strict=True))[::-1]:
+            table.push(coder, values)
+        for alphabet, values in list(zip(self.kinds, self._by_kind(), strict=True))[::-1]:
+            alphabet.push(coder, values)
+
+    def pop(self, coder: Ans) -> np.ndarray:
+        self._pop_shares(coder)
+        tensors = self._rectangles(len(self.tables))
+        out = np.empty((self.l, sum(math.prod(planes) for planes in self.planes) // self.l), np.int32)
+        buffers = [np.empty((p, o, i), np.int32) for o, i, p in self.planes]
+        work: list[list[tuple[np.ndarray, slice, slice]]] = [[] for _ in self.tables]
+        counts = [0] * len(self.tables)
+        for buffer, tensor in zip(buffers, tensors, strict=True):
+            for plane, rectangles in zip(buffer, tensor.rectangles, strict=True):
+                for k, rows, columns in rectangles:
+                    work[k].append((plane, rows, columns))
+                    counts[k] += (rows.stop - rows.start) * (columns.stop - columns.start)
+        for table, jobs, count in zip(self.tables, work, counts, strict=True):
+            values, begin = table.pop(coder, count), 0
+            for plane, rows, columns in jobs:
+                height, width = rows.stop - rows.start, columns.stop - columns.start
+                plane[rows, columns] = values[begin : begin + height * width].reshape(height, width)
+                begin += height * width
+        for t, (view, tensor) in enumerate(zip(self._cubes(out.T), tensors, strict=True)):
+            rows, columns = np.argsort(tensor.row_order), np.argsort(tensor.column_order)
+            for plane, ordered in zip(view, buffers[t], strict=True):
+                plane[:] = np.take(np.take(ordered, columns, axis=1), rows, axis=0)
+            buffers[t] = None
+        return out.T
+
+    def bits(self, phi: np.ndarray) -> float:
+        symbols = math.fsum(table.bits(values) for table, values in zip(self.tables, self._gather(phi), strict=True))
+        return symbols + math.fsum(a.bits(v) for a, v in zip(self.kinds, self._by_kind(), strict=True))
+
+    def _cubes(self, phi: np.ndarray):
+        """Views (P, O, I) of phi (d, l), tensor by tensor."""
+        begin = 0
+        for o, i, p in self.planes:
+            size = o * i * p // self.l
+            part = phi[begin : begin + size]
+            yield part.T.reshape(p, o, i) if self.l > 1 else part.reshape(o, i, p).transpose(2, 0, 1)
+            begin += size
+
+    def _by_kind(self) -> list[np.ndarray]:
+        """All bases, all shares of places, of rows, of columns."""
+        cut = [np.split(s, np.cumsum([1, p, o])) for s, (o, i, p) in zip(self.shares, self.planes, strict=True)]
+        return [np.concatenate(parts).astype(np.int32) if cut else np.zeros(0, np.int32) for parts in zip(*cut, strict=True)]
+
+    def _pop_shares(self, coder: Ans) -> None:
+        counts = [len(self.planes)] + [sum(planes[axis] for planes in self.planes) for axis in (2, 0, 1)]
+        kinds = [alphabet.pop(coder, count) for alphabet, count in zip(self.kinds, counts, strict=True)]
+        for values in kinds:
+            if values.size and max(int(values.max()), -int(values.min())) > MAX_SHARE:
+                raise CorruptArtifact(f"a class share beyond {MAX_SHARE}")
+        bases, places, rows, columns = kinds
+        self.shares, at = [], [0, 0, 0]
+        for t, (o, i, p) in enumerate(self.planes):
+            self.shares.append(np.concatenate([
+                bases[t : t + 1], places[at[0] : at[0] + p], rows[at[1] : at[1] + o], columns[at[2] : at[2] + i]
+            ]).astype(np.int64))
+            at = [at[0] + p, at[1] + o, at[2] + i]
+
+    def _rectangles(self, count: int) -> list[_Tensor]:
+        return [_rectangles(shares, planes, count) for shares, planes in zip(self.shares, self.planes, strict=True)]
+
+    def _gather(self, phi: np.ndarray) -> list[np.ndarray]:
+        """The symbols of each class, in the order of the stream."""
+        symbols: list[list[np.ndarray]] = [[] for _ in self.tables]
+        for cube, tensor in zip(self._cubes(phi), self._rectangles(len(self.tables)), strict=True):
+            for plane, rectangles in zip(_sorted(cube, tensor), tensor.rectangles, strict=True):
+                for k, rows, columns in rectangles:
+                    symbols[k].append(plane[rows, columns].reshape(-1))
+        return [np.concatenate(s) if s else np.zeros(0, np.int32) for s in symbols]
+
+
+@dataclass
+class _Tensor:
+    """Rows and columns by ascending share, ties in order; for each place (class, rows, columns), row by row of rectangles."""
+
+    row_order: np.ndarray
+    column_order: np.ndarray
+    rectangles: list[list[tuple[int, slice, slice]]]
+
+
+def _planes(shape: tuple[int, ...], l: int) -> tuple[int, int, int]:
+    """(O, I, P) of a tensor: output channels, input channels, places in the kernel. A vector is one row."""
+    if len(shape) < 2:
+        return 1, math.prod(shape), 1
+    places = math.prod(shape[2:])
+    if l not in (1, places):
+        return math.prod(shape) // l, 1, l
+    return shape[0], shape[1], places
+
+
+def _rectangles(shares: np.ndarray, planes: tuple[int, int, int], count: int) -> _Tensor:
+    o, _, p = planes
+    base, places, rows, columns = int(shares[0]), shares[1 : 1 + p], shares[1 + p : 1 + p + o], shares[1 + p + o :]
+    row_order, column_order = np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")
+    row_runs, column_runs = _runs(rows[row_order]), _runs(columns[column_order])
+    every = []
+    for place in places.tolist():
+        every.append([
+            (min(max(base + place + r + c, 0), count - 1), across, down)
+            for r, across in row_runs for c, down in column_runs
+        ])
+    return _Tensor(row_order, column_order, every)
+
+
+def _runs(values: np.ndarray) -> list[tuple[int, slice]]:
+    """Equal neighbours of a sorted array: (value, where)."""
+    if not len(values):
+        return []
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return [(int(values[a]), slice(a, b)) for a, b in itertools.pairwise(edges)]
+
+
+def _sorted(cube: np.ndarray, tensor: _Tensor):
+    for plane in cube:
+        yield np.take(np.take(plane, tensor.row_order, axis=0), tensor.column_order, axis=1)
+
+
+def _measure(cube: np.ndarray, spacing: int) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Logarithms of the mean magnitude of a tensor (P, O, I), and by how much places, rows and columns differ from it."""
+    magnitude = np.abs(cube).astype(np.float32)
+    mean = max(float(magnitude.mean()), QUIET) if cube.size else QUIET
+
+    def share(axes: tuple[int, int]) -> np.ndarray:
+        n = max(1, math.prod(cube.shape[a] for a in axes))
+        values = (magnitude.sum(axes, dtype=np.float64) + 0.2 * mean) / (n + 0.2)
+        return np.clip(spacing * np.log2(values / mean), -MAX_SHARE // 2, MAX_SHARE // 2)
+
+    return spacing * math.log2(mean), share((1, 2)), share((0, 2)), share((0, 1))
