@@ -340,7 +340,7 @@ def _unknown(name: str) -> str:
     recipe = PACKAGE.parent / "benchmarks" / "recipes" / f"{name}.toml"
     commands = [MAKE[name]] if name in MAKE else []
     if Path(name).name == name and (recipe.is_file() or name in MAKE):
-        commands.append(f"python -m benchmarks train {name}")
+        commands.append(f"python -m benchmarks train {name} && python -m benchmarks evaluate {name}")
     if commands:
         made = "\n  or\n  ".join(commands)
         return f"{name} does not come with the zoo, but it can be made, in a checkout of it:\n  {made}\nthen load it again"
