@@ -1,0 +1,130 @@
+"""The wheel carries what it promises, the pins are consistent, and the set-up commands say what they do."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from zoo import registry
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    for requirement in wanted:
+        assert re.fullmatch(r"==[0-9.]+", str(requirement.specifier)), f"{requirement} is not pinned"
+    return {canonical(r.name): str(r.specifier)[2:] for r in wanted}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout, built without a network connection."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_the_wheel_carries_every_entry_and_the_first_test_set(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in (ROOT / "artifacts").iterdir():
+        if not (folder / registry.RECORD).is_file():
+            continue
+        for file in folder.iterdir():
+            assert (f"zoo/artifacts/{folder.name}/{file.name}" in names) == (file.name != "train.log"), file
+    for name in ("zoo/py.typed", "zoo/quoted.json", "zoo/codec/FORMAT.md", "zoo/testdata/t10k-images-idx3-ubyte.gz"):
+        assert name in names
+    assert not any(name.startswith(("benchmarks", "tests", "runs")) or name.endswith(".part") for name in names)
+
+
+def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
+    """Unpacked alone in front of the path, in an empty folder, without any variable of ours: as after pip install."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    ids = sorted(p.parent.name for p in (ROOT / "artifacts").glob("lenet*/entry.json"))
+    code = (
+        "import sys, zoo; assert 'torch' not in sys.modules\n"
+        f"assert zoo.__file__.startswith({str(tmp_path)!r}), zoo.__file__\n"
+        f"assert set({ids!r}) <= set(zoo.list_models())\n"
+        f"for name in {ids[:1]!r}:\n"
+        "    network, test = zoo.load(name), zoo.data.load('mnist', 'test')\n"
+        "    answers = network(zoo.transforms(name)(test.pixels[:100])).argmax(1).numpy()\n"
+        "    print((answers == test.labels[:100]).sum())\n"
+    )
+    hidden = ("ZOO_", "PYTHON", "PYTEST")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {"PYTHONPATH": str(tmp_path / "site")}
+    empty = tmp_path / "elsewhere"
+    empty.mkdir()
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not ids or int(done.stdout) >= 95
+
+
+def test_the_console_script_and_the_licence_are_in_the_wheel(wheel):
+    files = zipfile.ZipFile(wheel)
+    (info,) = {name.split("/")[0] for name in files.namelist() if ".dist-info/" in name}
+    assert "zoo = zoo.cli:main" in files.read(f"{info}/entry_points.txt").decode()
+    assert "Apache License" in files.read(f"{info}/licenses/LICENSE").decode()
+
+
+def test_every_dependency_is_pinned_within_its_bounds():
+    pinned = pins()
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["build-system"]["requires"]
+    wanted += [line for extra in PROJECT["project"]["optional-dependencies"].values() for line in extra]
+    for line in wanted:
+        requirement = Requirement(line)
+        if requirement.name == "entropy-coded-zoo":
+            continue
+        assert canonical(requirement.name) in pinned, f"{line} is not in requirements.txt"
+        assert requirement.specifier.contains(pinned[canonical(requirement.name)]), line
+
+
+def test_what_zoo_imports_is_a_dependency():
+    """Top-level imports of the library, also those inside functions."""
+    names = set()
+    for path in (ROOT / "zoo").rglob("*.py"):
+        names |= set(re.findall(r"^\s*(?:import|from) ([a-z_]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    used = names - set(sys.stdlib_module_names) - {"zoo", "benchmarks"}
+    known = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
+    declared = {canonical(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    declared |= {canonical(Requirement(line).name) for line in PROJECT["project"]["optional-dependencies"]["bench"]}
+    assert {known.get(name, name) for name in used} <= declared
+    assert "benchmarks" not in names  # the library knows nothing of training
+
+
+def test_make_help_lists_every_command():
+    text = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split())
+    help_text = subprocess.run(["make", "--no-print-directory", "-C", str(ROOT), "help"], capture_output=True, text=True)
+    assert help_text.returncode == 0
+    shown = {line.split()[0] for line in help_text.stdout.splitlines()}
+    assert shown == phony - {"lint"} and {"verify", "test"} <= shown
+
+
+def test_ci_runs_make_test():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK) and re.search(r"^make test$", script.read_text(), re.MULTILINE)
+
+
+def test_the_citation_is_valid_and_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["project"]["version"] and citation["license"] == PROJECT["project"]["license"]
+    assert {r["identifiers"][0]["value"] for r in citation["references"]} >= {"arXiv:1906.06624"}
