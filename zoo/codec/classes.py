@@ -21,7 +21,7 @@ import numpy as np
 
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer
-from zoo.codec.entropy import Alphabet
+from zoo.codec.entropy import Alphabet, BitCounter
 from zoo.errors import CorruptArtifact
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -67,7 +67,10 @@ class Classes:
         gathered = [np.concatenate(s) if s else np.zeros(0, np.int32) for s in symbols[:count]]
         model.tables = [Alphabet.fit(values) for values in gathered]
         model.kinds = [Alphabet.fit(values) for values in model._by_kind()]
-        bits = math.fsum(t.bits(values) + t.header_bits() for t, values in zip(model.tables, gathered, strict=True))
+        counter = BitCounter()
+        for alphabet in model.kinds + model.tables:
+            alphabet.write(counter)
+        bits = counter.count + math.fsum(t.bits(values) for t, values in zip(model.tables, gathered, strict=True))
         return model, bits + math.fsum(a.bits(v) for a, v in zip(model.kinds, model._by_kind(), strict=True))
 
     def write(self, writer: Writer) -> None:
