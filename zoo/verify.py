@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import zoo
 from zoo import codec, damage, data, networks, partitionings, preprocessing, registry
 from zoo.codec.bits import Reader
 from zoo.errors import (
@@ -124,12 +125,7 @@ def measure(
     import torch
 
     blob = source if isinstance(source, bytes) else registry.read(registry.locate(source))
-    header, groups = codec.decode(blob, partitionings.layout)
-    with torch.device("meta"):
-        network = networks.build(header.network)
-    weights = partitionings.join(header, groups)
-    network.load_state_dict(weights, strict=True, assign=True)
-    network.eval().to(device)
+    header, network = codec.read_header(blob), zoo.from_bytes(blob).to(device)
     spec = networks.spec(header.network)
     dataset = spec.dataset if dataset is None else dataset
     transform = preprocessing.SPECS[dataset if preprocess is None else preprocess]
