@@ -88,7 +88,7 @@ class Resident:
         augment, batch, size = self.augment, self.recipe.batch, self.size
         if not self.border and not augment["flip"] and not augment["cutout"]:
             return self.images[index]
-        generator = torch.Generator().manual_seed((self.seed << 32) + (step << 8))
+        generator = torch.Generator().manual_seed(mixed(self.seed, step << 8))
         corner = torch.randint(0, 2 * self.border + 1, (2, batch), generator=generator)[:, mine].to(self.device)
         along = torch.arange(size, device=self.device)
         rows, columns = corner[0][:, None] + along, corner[1][:, None] + along  # (B, size)
@@ -308,8 +308,13 @@ def _crops(recipe: Recipe) -> tuple[dict, preprocessing.Preprocessing]:
     return augment, replace(spec, size=augment["size"], resize=round(spec.resize * augment["size"] / spec.size))
 
 
+def mixed(seed: int, number: int) -> int:
+    """A seed for torch's generators, of which the CPU's hears the lower 32 bits alone: other for every run and number."""
+    return (seed * 0x9E3779B1 + number) % 2**32
+
+
 def _permutation(count: int, seed: int, epoch: int) -> torch.Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed((seed << 32) + epoch))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
 
 
 def _planes(pixels: np.ndarray) -> torch.Tensor:

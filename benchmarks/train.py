@@ -81,7 +81,7 @@ class Run:
         loss.backward()
         if self.world > 1:
             self._average_gradients()
-        self.generator.manual_seed((self.seed << 40) + self.step)
+        self.generator.manual_seed(batches.mixed(self.seed, self.step))
         with self._timed("penalty"):
             self.method.regularise(self.step, self.generator)
         factor = _schedule(self.recipe, self.step)
