@@ -290,7 +290,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
                 labels.append((e.size_bytes, y, e.id.removeprefix(f"{network}-") + beyond, colour))
         front = sorted((e.size_bytes, e.top1_error) for e in measured if e.id in best)
         sizes, errors = [size for size, _ in front], [error for _, error in front]
-        axes.step(sizes, errors, where="post", color="0.2", linewidth=0.9, zorder=1.5, label="measured Pareto front")
+        axes.step(sizes, errors, where="post", color="0.35", linewidth=0.9, zorder=1.5, label="measured Pareto front")
         if quoted:
             axes.plot([], [], marker="x", color="0.55", linestyle="none", label="quoted, by its own counting")
         axes.set_xscale("log")
@@ -349,9 +349,10 @@ def _place(fig, axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
                 options.append((cost + outside * height + 0.5 * abs(dy), side, dx, dy, box))
         _, side, dx, dy, box = min(options)
         taken.append(box)
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3} if abs(dy) > 10 else None
         axes.annotate(
             text, (px, py), xytext=(-dx if side == "right" else dx, dy), textcoords="offset points", ha=side, va="bottom",
-            color=colour, fontsize=7,
+            color=colour, fontsize=7, arrowprops=line,
         )  # fmt: skip
 
 
