@@ -156,11 +156,13 @@ def test_bytes_only_needs_no_data(entry, monkeypatch):
         ({"network": "lenet5-caffe"}, "network: expected lenet5-caffe, found lenet300-100"),
         ({"parameters": 266_611}, "parameters: expected 266,611, found 266,610"),
         ({"partitioning": "layers"}, "partitioning: expected layers, found paper"),
+        ({"preprocessing": "fog"}, "preprocessing 'fog' is not known; there are"),
+        ({"dataset": "fog"}, "data set 'fog'"),
         ({"quoted": "lenet300-100/nobody"}, "no key of the quoted results"),
     ],
 )
 @pytest.mark.parametrize("bytes_only", [False, True])
-def test_a_wrong_record_fails(entry, change, message, bytes_only):
+def test_a_wrong_record_fails(entry, change, message, bytes_only, mnist_standin):
     rewrite(entry, **change)
     found = outcome(entry, bytes_only=bytes_only)
     assert found.status == "FAILED" and len(found.problems) == 1 and message in found.problems[0]

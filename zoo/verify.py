@@ -128,7 +128,11 @@ def measure(
     header, network = codec.read_header(blob), zoo.from_bytes(blob).to(device)
     spec = networks.spec(header.network)
     dataset = spec.dataset if dataset is None else dataset
-    transform = preprocessing.SPECS[dataset if preprocess is None else preprocess]
+    name = dataset if preprocess is None else preprocess
+    if name not in preprocessing.SPECS or dataset not in BATCH:
+        known = f"data sets {', '.join(BATCH)}; preprocessings {', '.join(preprocessing.SPECS)}"
+        raise ZooError(f"data set {dataset!r} with preprocessing {name!r} is not known; there are {known}")
+    transform = preprocessing.SPECS[name]
     with torch.inference_mode(), _full_precision():
         golden = network(_input(transform, data.golden_input(dataset), device)).cpu().numpy()
     found = Measurement(
@@ -144,7 +148,7 @@ def measure(
         return found
     if isinstance(images, str):
         images = test_images(dataset)
-    batch = batch or BATCH.get(dataset, 50)
+    batch = batch or BATCH[dataset]
     return replace(found, **_test(network, images, transform, device, batch, progress))
 
 
