@@ -1,0 +1,389 @@
+"""Every kind of damage ends in `CorruptArtifact`, with a sentence that says what was found: soon, and in little memory.
+
+Where a damaged file carries a checksum that fits (an attack, not an accident), it may also decode, but then into the
+right shapes and finite weights. Nothing else may happen: pyo3's panics are a BaseException, so all tests catch that.
+"""
+
+import functools
+import json
+import math
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_codec import GOLDEN, example, network_file
+
+from zoo import codec, partitionings, reparam
+from zoo.codec import entropy
+from zoo.codec.bits import varint
+from zoo.codec.container import MAGIC
+from zoo.errors import (
+    CorruptArtifact,
+    LayoutMismatch,
+    NotAnArtifact,
+    TruncatedArtifact,
+    UnknownName,
+    UnsupportedVersion,
+)
+
+HEAD = len(MAGIC) + 1  # magic and version
+
+
+@functools.cache
+def small() -> bytes:
+    """lenet300-100 with 99.97 % zeros: a real file of about two hundred bytes."""
+    return network_file("lenet300-100", 0.0005, 3.0)[0]
+
+
+def decode(blob: bytes, layout=partitionings.layout):
+    """All that loading does, short of torch: bytes -> weights."""
+    header, groups = codec.decode(blob, layout)
+    shapes = layout(header)
+    return {
+        name: reparam.decode(coded.decoder, coded.phi, coded.psi, list(shapes[name])) for name, coded in groups.items()
+    }
+
+
+def seal(body: bytes, version: int = 1) -> bytes:
+    """A file around what stands between length and checksum, both of which fit."""
+    length = HEAD + 1 + len(body) + 4
+    while length != HEAD + len(varint(length)) + len(body) + 4:
+        length = HEAD + len(varint(length)) + len(body) + 4
+    blob = MAGIC + bytes([version]) + varint(length) + body
+    return blob + zlib.crc32(blob).to_bytes(4, "little")
+
+
+def body(blob: bytes) -> bytes:
+    start = HEAD + 1
+    while blob[start - 1] & 128:
+        start += 1
+    return blob[start:-4]
+
+
+def text(name: str) -> bytes:
+    return bytes([len(name)]) + name.encode()
+
+
+def refused(blob: bytes, error: type = CorruptArtifact, words: str = ".", layout=partitionings.layout) -> str:
+    with pytest.raises(error, match=words) as caught:
+        decode(blob, layout)
+    message = str(caught.value)
+    assert 15 < len(message) < 400 and "\n" not in message
+    return message
+
+
+def survives(blob: bytes, layout) -> bool:
+    """Whether it decoded; anything but a right network or `CorruptArtifact` fails."""
+    begin = time.process_time()
+    try:
+        weights = decode(blob, layout)
+    except CorruptArtifact:
+        return False
+    except BaseException as error:
+        raise AssertionError(f"{blob.hex()} raised {type(error)}: {error}") from error
+    finally:
+        assert time.process_time() - begin < 1
+    shapes = layout(codec.read_header(blob))
+    assert list(weights) == list(shapes)
+    for name, arrays in weights.items():
+        assert tuple(a.shape for a in arrays) == tuple(map(tuple, shapes[name]))
+        assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in arrays)
+    return True
+
+
+def test_the_small_file_is_whole():
+    assert 150 < len(small()) < 400
+    assert seal(body(small())) == small()
+    assert survives(small(), partitionings.layout)
+
+
+# ---- accidents -----------------------------------------------------------------------------------------------------
+
+
+def test_truncation_at_every_byte():
+    for length in range(len(small())):
+        blob = small()[:length]
+        refused(blob, TruncatedArtifact if length else NotAnArtifact, "ends|declares" if length else "empty")
+        with pytest.raises(CorruptArtifact):
+            codec.read_header(blob)
+
+
+def test_a_missing_byte_anywhere():
+    for i in range(len(small())):
+        refused(small()[:i] + small()[i + 1 :])
+
+
+def test_a_flipped_bit_at_every_position():
+    for i in range(8 * len(small())):
+        blob = bytearray(small())
+        blob[i // 8] ^= 1 << i % 8
+        refused(bytes(blob))
+        with pytest.raises(CorruptArtifact):
+            codec.read_header(bytes(blob))
+
+
+def test_bytes_after_the_end():
+    refused(small() + b"\0", CorruptArtifact, "1 more than it declares")
+    refused(small() + small(), CorruptArtifact, f"{len(small())} more than it declares")
+
+
+@pytest.mark.parametrize("how", [(b"\r\n", b"\n"), (b"\n", b"\r\n")])
+def test_a_transfer_in_text_mode(how):
+    refused(small().replace(*how), NotAnArtifact, "text mode")
+
+
+@pytest.mark.parametrize(
+    ("blob", "words"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "Git-LFS pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html><head><title>404</title>", "web page"),
+        (b"\n  <html>\n<body>Not found</body>", "web page"),
+        (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "web page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "89 50 4e 47"),
+        (b"PK\x03\x04" + bytes(100), "50 4b 03 04"),
+        (b"\x80\x05\x95" + bytes(100), "80 05 95"),
+        (bytes(5000), "00 00"),
+        (b"\x09" + MAGIC[1:] + bytes(30), "not with the magic number"),
+    ],
+)
+def test_another_kind_of_file(blob, words):
+    refused(blob, NotAnArtifact, words)
+
+
+# ---- files that say something wrong, with a checksum that fits -----------------------------------------------------
+
+
+def test_a_future_version():
+    refused(seal(body(small()), version=2), UnsupportedVersion, "version 2.*version 1")
+    refused(seal(b"something new", version=255), UnsupportedVersion, "version 255")
+
+
+def test_an_unknown_network():
+    renamed = body(small()).replace(text("lenet300-100"), text("lenet300-101"))
+    refused(seal(renamed), UnknownName, "'lenet300-101'; nearest: lenet300-100")
+
+
+def test_an_unknown_partitioning():
+    name = text("lenet300-100")
+    refused(seal(body(small()).replace(name + b"\0", name + text("own"))), UnknownName, "no partitioning 'own'; known")
+
+
+def head(network="lenet300-100", partitioning="", parameters=266_610, groups=3) -> bytes:
+    return text(network) + text(partitioning) + varint(parameters) + varint(groups)
+
+
+def test_an_unknown_decoder_and_model():
+    refused(seal(head() + b"\1" + text("wavelet") + text("static") + bytes(50)), UnknownName, "decoder 'wavelet'; known")
+    refused(seal(head() + b"\1" + text("scalar") + text("magic") + bytes(50)), UnknownName, "model 'magic'; known")
+    refused(seal(head() + b"\1" + text("orth:-1") + text("static") + bytes(50)), UnknownName, "orth:-1")
+
+
+@pytest.mark.parametrize("decoder", ["dft", "sq", "orth:3"])
+def test_a_decoder_that_does_not_fit_the_tensors(decoder):
+    refused(seal(head() + b"\1" + text(decoder) + text("static") + bytes(50)), LayoutMismatch, "convolutions")
+
+
+@pytest.mark.parametrize("parameters", [0, 266_609, 266_611, 2**40])
+def test_a_count_that_does_not_belong_to_the_network(parameters):
+    rest = body(small())[len(head()) :]
+    assert head() + rest == body(small())
+    refused(seal(head(parameters=parameters) + rest), LayoutMismatch, f"{parameters:,} parameters; .* has 266,610")
+
+
+@pytest.mark.parametrize("groups", [0, 2, 4, 2**50])
+def test_a_number_of_groups_that_does_not_belong_to_the_network(groups):
+    rest = body(small())[len(head()) :]
+    refused(seal(head(groups=groups) + rest), LayoutMismatch, f"{groups} groups, .* has 3")
+
+
+def test_the_weights_of_another_network():
+    rest = body(small())[len(head()) :]
+    refused(seal(head("lenet5-caffe", parameters=431_080, groups=4) + rest))
+    refused(seal(head("lenet5-caffe", parameters=431_080, groups=3) + rest), LayoutMismatch, "3 groups")
+
+
+def test_too_few_and_too_many_raw_numbers():
+    layout = {"g": ((2, 3),)}
+    group = codec.Coded("float32", "raw", np.zeros((6, 1), np.int32))
+    whole = codec.encode("n", "p", {"g": group}, layout)
+    assert survives(whole, lambda header: layout)
+    for other in ((2, 2), (2, 4), (7,)):
+        refused(whole, CorruptArtifact, layout=lambda header, other=other: {"g": (other,)})
+
+
+def bits(pattern: str) -> bytes:
+    pattern = pattern.replace(" ", "")
+    return int(pattern.ljust(-(-len(pattern) // 8) * 8, "0"), 2).to_bytes(-(-len(pattern) // 8), "big")
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        (b"\x80", "psi flags"),  # no scale
+        (b"\xc1", "psi flags"),  # bit 6
+        (b"\x85\0\0\x80\x7f", "psi 'scale'.*not finite"),
+        (b"\x81\x80\x7f", "psi 'scale'.*not finite"),
+        (b"\x81\xc0\x7f", "psi 'scale'.*not finite"),
+        (b"\x81\x80\x5f", "psi 'scale'.*2.64"),  # 2^64
+        (b"\x91\0\0\0\0", "psi flags"),  # a shift for each tensor, but there is no shift
+        (b"\1" + b"\x40" + b"x" * 64, "64 characters"),
+        (b"\1" + b"\3a b", "printable ASCII"),
+        (b"\1" + b"\3a\xffb", "printable ASCII"),
+        (b"\1" + text("codebook") + text("static") + varint(4097) + bytes(9000), "codebook of 4,097"),
+        (b"\1" + text("codebook") + text("static") + varint(0) + bytes(50), "codebook of 0"),
+        (b"\1" + text("codebook") + text("static") + b"\xff" * 10 + bytes(50), "more than nine bytes"),
+        (b"\1" + text("codebook") + text("static") + b"\x84\0" + bytes(50), "needless bytes"),
+        (b"\x81\0\0" + bits("100 000000000000 100000000000100 0"), "16,385 integers; at most 16,384"),
+        (b"\x81\0\0" + bytes(60), "more than 32 bits"),
+        (b"\x81\0\0" + bits("0" * 30 + "1" * 33 + "100"), "beyond 32 bits"),
+        (b"\x81\0\0" + bits("100" + "0" * 15 + "1" * 18) + bytes(9), "integers; at most"),
+        (b"\x81\0\0" + bits("100 101 0 000 00000101"), "2.4 integers each|hold for 2"),
+        (b"\x81\0\0" + bits("100 101 0 000 1 1 1"), "all zero"),
+        (b"\x81\0\0" + bits("100 101 0 000 1 011") + bytes(9), "exponent -1"),
+        (b"\x81\0\0" + bits("100 101 0 000 1 000000 1010010") + bytes(9), "exponent 41"),
+        (b"\x81\0\0" + bits("100 100 0 1"), "padding"),
+        (b"\x81\0\0" + bits("100 101 1 111 1 010"), "inside a table"),
+    ],
+)
+def test_side_information_that_no_encoder_writes(group, words):
+    refused(seal(head() + group), CorruptArtifact, words)
+
+
+CONSTANTS = head() + (b"\x81\0\0" + bits("100 100 0")) * 3  # three groups of zeros, no symbols
+
+
+def test_a_stream_that_is_too_long():
+    assert survives(seal(CONSTANTS), partitionings.layout)
+    refused(seal(CONSTANTS + b"\1\2\3\4\5"), CorruptArtifact, "does not end with the last weight")
+    refused(seal(CONSTANTS + b"\1\2\3\0"), CorruptArtifact, "ends with a zero byte")
+    refused(seal(CONSTANTS + bytes(100_000)), CorruptArtifact, "ends with a zero byte")
+
+
+def test_a_stream_that_is_too_short():
+    whole = body(small())
+    for cut in range(1, 20):
+        refused(seal(whole[:-cut]), CorruptArtifact)
+
+
+def test_a_codebook_is_not_read_beyond_its_end():
+    layout = {"g": ((2, 3),)}
+    group = codec.Coded("codebook", "static", np.full((6, 1), 4, np.int32), {"codebook": np.zeros((1, 4), np.float32)})
+    try:
+        blob = codec.encode("n", "p", {"g": group}, layout)
+    except LayoutMismatch:
+        return  # the writer refuses already
+    refused(blob, CorruptArtifact, "entry|entries", lambda header: layout)
+
+
+# ---- anything at all -----------------------------------------------------------------------------------------------
+
+
+def cases() -> dict:
+    """A small file, and its layout, for each decoder and for each entropy model that there is."""
+    found = {}
+    for decoder, model in dict.fromkeys([*GOLDEN, *((d, m) for d in ("scalar", "sq") for m in entropy.MODELS)]):
+        groups, layout = example(decoder, model)
+        try:
+            found[f"{decoder}-{model}"] = codec.encode("golden", "paper", groups, layout), layout
+        except (LayoutMismatch, ValueError):
+            continue  # a model that codes no such group
+    return found
+
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_flipped_bit_under_a_fitting_checksum(name):
+    blob, layout = CASES[name]
+    inner, outcomes = body(blob), set()
+    positions = range(8 * len(inner))
+    if len(inner) > 200:  # stored numbers, one like the other
+        positions = [i for i in positions if i < 8 * 60 or i % 37 == 0]
+    for i in positions:
+        changed = bytearray(inner)
+        changed[i // 8] ^= 1 << i % 8
+        outcomes.add(survives(seal(bytes(changed)), lambda header: known(header, layout)))
+    assert False in outcomes
+
+
+def known(header, layout):
+    if (header.network, header.partitioning) != ("golden", "paper"):
+        raise UnknownName(f"unknown network {header.network!r}, or partitioning {header.partitioning!r}")
+    if header.parameters != sum(math.prod(shape) for shape in layout["group"]):
+        raise LayoutMismatch(f"{header.parameters} parameters")
+    return layout
+
+
+@given(st.sampled_from(sorted(CASES)), st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_change_under_a_fitting_checksum(name, data):
+    blob, layout = CASES[name]
+    inner = bytearray(body(blob))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(len(text("golden")) + 1, len(inner)))
+        size = data.draw(st.integers(0, 4))
+        inner[at : at + size] = data.draw(st.binary(max_size=6))
+    survives(seal(bytes(inner)), lambda header: layout)
+
+
+NAMES = sorted((d, m) for d in ("scalar", "sq", "codebook", "float32") for m in entropy.MODELS)
+
+
+@given(st.sampled_from(NAMES), st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_any_side_information(names, noise):
+    decoder, model = names
+    _, layout = example("dft")
+    count = sum(math.prod(shape) for shape in layout["group"])
+    start = text("golden") + text("") + varint(count) + varint(1)
+    flags = {"float32": b"\0"}.get(decoder, b"\1")
+    psi = {"float32": b"", "codebook": varint(2) + bytes(4), "sq": bytes(18)}.get(decoder, bytes(2))
+    survives(seal(start + flags + text(decoder) + text(model) + psi + noise), lambda header: layout)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes(noise):
+    for blob in (noise, MAGIC + noise, seal(noise), seal(head() + noise)):
+        survives(blob, partitionings.layout)
+
+
+HOSTILE = """
+import json, resource, sys, time, tracemalloc
+sys.path[:0] = json.loads(sys.argv[1])
+import numpy as np
+from test_codec_damage import body, decode, seal, small, head, partitionings
+from zoo.errors import CorruptArtifact
+inner, rng, slowest, decoded, count = body(small()), np.random.default_rng(0), 0.0, 0, 80
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tracemalloc.start()
+for _ in range(count):
+    changed = bytearray(inner)
+    for i in rng.integers(8 * len(head()), 8 * len(inner), rng.integers(1, 4)).tolist():
+        changed[i // 8] ^= 1 << i % 8
+    begin = time.process_time()
+    try:
+        decode(seal(bytes(changed)))
+        decoded += 1
+    except CorruptArtifact:
+        pass
+    slowest = max(slowest, time.process_time() - begin)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+print(json.dumps([slowest, grown, tracemalloc.get_traced_memory()[1], decoded, count]))
+"""
+
+
+def test_flipped_bits_of_a_network_cost_neither_time_nor_memory():
+    run = subprocess.run([sys.executable, "-c", HOSTILE, json.dumps(sys.path)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    slowest, grown, traced, decoded, count = json.loads(run.stdout)
+    assert slowest < 1
+    assert grown < 200e6 and traced < 200e6
+    assert decoded < count
