@@ -56,7 +56,8 @@ def psi_shapes(decoder: str, tensors: int, l: int) -> dict[str, tuple[tuple[int,
 def basis(decoder: str, l: int) -> np.ndarray | None:
     """Orthonormal (l, l) float64 matrix B with rows = basis vectors, theta_row = y @ B; None for the identity.
 
-    Entries are rounded to multiples of 2^-40, which hides the last-bit differences of libm between machines.
+    Entries (of the 1-D transform, for the DFT) are rounded to multiples of 2^-40, which hides the last-bit differences
+    of libm between machines.
     """
     if decoder == "dft":
         k = math.isqrt(l)
