@@ -16,7 +16,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +86,7 @@ def load(source: str, network: str | None = None) -> Reference:
         if network is None:
             raise ValueError(f"{path}: say which network these weights are of")
         state = _read_safetensors(path)
-        spec = network.partition(":")[0]
-        dataset = networks.SPECS[spec].dataset if spec in networks.SPECS else "imagenet"
-        return _reference(network, dataset, state, path.name, None, "as the file's owner says", None)
+        return _reference(network, networks.spec(network).dataset, state, path.name, None, "as the file's owner says", None)
     known = SOURCES[name]
     if network not in (None, known.network):
         raise ValueError(f"{name} holds weights of {known.network}, not of {network}")
@@ -98,8 +96,6 @@ def load(source: str, network: str | None = None) -> Reference:
     if path.is_file():
         state, found = _read_safetensors(path), _revision(path)
     else:
-        from dataclasses import replace
-
         try:
             arrays, found = known.fetch(replace(known, revision=pinned), folder)
         except (OSError, ImportError) as error:
