@@ -175,8 +175,8 @@ class Counted:
         """Weights of every full context: int64 (contexts, K), each row adding up to 2^24 at most."""
         strength, lower = 1 << self.strength, np.array(self.root.counts, np.int64)[None]
         for counts in self.counts:
-            lean = np.concatenate([lower] * (len(counts) // len(lower)))  # without the oldest predecessor
-            lower = ((counts << PRECISION) + strength * lean) // (counts.sum(1, keepdims=True) + strength)
+            shorter = np.concatenate([lower] * (counts.shape[-2] // lower.shape[-2]), -2)  # the oldest symbol forgotten
+            lower = ((counts << PRECISION) + strength * shorter) // (counts.sum(-1, keepdims=True) + strength)
         return lower
 
     def segments(self, contexts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Table]]]:
@@ -431,11 +431,10 @@ def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: 
                         if bits < least:
                             best, least = plane, bits
                 if counted is not False and len(cells) > 1:
-                    for strength in (2, 5):
-                        tables = Counted(strength, 15, 1, _weights(cells.sum((0, 1)), 1))
-                        bits = _simulate(tables, contexts, cells)
-                        if adaptive is None or bits < adaptive[0]:
-                            adaptive = bits, tables, lanes, contexts, cells
+                    tables = Counted(3, 15, 1, _weights(cells.sum((0, 1)), 1))
+                    bits = _simulate(tables, contexts, cells)
+                    if adaptive is None or bits < adaptive[0]:
+                        adaptive = bits, tables, lanes, contexts, cells
     if adaptive is not None:
         _, tables, lanes, contexts, cells = adaptive
         tables, bits = _tune(tables, contexts, cells)
@@ -482,15 +481,24 @@ def _fixed(cells: np.ndarray):
 
 def _simulate(tables: Counted, contexts: Contexts, cells: np.ndarray) -> float:
     """Ideal bits under counted tables of rows whose counts are cells (rows, contexts, K)."""
-    state, total = tables.begin(contexts), 0.0
+    state = tables.begin(contexts)
+    if tables.limit == 15:  # no halving: the counts before every row at once
+        before = np.cumsum(cells, 0) - cells
+        state.counts = [before.reshape(len(cells), -1, *c.shape).sum(1) for c in state.counts]
+        return _bits_given(cells, state.estimate())
+    total = 0.0
     for row in cells:
-        estimate = state.estimate()
-        seen = row.any(1)
-        weights = estimate[seen].astype(np.float64)
-        weights = weights / weights.sum(1, keepdims=True) + 1.0 / ONE
-        total -= float((row[seen] * np.log2(weights)).sum())
+        total += _bits_given(row, state.estimate())
         state.add(row)
     return total
+
+
+def _bits_given(cells: np.ndarray, estimate: np.ndarray) -> float:
+    """Bits of symbols counted in cells (.., K) under the weights (.., K)."""
+    seen = cells.any(-1)
+    cells, weights = cells[seen], estimate[seen].astype(np.float64)
+    weights = weights / weights.sum(1, keepdims=True) + 1.0 / ONE
+    return -float((cells * np.log2(weights)).sum())
 
 
 def _lane_orders(count: int, shapes: Shapes, l: int) -> list[Lanes]:
