@@ -190,7 +190,7 @@ def read(blob, layouts):
     for shapes in layout.values():
         (flags,) = data.raw(1)
         if not flags >> 7:
-            decoder, model = data.text(), data.text()
+            decoder, model = data.text() or "scalar", data.text() or "static"
         l = 1 if decoder in ("scalar", "codebook", "float32") else shapes[0][-1] ** 2
         d = sum(map(math.prod, shapes)) // l
         psi = []

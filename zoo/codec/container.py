@@ -21,7 +21,7 @@ from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, Truncated
 MAGIC = b"\x89ZOO\r\n\x1a\n"
 VERSION = 1
 DEFAULT_PARTITIONING = "paper"  # written as an empty name
-FIRST = ("scalar", "static")  # decoder and model of the first group, unless it names others
+USUAL = ("scalar", "static")  # decoder and model: written as empty names, and the first group's unless it names others
 MAX_CODEBOOK = 1 << 12
 
 Layout = Mapping[str, tuple[tuple[int, ...], ...]]  # group name -> shapes of its tensors, in coding order
@@ -80,7 +80,7 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout:
     writer.text("" if partitioning == DEFAULT_PARTITIONING else partitioning)
     writer.varint(sum(math.prod(shape) for shapes in layout.values() for shape in shapes))
     writer.varint(len(groups))
-    models, previous = [], FIRST
+    models, previous = [], USUAL
     for name, group in groups.items():
         l = _columns(group.decoder, layout[name])
         rows = sum(math.prod(shape) for shape in layout[name]) // l
@@ -93,8 +93,8 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout:
         writer.raw(bytes([flags | same << 7]))
         if not same:
             previous = (group.decoder, group.model)
-            writer.text(group.decoder)
-            writer.text(group.model)
+            for own, usual in zip(previous, USUAL, strict=True):
+                writer.text("" if own == usual else own)
         writer.raw(psi)
         models.append(entropy.find(group.model).fit(group.phi, layout[name]))
         models[-1].write(writer)
@@ -136,13 +136,13 @@ def _decode(blob, layout, measure: bool = False):
     shapes = layout(header)
     if header.groups != len(shapes):
         raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
-    decoder, name = FIRST
+    decoder, name = USUAL
     groups, models, parts = {}, [], []
     for group, tensors in shapes.items():
         begin = reader.position
         (flags,) = reader.raw(1)
         if not flags & 128:
-            decoder, name = reader.text(), reader.text()
+            decoder, name = (reader.text() or usual for usual in USUAL)
         l = _columns(decoder, tensors)
         psi = _unpack_psi(reader, flags & 127, decoder, len(tensors), l)
         middle = reader.position
