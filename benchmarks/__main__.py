@@ -21,6 +21,7 @@ COMMANDS = {  # name: (module, one line)
     "leaderboard": ("benchmarks.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
+    "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),
     "speed": ("benchmarks.speed", "ratios of speed, both sides measured in the same run"),
 }
 
