@@ -320,18 +320,21 @@ class Rounder:
         if layer.rows is None:  # nobody follows who would tell which outputs matter for images yet to come
             importance = np.full_like(importance, importance.mean())
         self.importance = 0.5 * np.maximum(importance, max(FLOOR * float(importance.mean()), 1e-20)).astype(np.float32)
-        self._steps: tuple[float, np.ndarray, np.ndarray] | None = None
+        self._factor: rounding.Factor | None = None
+
+    @property
+    def factor(self) -> rounding.Factor:
+        if self._factor is None:
+            self._factor = rounding.factorise(self.hessian)
+        return self._factor
 
     def steps(self) -> tuple[float, np.ndarray, np.ndarray]:
         """Typical curvature of a column, and relative steps of the kernel's places and of input channels."""
-        if self._steps is None:
-            left = rounding.conditional(self.hessian)  # (d,): what an error costs once other columns adapt to it
-            log = np.log(left).reshape(-1, self.kernel)
-            wanted = log.mean() / 2 - log / 2
-            places = np.exp(np.clip(wanted.mean(0), -1.5, 1.5)) if self.kernel > 1 else np.ones(1)
-            inputs = np.exp(np.clip(wanted.mean(1), -1.5, 1.5)) if self.layer.inputs else np.ones(len(log))
-            self._steps = float(np.exp(log.mean())), places, inputs.astype(np.float32)
-        return self._steps
+        log = np.log(rounding.conditional(self.factor)).reshape(-1, self.kernel)
+        wanted = log.mean() / 2 - log / 2
+        places = np.exp(np.clip(wanted.mean(0), -1.5, 1.5)) if self.kernel > 1 else np.ones(1)
+        inputs = np.exp(np.clip(wanted.mean(1), -1.5, 1.5)) if self.layer.inputs else np.ones(len(log))
+        return float(np.exp(log.mean())), places, inputs.astype(np.float32)
 
     def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, some: int | None = None) -> Rounded:
         """Integers at `lam` nats a bit; `some`: of that many rows only, for estimates."""
@@ -348,7 +351,8 @@ class Rounder:
             rows, base = (rows / typical).astype(np.float32), base * typical
         places = codec.psi_round(np.float32(base * relative))
         y, h, weight = self._scaled(chosen, rows, inputs, places)
-        q, _ = rounding.minimise(y, h, weight, lam, self.kernel, sweeps)
+        known = rounding.rescale(self.factor, (inputs[:, None] * places[None, :]).reshape(-1))
+        q, _ = rounding.minimise(y, h, weight, lam, self.kernel, sweeps, known)
         return self._priced(Rounded(q, rows, inputs, places, 0.0, 0.0), y, h, weight)
 
     def refine(self, rounded: Rounded, lam: float) -> Rounded:
@@ -383,7 +387,7 @@ class Job:
     """Weights, calibration images and a method; `statistics` and `round` keep what they find in `folder`."""
 
     def __init__(self, weights: reference.Reference, method: str, pixels: np.ndarray, folder: Path, seed: int = 0):
-        self.reference, self.method, self.folder, self.seed = weights, method, folder, seed
+        self.reference, self.method, self.folder, self.seed, self.pixels = weights, method, folder, seed, pixels
         self.partitioning = partitionings.get(weights.network)
         self.state = reference.fold(weights.state)
         self.network = self._build()

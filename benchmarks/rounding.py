@@ -24,6 +24,8 @@ SPACING = 2.0  # classes an octave of mean magnitude
 LOWEST, HIGHEST = -16, 12  # class k has mean magnitude 2^(k / SPACING)
 BLOCK = 64
 
+Factor = tuple[np.ndarray, torch.Tensor]  # see `factorise`
+
 
 @dataclass
 class Rate:
@@ -75,15 +77,14 @@ def objective(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.
     return float(quadratic @ torch.from_numpy(np.asarray(importance, np.float64))) + lam * rate.bits(q)
 
 
-def sequential(y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> np.ndarray:
+def sequential(
+    y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate, known: Factor | None = None
+) -> np.ndarray:
     """One pass over the columns, most important first, each error handed on to the columns that follow.
 
     y (R, d) float32, hessian (d, d) float32 positive definite, importance (R,) positive -> integers float32 (R, d).
     """
-    order = np.argsort(-np.diag(hessian), kind="stable")
-    h = torch.from_numpy(np.ascontiguousarray(hessian[np.ix_(order, order)]))
-    inverse = torch.cholesky_inverse(_cholesky(h))
-    factor = _cholesky(inverse).T.contiguous()  # (d, d) upper: row j spreads the error of column j
+    order, factor = known or factorise(hessian)
     left = torch.from_numpy(np.ascontiguousarray(y[:, order].T))  # (d, R)
     out = torch.empty_like(left)
     price = (lam / importance).astype(np.float32)
@@ -105,6 +106,14 @@ def sequential(y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: 
     q = np.empty_like(y)
     q[:, order] = out.numpy().T
     return q
+
+
+def conditional(known: Factor) -> np.ndarray:
+    """(d,): what an error in a column costs once the columns that `sequential` treats after it have adapted."""
+    order, factor = known
+    out = np.empty(len(order), np.float32)
+    out[order] = 1 / factor.diagonal().numpy() ** 2
+    return out
 
 
 def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> np.ndarray:
@@ -133,17 +142,36 @@ def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.nd
 
 
 def minimise(
-    y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, kernel: int = 1, sweeps: int = 3
+    y: np.ndarray,
+    hessian: np.ndarray,
+    importance: np.ndarray,
+    lam: float,
+    kernel: int = 1,
+    sweeps: int = 3,
+    known: Factor | None = None,
 ) -> tuple[np.ndarray, Rate]:
     """Integers (R, d) float32 and the tables they were chosen under, re-estimated between sweeps."""
-    rate = Rate.fit(np.rint(y), kernel)
     sketch = np.rint(y * (np.abs(y) > 0.6))  # tables of plain rounding know too few zeros
     rate = Rate.fit(sketch, kernel)
-    q = sequential(y, hessian, importance, lam, rate)
+    q = sequential(y, hessian, importance, lam, rate, known)
     for _ in range(sweeps):
         rate = Rate.fit(q, kernel)
         q = descend(y, q, hessian, importance, lam, rate)
     return q, rate
+
+
+def factorise(hessian: np.ndarray) -> Factor:
+    """Order of the columns, and the upper Cholesky factor of the inverse: its row j spreads the error of column j."""
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    h = torch.from_numpy(np.ascontiguousarray(hessian[np.ix_(order, order)]))
+    inverse = torch.cholesky_inverse(_cholesky(h))
+    return order, _cholesky(inverse).T.contiguous()
+
+
+def rescale(known: Factor, columns: np.ndarray) -> Factor:
+    """The factor of D H D for a diagonal D, given that of H."""
+    order, factor = known
+    return order, factor / torch.from_numpy(columns[order])
 
 
 def _choose(target, curvature: float, price, rate: Rate, column: int, present=None) -> np.ndarray:

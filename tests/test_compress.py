@@ -1,0 +1,213 @@
+"""Compression without training, from weights to a file: the parts against their definitions, the whole on small networks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+import zoo
+from benchmarks import compress, reference, rounding
+from benchmarks.compress import Layer, Rounder
+from zoo import codec, data, networks, partitionings
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_which_batch_normalisation_takes_up_what():
+    torch.manual_seed(0)
+    found = {layer.name: layer for layer in compress.layers(networks.build("resnet20-4").eval(), (3, 32, 32))}
+    second = found["layer1.1.conv2"]
+    assert (second.rows, second.inputs, second.kernel) == (None, "layer1.1.bn2", 9)  # its output is added to the shortcut
+    assert (found["layer1.1.conv1"].rows, found["layer1.1.conv1"].inputs) == ("layer1.1.bn2", "layer1.1.bn1")
+    assert found["layer2.0.conv1"].inputs is None  # the shortcut takes the same activation
+    assert found["conv1"].rows is None and found["fc"].rows is None
+    lenet = compress.layers(networks.build("lenet5-caffe").eval(), (1, 28, 28))
+    assert [(layer.name, layer.kernel, layer.rows, layer.inputs) for layer in lenet] == [
+        ("conv1", 25, None, None), ("conv2", 25, None, None), ("fc1", 1, None, None), ("fc2", 1, None, None)
+    ]  # fmt: skip
+
+
+def test_looking_for_them_leaves_the_weights_alone():
+    network = networks.build("resnet20-4").eval()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    compress.layers(network, (3, 32, 32))
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize("stride, padding", [(1, 1), (2, 1), (2, 0)])
+def test_patches_are_what_the_convolution_sees(stride, padding):
+    conv = torch.nn.Conv2d(5, 7, 3, stride=stride, padding=padding, bias=False)
+    x = torch.randn(2, 5, 9, 8)
+    rows, count = compress.patches(x, conv, 2, torch.Generator().manual_seed(0))
+    wanted = F.conv2d(x, conv.weight, stride=stride, padding=padding)
+    assert count == wanted.shape[2] * wanted.shape[3]  # few positions: all are taken
+    place = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    flat = wanted.flatten(2)[:, :, place].permute(0, 2, 1).reshape(-1, 7)
+    torch.testing.assert_close(rows @ conv.weight.flatten(1).T, flat, rtol=1e-4, atol=1e-5)
+
+
+def test_importance_predicts_the_divergence_of_a_small_change():
+    """One output disturbed by noise: the KL divergence is s/2 times the noise's variance."""
+    torch.manual_seed(1)
+    network = networks.build("lenet300-100").eval().requires_grad_(False)
+    for p in network.parameters():
+        p.mul_(2.0)
+    x = torch.rand(400, 1, 28, 28)
+    found, logits = compress.sensitivity(network, x, ["fc1", "fc2", "fc3"])
+    s = found["fc2/importance"]
+    chosen, size = int(s.argmax()), 0.05
+    noise = torch.zeros(400, 100)
+    noise[:, chosen] = size * torch.randn(400)
+    handle = network.fc2.register_forward_hook(lambda m, i, out: out + noise)
+    moved = network(x)
+    handle.remove()
+    measured = float(compress.divergence(logits, moved, compress.TEMPERATURE).mean()) * compress.TEMPERATURE**2
+    assert measured == pytest.approx(0.5 * float(s[chosen]) * size**2, rel=0.4)
+
+
+def test_covariances_of_dense_layers_are_those_of_their_inputs():
+    network = networks.build("lenet300-100").eval().requires_grad_(False)
+    x = torch.rand(300, 1, 28, 28)
+    h = compress.covariances(network, x, ["fc2"])["fc2"]
+    inputs = F.relu(network.fc1(x.flatten(1)))
+    wanted = torch.cov(inputs.T, correction=0)
+    torch.testing.assert_close(h.diagonal(), wanted.diagonal() + 1e-3 * wanted.diagonal().mean(), rtol=1e-3, atol=1e-6)
+    off = ~torch.eye(300, dtype=torch.bool)
+    shrunk = (h[off] / wanted[off]).median()
+    assert 0 < shrunk < 1  # towards the diagonal, all by the same factor
+    torch.testing.assert_close(h[off], wanted[off] * shrunk, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", ["dft", "sq"])
+def test_latents_measure_the_error_of_the_weights(decoder):
+    rng = np.random.default_rng(0)
+    w, e = rng.standard_normal((6, 36)).astype(np.float32), rng.standard_normal((6, 36)).astype(np.float32)
+    x = rng.standard_normal((100, 36))
+    h = (x.T @ x / 100).astype(np.float32)
+    y, z = compress.to_latents(decoder, w, 9), compress.to_latents(decoder, e, 9)
+    t = compress.transform_hessian(decoder, h, 9)
+    np.testing.assert_allclose(compress.from_latents(decoder, y, 9), w, atol=1e-5)
+    np.testing.assert_allclose(np.einsum("od,de,oe->o", z, t, z), np.einsum("od,de,oe->o", e, h, e), rtol=1e-4)
+    assert np.allclose(t, t.T, atol=1e-5)
+
+
+def test_a_rounded_layer_beats_plain_rounding_at_the_same_bits():
+    rng = np.random.default_rng(0)
+    mix = np.eye(90) + 0.3 * rng.standard_normal((90, 90))
+    x = rng.standard_normal((4000, 90)) @ mix
+    h = (x.T @ x / len(x)).astype(np.float32)
+    w = (0.1 * rng.laplace(size=(40, 10, 3, 3))).astype(np.float32)
+    importance = np.exp(rng.standard_normal(40)).astype(np.float32)
+    rounder = Rounder(Layer("a", "a.weight", 9, "bn", "before"), "dft", w, h, importance)
+    found = rounder.round(2e-3)
+    restored = compress.unround("dft", found)
+    error = restored - w.reshape(40, -1)
+    s = np.maximum(importance, compress.FLOOR * importance.mean())
+    nats = 0.5 * float((s * np.einsum("od,de,oe->o", error, h, error)).sum())
+    assert nats == pytest.approx(found.error, rel=1e-3)
+    for step in np.geomspace(0.02, 1, 200):  # the finest plain step that needs no more bits
+        plain = np.rint(w.reshape(40, -1) / step)
+        if rounding.Rate.fit(plain, 9).bits(plain) <= found.bits:
+            break
+    e = plain * step - w.reshape(40, -1)
+    assert found.error < 0.6 * 0.5 * float((s * np.einsum("od,de,oe->o", e, h, e)).sum())
+    cheaper = rounder.refine(found, 4e-3)
+    assert cheaper.bits < found.bits and cheaper.error > found.error
+
+
+def test_sizes_are_decimal():
+    assert compress.parse_bytes("5.4MB") == 5_400_000
+    assert compress.parse_bytes("40 kB") == 40_000
+    assert compress.parse_bytes("1234") == 1234
+    with pytest.raises(ValueError, match="no size"):
+        compress.parse_bytes("5 GiB")
+
+
+@pytest.fixture
+def mnist_job(tmp_path):
+    torch.manual_seed(0)
+    network = networks.build("lenet5-caffe")
+    path = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), path)
+    weights = reference.load(str(path), "lenet5-caffe")
+    pixels = np.asarray(data.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
+    return compress.Job(weights, "dft", pixels, tmp_path / "work")
+
+
+def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
+    blob = compress.compress(mnist_job, 60_000, tmp_path / "a")
+    assert 59_400 <= len(blob) <= 60_000
+    header, groups = codec.decode(blob, partitionings.layout)
+    assert header.network == "lenet5-caffe" and list(groups) == ["convs", "fc1", "fc2", "biases"]
+    network = zoo.from_bytes(blob)
+    with torch.no_grad():
+        logits = network(mnist_job.images)
+    wanted = mnist_job.logits
+    close = float(compress.divergence(wanted, logits).mean())
+    rough = float(compress.divergence(wanted, wanted.roll(1, 0)).mean())
+    assert close < 0.05 * rough
+    assert float((logits.argmax(1) == wanted.argmax(1)).float().mean()) > 0.9
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path, monkeypatch):
+    whole = compress.compress(mnist_job, 50_000, tmp_path / "a")
+    count, proper = [], compress.Rounded.save
+
+    def stop(self, path):
+        count.append(path)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        proper(self, path)
+
+    monkeypatch.setattr(compress.Rounded, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compress.compress(mnist_job, 50_000, tmp_path / "b")
+    before = json.loads((tmp_path / "b/search.json").read_text())
+    again = compress.Job(mnist_job.reference, "dft", mnist_job.pixels, mnist_job.folder)
+    assert compress.compress(again, 50_000, tmp_path / "b") == whole
+    assert json.loads((tmp_path / "b/search.json").read_text())["tried"][0][0] == before["lam"]
+
+
+def test_the_command_writes_an_entry_that_loads(tmp_path, monkeypatch, capsys):
+    from benchmarks.__main__ import main
+
+    torch.manual_seed(0)
+    path = tmp_path / "weights.safetensors"
+    save_file(networks.build("lenet300-100").state_dict(), path)
+    images = data.load("mnist", "test").pixels[:150]
+    monkeypatch.setattr(compress, "pictures", lambda *_: (np.asarray(images), None))
+    command = f"compress lenet300-100 --weights {path} --bytes 40kB --calibration mnist --work {tmp_path / 'work'}"
+    assert main([*command.split(), "--out", str(tmp_path / "lenet300-100-test")]) == 0
+    record = json.loads((tmp_path / "lenet300-100-test/entry.json").read_text())
+    assert record["size_bytes"] <= 40_000 and record["test_errors"] is None
+    assert record["weights_source"]["source"] == "weights.safetensors"
+    assert zoo.load(str(tmp_path / "lenet300-100-test")) is not None
+    assert "bytes" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dft", "sq"])
+def test_a_residual_network_with_batch_normalisation(method, tmp_path):
+    """A ResNet-18 with 10 classes on small images: BN folded, its factors taken up, tuned, and all of it in the file."""
+    torch.manual_seed(0)
+    network = networks.build("resnet18:10").train()
+    x = torch.randn(64, 3, 64, 64)
+    with torch.no_grad():
+        for _ in range(30):
+            network(x)  # moves BN's statistics to those of the data
+    path = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), path)
+    weights = reference.load(str(path), "resnet18:10")
+    job = compress.Job(weights, method, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
+    job.images = x
+    blob = compress.compress(job, 2_400_000, tmp_path / "a", epochs=1)
+    assert 2_376_000 <= len(blob) <= 2_400_000
+    with torch.no_grad():
+        logits = zoo.from_bytes(blob)(x)
+    assert float((logits.argmax(1) == job.logits.argmax(1)).float().mean()) > 0.85
