@@ -1,0 +1,264 @@
+"""Training: recipes that exist, runs that survive their death, several processes that agree."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import training_process
+from PIL import Image
+
+from benchmarks import batches, finish, methods, recipe, train
+from zoo import codec, data, networks, partitionings, preprocessing, reparam
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted(recipe.FOLDER.glob("*.toml"))
+
+
+# --- recipes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe(path):
+    """Everything that a recipe names exists, and its options are known."""
+    own = recipe.read(path)
+    assert own.id == path.stem and own.steps >= 0 and own.seeds
+    partitioning = partitionings.get(own.network, own.partitioning)
+    groups = {group.name: group for group in partitioning.groups}
+    for name in (own.warm_start, own.teacher):
+        assert not name or (recipe.FOLDER / f"{name}.toml").exists()
+    assert not own.teacher or 0 < own.distill <= 1
+    for group, decoder in own.options.get("decoders", {}).items():
+        reparam.columns(decoder, groups[group].shapes[0])
+    for option in ("step", "levels"):
+        if isinstance(own.options.get(option), dict):
+            assert set(own.options[option]) <= {*groups, "default"}
+    options = {key: value for key, value in own.options.items() if key != "decoders"}
+    if own.network.startswith("lenet"):
+        methods.find(own.method)(networks.build(own.network), partitioning, options, own.steps)
+    else:  # the method's constructor checks its options; a small network is enough for that
+        methods.find(own.method)(networks.build("lenet300-100"), partitionings.get("lenet300-100"), options, own.steps)
+    first, last = (train._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
+    assert 0 <= last <= first <= 1
+    assert own.precision in ("float32", "bf16") and own.optimizer.name in ("adam", "sgd")
+    if own.dataset == "imagenet":
+        batches._crops(own)
+    else:
+        assert own.dataset in preprocessing.SPECS
+        assert set(own.augment) <= {"shift", "crop", "flip", "cutout", "enlarge"}
+
+
+def test_the_recipes_of_the_paper_are_there():
+    ids = {path.stem for path in RECIPES}
+    assert {"vgg16-ref", "vgg16-dft", "resnet20-4-ref", "resnet20-4-dft", "resnet20-4-sq", "resnet20-4-orth"} <= ids
+    assert {"resnet18-dft", "resnet18-sq", "resnet50-dft-train", "resnet50-sq-train"} <= ids
+
+
+def test_transforms_of_figure_4b_differ_in_the_decoder_alone():
+    own = [recipe.deciding(recipe.read(f"resnet20-4-{kind}")) for kind in ("dft", "sq", "orth")]
+    assert [o["options"].pop("decoders", None) for o in own] == [None, {"convs": "sq"}, {"convs": "orth:0"}]
+    for o in own:
+        o.pop("id")
+    assert own[0] == own[1] == own[2]
+
+
+def test_he_et_al_s_schedule():
+    own = recipe.read("resnet50-dft-train")
+    epoch = (1_281_167 - batches.FOLDER_HOLDOUT) // own.batch
+    assert own.steps == 90 * epoch
+    rates = [own.optimizer.lr * train._schedule(own, e * epoch) for e in (0, 29, 30, 59, 60, 89)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_unknown_names_in_a_recipe_are_reported_together():
+    content = {"id": "x", "network": "vgg16", "method": "epr", "steps": 1, "colour": 1, "optimizer": {"speed": 2}}
+    with pytest.raises(ValueError, match=r"unknown keys \['colour', 'optimizer.speed'\], missing keys \['batch'\]"):
+        recipe.from_dict(content)
+    with pytest.raises(ValueError, match="no network is called 'vgg17'"):
+        recipe.from_dict({"id": "x", "network": "vgg17", "method": "epr", "steps": 1, "batch": 1})
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def process(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=settings, check=check, capture_output=True, text=True)
+
+
+SCRIPT = str(ROOT / "tests" / "training_process.py")
+
+
+@pytest.fixture
+def standin(monkeypatch):
+    """The same stand-in for MNIST as in the processes."""
+    monkeypatch.setattr(data, "load", data.load)
+    monkeypatch.setattr(data, "HOLDOUT", data.HOLDOUT)
+    training_process.use_standin()
+
+
+def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+    found = json.loads(process(SCRIPT, "kills", str(tmp_path)).stdout.splitlines()[-1])
+    assert len(found["stopped"]) >= 2 and any(0 < step < training_process.STEPS for step in found["stopped"]), found
+    whole, killed = ((tmp_path / kind / "model.zoo").read_bytes() for kind in ("whole", "killed"))
+    assert whole == killed
+    log = (tmp_path / "killed" / "train.log").read_text()
+    assert log.count("step 100,") == log.count("step 200,") == log.count("step 300,") == 1
+    assert "penalty" in log and "data" in log  # the shares of a step
+
+
+def test_two_processes_agree_and_train_as_one_does(tmp_path, standin):
+    process("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT, "ranks", str(tmp_path))
+    records = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    assert records[0] == records[1] and records[0]["world"] == 2
+    assert (tmp_path / "rank-0.zoo").read_bytes() == (tmp_path / "rank-1.zoo").read_bytes()
+    (tmp_path / "alone").mkdir()
+    training_process.ranks(tmp_path / "alone")
+    alone = json.loads((tmp_path / "alone" / "rank-0.json").read_text())
+    assert alone["world"] == 1
+    np.testing.assert_allclose(records[0]["losses"], alone["losses"], rtol=0.02)
+    assert alone["losses"][-1] < 0.9 * alone["losses"][0]
+
+
+def test_a_batch_must_divide_among_the_processes(standin, monkeypatch):
+    monkeypatch.setattr(train, "_ranks", lambda device: (0, 5))
+    with pytest.raises(ValueError, match="a batch of 32 cannot be cut into 5 equal parts"):
+        train.Run(training_process.small(), 0)
+
+
+def test_seeds_differ(standin):
+    """They would not if a seed reached only the bits that torch's generator does not hear."""
+    first = [train.Run(training_process.small(), seed).batches.train(0, 0, 1)[1].tolist() for seed in (0, 1)]
+    assert first[0] != first[1]
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, standin):
+    train.run(training_process.small(steps=4, checkpoint_every=2), 0, tmp_path, stop_after=2)
+    with pytest.raises(ValueError, match="another recipe or seed"):
+        train.run(training_process.small(steps=4, options={"lambda": 1e-5}), 0, tmp_path)
+    assert not (tmp_path / "model.zoo").exists()
+
+
+def test_sgd_s_rate_is_one_for_weights_whatever_the_unit_of_the_latents(standin):
+    """Two units, no rounding in sight: the same weights after a step of SGD with decay."""
+    after = []
+    for step in (3e-4, 1e-3):
+        own = training_process.small(
+            options={"lambda": 0.0, "step": step, "learn_steps": False},
+            optimizer={"name": "sgd", "lr": 0.05, "weight_decay": 0.1, "schedule": "constant"},
+        )
+        training = train.Run(own, 0)
+        training.train_step()
+        after.append(training.method.weights()["fc2.weight"].detach())
+    start = networks_weight(0)
+    assert float((after[0] - start).abs().max()) > 1e-3
+    torch.testing.assert_close(after[0], after[1], rtol=0, atol=1.5e-3)
+
+
+def networks_weight(seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return networks.build("lenet300-100").fc2.weight.detach()
+
+
+# --- networks with batch normalisation ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar(monkeypatch):
+    """60 random pictures in CIFAR-10's place, 20 of them held out."""
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (60, 32, 32, 3)).astype(np.uint8)
+    labels = draw.integers(0, 10, 60).astype(np.uint8)
+    monkeypatch.setattr(data, "load", lambda dataset, split: data.Images(pixels, labels, ""))
+    monkeypatch.setattr(data, "HOLDOUT", 20)
+
+
+def short(id: str, *overrides: str) -> recipe.Recipe:
+    """A recipe of the repository, cut to a few steps of a few images."""
+    small = ("steps=4", "batch=4", "evaluate_every=2", "checkpoint_every=2", "finish.images=8", "finish.heldout=10")
+    return recipe.read(id, small + overrides)
+
+
+def test_a_recipe_with_warm_start_teacher_and_bf16_is_resumed_exactly(cifar, tmp_path, monkeypatch):
+    torch.manual_seed(5)
+    reference = networks.build("resnet20-4").eval()
+    monkeypatch.setattr(train, "_entry", lambda name: {"resnet20-4-ref": reference}[name])
+    own = short("resnet20-4-sq")
+    whole = train.run(own, 0, tmp_path / "whole").read_bytes()
+    train.run(own, 0, tmp_path / "parts", stop_after=2)
+    assert train.run(own, 0, tmp_path / "parts").read_bytes() == whole
+    header, groups = codec.decode(whole, partitionings.layout)
+    assert list(groups) == ["convs", "fc", "bn.scale", "bn.bias", "fc.bias"] and groups["convs"].decoder == "sq"
+    network = networks.build("resnet20-4")
+    network.load_state_dict(partitionings.join(header, groups), strict=True)
+    outcome = json.loads((tmp_path / "whole" / "outcome.json").read_text())
+    heldout = batches.open_(own, 0, torch.device("cpu")).heldout()
+    with torch.no_grad():
+        errors = sum(int((network.eval()(x).argmax(1) != y).sum()) for x, y in heldout)
+    assert abs(errors - outcome["heldout_errors"]) <= 1  # random answers may tie
+
+
+def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch):
+    torch.manual_seed(5)
+    reference = networks.build("resnet20-4")
+    parts = partitionings.get("resnet20-4")
+    for name in finish.layers(reference):  # as in a file: scale and bias, no statistics
+        reference.get_submodule(name).weight.data.uniform_(0.1, 2.0)
+    reference.load_state_dict(partitionings.constants(parts), strict=False)
+    reference.eval()
+    monkeypatch.setattr(train, "_entry", lambda name: reference)
+    own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "teacher=")
+    training = train.Run(own, 0)
+    images, _ = training.batches.train(0, 0, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(training.network.train()(images), reference(images), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", ["vgg16-ref", "vgg16-dft", "resnet20-4-ref", "resnet20-4-dft", "resnet20-4-orth"])
+def test_recipes_for_cifar_run(id, cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_entry", lambda name: networks.build(name.removesuffix("-ref")).eval())
+    own = short(id)
+    blob = train.run(own, 0, tmp_path).read_bytes()
+    codec.decode(blob, partitionings.layout)
+    assert json.loads((tmp_path / "outcome.json").read_text())["heldout_examples"] == 20
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """300 pictures of ten classes, told apart by colour, as an ImageNet folder."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(1)
+    for number in range(300):
+        label = number % 10
+        place = root / "train" / f"kind{label}"
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 60, (72, 80, 3)) + np.array([20 * label, 190 - 20 * label, 90])
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number:03}.jpeg", quality=90)
+    return root
+
+
+@pytest.mark.slow
+def test_two_processes_train_resnet18_from_a_folder(pictures, tmp_path):
+    """`resnet18-dft` with ten classes on small pictures, by the command that its comment gives."""
+    settings = [
+        "network=resnet18:10", "augment.size=64", "steps=6", "batch=16", "evaluate_every=3", "checkpoint_every=3",
+        "finish.images=32", "finish.heldout=20", "optimizer.lr=0.02", "precision=float32",
+    ]  # fmt: skip
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    process(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "benchmarks", "train",
+        "resnet18-dft", *flags, "--threads", "1", "--out", str(tmp_path), ZOO_DATA=str(pictures), ZOO_WORKERS="1",
+    )  # fmt: skip
+    (model,) = tmp_path.glob("*/seed-0/model.zoo")
+    header, groups = codec.decode(model.read_bytes(), partitionings.layout)
+    assert header.network == "resnet18:10" and groups["convs3x3"].decoder == "dft"
+    network = networks.build(header.network)
+    network.load_state_dict(partitionings.join(header, groups), strict=True)
+    outcome = json.loads((model.parent / "outcome.json").read_text())
+    assert outcome["heldout_examples"] == 30
+    assert "processes 2" in (model.parent / "train.log").read_text()
