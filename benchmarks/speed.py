@@ -1,5 +1,7 @@
 """Ratios of speed: both sides of each are measured in this run, in turn, on one thread, and the median counts.
 
+Times are CPU times of this process, so that other work on the machine disturbs them little.
+
     python -m benchmarks speed                        everything, about two minutes
     python -m benchmarks speed --only load,codec --entries 'lenet*'
 
@@ -79,18 +81,18 @@ def show(section: str, row: dict) -> dict:
 
 
 def race(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each side, timed in turn so that a busy moment of the machine meets all of them."""
+    """Median CPU seconds of each side, timed in turn so that a busy moment of the machine meets all of them."""
     counts, times = {}, {name: [] for name in sides}
     for name, side in sides.items():  # also warms up
-        start = time.perf_counter()
+        start = time.process_time()
         side()
-        counts[name] = max(1, round(SHORTEST / max(1e-9, time.perf_counter() - start)))
+        counts[name] = max(1, round(SHORTEST / max(1e-9, time.process_time() - start)))
     for _ in range(repeats):
         for name, side in sides.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(counts[name]):
                 side()
-            times[name].append((time.perf_counter() - start) / counts[name])
+            times[name].append((time.process_time() - start) / counts[name])
     return {name: statistics.median(values) for name, values in times.items()}
 
 

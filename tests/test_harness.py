@@ -367,7 +367,7 @@ def test_synthetic_files_have_the_entropy_they_claim():
 
 def test_a_race_gives_the_median_of_each_side(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(speed.time, "process_time", lambda: float(next(clock)))
     assert speed.race({"a": lambda: None, "b": lambda: None}, 3) == {"a": 1.0, "b": 1.0}
 
 
