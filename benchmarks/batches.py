@@ -30,10 +30,10 @@ FOLDER_HOLDOUT = 10_000  # pictures of ImageNet's training set held out, and at 
 
 def open_(recipe: Recipe, seed: int, device: torch.device):
     """Batches of the recipe's data set. Raises what `zoo.data` raises, and ValueError for what a recipe gets wrong."""
+    if recipe.data.startswith("hf:"):
+        return Stream(recipe, seed, device)
     if recipe.dataset == "imagenet":
         return Folder(recipe, seed, device)
-    if recipe.dataset.startswith("hf:"):
-        return Stream(recipe, seed, device)
     return Resident(recipe, seed, device)
 
 
@@ -41,17 +41,16 @@ class Resident:
     """A data set that fits into memory as uint8: MNIST and CIFAR-10.
 
     augment: {"shift": s} moves each image by up to s pixels (black comes in), {"crop": s} likewise, but the image's
-    reflection comes in, {"flip": true} mirrors half of the images, {"cutout": s} greys a square of s x s pixels,
-    {"enlarge": k} repeats each pixel k x k times at the end.
+    reflection comes in, {"flip": true} mirrors half of the images, {"cutout": s} greys a square of s x s pixels.
     """
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
-        augment = {"shift": 0, "crop": 0, "flip": False, "cutout": 0, "enlarge": 1, **recipe.augment}
-        if unknown := set(recipe.augment) - {"shift", "crop", "flip", "cutout", "enlarge"}:
-            raise ValueError(f"unknown augmentation {sorted(unknown)}; known: crop, cutout, enlarge, flip, shift")
+        augment = {"shift": 0, "crop": 0, "flip": False, "cutout": 0, **recipe.augment}
+        if unknown := set(recipe.augment) - {"shift", "crop", "flip", "cutout"}:
+            raise ValueError(f"unknown augmentation {sorted(unknown)}; known: crop, cutout, flip, shift")
         self.recipe, self.seed, self.device = recipe, seed, device
         train, heldout = data.holdout_split(data.load(recipe.dataset, "train"))
-        self.spec = preprocessing.SPECS[recipe.dataset]
+        self.spec = preprocessing.SPECS[recipe.preprocess]
         self.images = _planes(train.pixels).to(device)  # (N, C, H, W) uint8
         self.labels = torch.as_tensor(train.labels, dtype=torch.int64, device=device)
         self.heldout_images = _planes(heldout.pixels).to(device)
@@ -108,8 +107,6 @@ class Resident:
         return images
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
-        if (k := self.augment["enlarge"]) > 1:
-            images = images.repeat_interleave(k, 2).repeat_interleave(k, 3)
         return preprocessing.normalise(self.spec, images)
 
 
@@ -192,14 +189,14 @@ class Stream:
             from datasets.distributed import split_dataset_by_node
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"{recipe.dataset} is streamed with the `datasets` package: pip install datasets; "
+                f"{recipe.data} is streamed with the `datasets` package: pip install datasets; "
                 f"or put the pictures into a folder and use data = \"imagenet\""
             ) from error
         self.recipe, self.seed, self.device = recipe, seed, device
         own = {key: recipe.augment[key] for key in ("buffer", "examples", "configuration") if key in recipe.augment}
         rest = {key: value for key, value in recipe.augment.items() if key not in own}
         self.augment, self.spec = _crops(replace(recipe, augment=rest))
-        name = recipe.dataset.removeprefix("hf:")
+        name = recipe.data.removeprefix("hf:")
         self.source = datasets.load_dataset(name, own.get("configuration"), split="train", streaming=True)
         self.split = split_dataset_by_node
         splits = getattr(self.source.info, "splits", None) or {}
@@ -245,7 +242,7 @@ class Stream:
                 empty = False
                 yield example
             if empty and once is examples:
-                raise data.DataUnavailable(f"{self.recipe.dataset}: process {rank} of {world} finds no examples in its part")
+                raise data.DataUnavailable(f"{self.recipe.data}: process {rank} of {world} finds no examples in its part")
             once = examples
 
     def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
@@ -304,7 +301,7 @@ def _crops(recipe: Recipe) -> tuple[dict, preprocessing.Preprocessing]:
     augment = {"size": size, "area": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True, **recipe.augment}
     if unknown := set(augment) - {"size", "area", "ratio", "flip"}:
         raise ValueError(f"unknown augmentation {sorted(unknown)}; known: area, flip, ratio, size")
-    spec = preprocessing.SPECS["imagenet"]
+    spec = preprocessing.SPECS[recipe.preprocess]
     return augment, replace(spec, size=augment["size"], resize=round(spec.resize * augment["size"] / spec.size))
 
 

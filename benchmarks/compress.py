@@ -712,6 +712,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
     parser.add_argument("--calibration", required=True, help="folder of pictures by class, or mnist, cifar10 (training images)")
+    parser.add_argument("--preprocessing", choices=preprocessing.SPECS, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of tuning BN (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -725,7 +726,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     target, started = parse_bytes(args.bytes), time.perf_counter()
-    weights = reference.load(args.weights, args.network)
+    weights = reference.load(args.weights, args.network, args.preprocessing)
     pixels, kept = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     identity = f"{args.network}-{weights.digest[:8]}-{digest[:8]}-{args.seed}".replace(":", "-")
@@ -749,7 +750,8 @@ def main(args: argparse.Namespace) -> int:
 
 def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | None):
     """What `zoo.measure` finds of a file, and the sample that compares it with the uncompressed network on pictures kept out."""
-    found = verify.measure(blob, kept, preprocess=weights.preprocessing)
+    dataset = preprocessing.SPECS[weights.preprocessing].dataset
+    found = verify.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
     if kept is None:
         return found, None
     network, transform = weights.build(), preprocessing.preprocess(weights.preprocessing)
@@ -764,7 +766,6 @@ def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | 
 
 def publish(out: Path, blob: bytes, weights: reference.Reference, found, sample, method: str, command: str, replace_: bool) -> None:
     """Writes the entry's folder `out` with its record; the official test set stays unmeasured (`zoo verify ID --data PATH`)."""
-    network = networks.spec(weights.network)
     answers = replace(found, test_set=None, examples=None, errors=None, predictions=None)
     facts, extra = {}, {}
     if sample is not None:
@@ -772,7 +773,8 @@ def publish(out: Path, blob: bytes, weights: reference.Reference, found, sample,
         facts["sample"] = sample.record(f"every {len(sample.paths)}", found.test_set, weights.source, note)
         extra[verify.SAMPLE] = sample.to_bytes()
     evaluate.write_entry(
-        out.name, blob, answers, out.parent, method="obs", dataset=network.dataset, preprocessing=weights.preprocessing,
+        out.name, blob, answers, out.parent, method="obs",
+        dataset=preprocessing.SPECS[weights.preprocessing].dataset, preprocessing=weights.preprocessing,
         log=(command + "\n").encode(), extra=extra, replace=replace_, license=weights.license,
         weights_source=weights.record(), selection="one run; settings were chosen on calibration images", quoted=None,
         recipe=None, seed=0, **facts,

@@ -72,7 +72,8 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
     ships = chosen["seed"]
     refuse_other_bytes(out / recipe.id, blobs[ships], replace)
     images = None if recipe.dataset == "imagenet" else "test"  # `zoo verify ID --data PATH --write` measures those
-    measured = {s: verify.measure(blob, images, dataset=recipe.dataset, device=device) for s, blob in blobs.items()}
+    how = {"dataset": recipe.dataset, "preprocess": recipe.preprocess, "device": device}
+    measured = {s: verify.measure(blob, images, **how) for s, blob in blobs.items()}
     kept = ("seed", "size_bytes", "heldout_errors", "heldout_examples")
     seeds = [{k: o[k] for k in kept} | {"test_errors": measured[o["seed"]].errors} for o in found]
     return write_entry(
@@ -84,7 +85,7 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
         replace=replace,
         method=recipe.method,
         dataset=recipe.dataset,
-        preprocessing=recipe.dataset,
+        preprocessing=recipe.preprocess,
         recipe=_in_repository(recipe_path),
         recipe_sha256=hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest(),
         seed=ships,

@@ -57,7 +57,8 @@ class Recipe:
     batch: int
     seeds: tuple[int, ...] = (0, 1, 2)
     partitioning: str = "paper"
-    data: str = ""  # data set, where it is not the network's own: see benchmarks/batches.py
+    data: str = ""  # data set, where it is not the network's own, or "hf:REPOSITORY": see benchmarks/batches.py
+    preprocessing: str = ""  # name for zoo.preprocessing, where it is not that of the data set
     warm_start: str = ""  # id of the entry whose weights training starts from
     teacher: str = ""  # id of the entry whose logits are distilled
     distill: float = 0.0  # weight of the teacher's cross-entropy against the labels'
@@ -77,8 +78,15 @@ class Recipe:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set: `data`, or the network's own."""
-        return self.data or networks.spec(self.network).dataset
+        """Name of the data set that the network is tested on: `data`, or the network's own."""
+        if self.data and not self.data.startswith("hf:"):
+            return self.data
+        return networks.spec(self.network).dataset
+
+    @property
+    def preprocess(self) -> str:
+        """Name of the preprocessing: `preprocessing`, or the data set's own."""
+        return self.preprocessing or self.dataset
 
 
 def find(path: str | Path) -> Path:

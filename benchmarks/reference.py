@@ -69,8 +69,9 @@ class Reference:
         return network.eval()
 
 
-def load(source: str, network: str | None = None) -> Reference:
-    """Weights by the name of their source, or from a safetensors file (then `network` says which network they are of).
+def load(source: str, network: str | None = None, preprocess: str | None = None) -> Reference:
+    """Weights by the name of their source, or from a safetensors file: then `network` says which network they are of,
+    and `preprocess` names what its images go through (default: the preprocessing of its data set).
 
     Converted weights are kept in the cache of `zoo.data`. Raises `DataUnavailable` when the source cannot be reached,
     `WrongData` when what came has another digest, other names or other shapes than expected, ValueError for a name
@@ -86,7 +87,7 @@ def load(source: str, network: str | None = None) -> Reference:
         if network is None:
             raise ValueError(f"{path}: say which network these weights are of")
         state = _read_safetensors(path)
-        return _reference(network, networks.spec(network).dataset, state, path.name, None, "as the file's owner says", None)
+        return _reference(network, preprocess or networks.spec(network).dataset, state, path.name, None, "as the file's owner says", None)
     known = SOURCES[name]
     if network not in (None, known.network):
         raise ValueError(f"{name} holds weights of {known.network}, not of {network}")

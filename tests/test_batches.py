@@ -89,7 +89,7 @@ def test_cutout_greys_one_square(cifar):
 
 
 def test_enlarged_pixels(cifar):
-    large, plain = resident(augment={"enlarge": 2}).train(0, 0, 1)[0], resident().train(0, 0, 1)[0]
+    large, plain = resident(preprocessing="cifar10-64").train(0, 0, 1)[0], resident().train(0, 0, 1)[0]
     assert large.shape == (12, 3, 64, 64) and torch.equal(large[:, :, 1::2, ::2], plain)
 
 

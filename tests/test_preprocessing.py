@@ -45,6 +45,13 @@ def test_imagenet_caffe_keeps_rgb_and_the_range_of_pixels():
     assert out == pytest.approx([51 - 123.68, 102 - 116.779, 204 - 103.939], rel=1e-6)
 
 
+def test_enlarged_pixels_are_repeated():
+    pixels = data.golden_input("cifar10")
+    large, plain = preprocess("cifar10-64")(pixels), preprocess("cifar10")(pixels)
+    assert all(torch.equal(large[:, :, y::2, x::2], plain) for y in (0, 1) for x in (0, 1))
+    assert {spec.dataset for spec in preprocessing.SPECS.values()} == {"mnist", "cifar10", "imagenet"}
+
+
 SIZES = [(256, 256), (224, 224), (300, 400), (400, 300), (257, 1000), (60, 40), (511, 333)]
 
 
@@ -88,7 +95,8 @@ def test_every_kind_of_input_gives_the_same_numbers(name):
     pixels = data.golden_input(name.split("-")[0])  # (4, H, W[, C])
     expected = transform(pixels)
     spec = preprocessing.SPECS[name]
-    assert expected.shape == (4, len(spec.mean), spec.size, spec.size) and expected.is_contiguous()
+    side = spec.size * spec.enlarge
+    assert expected.shape == (4, len(spec.mean), side, side) and expected.is_contiguous()
     planes = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
     frozen = pixels.copy()
     frozen.flags.writeable = False
@@ -117,7 +125,8 @@ def test_the_input_is_not_changed(name):
 def test_pictures_of_every_mode_are_taken(name, mode):
     spec = preprocessing.SPECS[name]
     out = preprocess(name)(Image.fromarray(noise(50, 70)).convert(mode))
-    assert out.shape == (1, len(spec.mean), spec.size, spec.size) and bool(torch.isfinite(out).all())
+    side = spec.size * spec.enlarge
+    assert out.shape == (1, len(spec.mean), side, side) and bool(torch.isfinite(out).all())
 
 
 def test_a_list_may_mix_sizes_and_modes():
@@ -150,7 +159,7 @@ def test_other_input_is_refused_in_words(images, error, words):
 
 
 def test_unknown_names_and_given_specs():
-    with pytest.raises(ValueError, match="there are mnist, cifar10, imagenet, imagenet-caffe"):
+    with pytest.raises(ValueError, match="there are mnist, cifar10, cifar10-64, imagenet, imagenet-caffe"):
         preprocess("svhn")
     batch = data.golden_input("mnist")
     assert torch.equal(preprocess(preprocessing.SPECS["mnist"])(batch), preprocess("mnist")(batch))

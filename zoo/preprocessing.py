@@ -3,7 +3,7 @@
     PIL image ── resize, crop ─┐
     uint8 batch ───────────────┴─ (N, H, W, C) uint8 ── scale, mean, deviation ── (N, C, H, W) float32
 
-A record names its preprocessing ("mnist", "cifar10", "imagenet", "imagenet-caffe"), so that
+A record names its preprocessing ("mnist", "cifar10", "cifar10-64", "imagenet", "imagenet-caffe"), so that
 nobody has to guess it. Agrees with torchvision's Resize, CenterCrop and Normalize without importing it.
 """
 
@@ -29,6 +29,12 @@ class Preprocessing:
     scale: float
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    enlarge: int = 1  # each pixel is repeated that often in both directions, last of all
+
+    @property
+    def dataset(self) -> str:
+        """The data set that it is for: the name up to a hyphen."""
+        return self.name.partition("-")[0]
 
 
 SPECS: dict[str, Preprocessing] = {
@@ -36,6 +42,9 @@ SPECS: dict[str, Preprocessing] = {
     for spec in (
         Preprocessing("mnist", "L", 28, None, 255.0, (0.1307,), (0.3081,)),
         Preprocessing("cifar10", "RGB", 32, None, 255.0, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        Preprocessing(  # CIFAR-10 for networks that were made for larger images
+            "cifar10-64", "RGB", 32, None, 255.0, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), enlarge=2
+        ),
         # He et al. 2016, section 3.4 (one centre crop), with the statistics of torchvision and timm.
         Preprocessing("imagenet", "RGB", 224, 256, 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         # The Keras ResNet-50: means only. It wants BGR; we reverse the input channels of conv1 instead.
@@ -69,12 +78,15 @@ def preprocess(spec: str | Preprocessing) -> Callable[..., torch.Tensor]:
 
 
 def normalise(spec: Preprocessing, batch: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, C, H, W) -> float32 (N, C, H, W), on the batch's device."""
+    """uint8 (N, C, H, W) -> float32 (N, C, enlarge * H, enlarge * W), on the batch's device."""
     import torch
 
     mean = torch.tensor(spec.mean, dtype=torch.float32, device=batch.device).view(1, -1, 1, 1)
     deviation = torch.tensor(spec.deviation, dtype=torch.float32, device=batch.device).view(1, -1, 1, 1)
-    return batch.float().div_(spec.scale).sub_(mean).div_(deviation)
+    pixels = batch.float().div_(spec.scale).sub_(mean).div_(deviation)
+    if spec.enlarge > 1:
+        pixels = pixels.repeat_interleave(spec.enlarge, 2).repeat_interleave(spec.enlarge, 3)
+    return pixels
 
 
 def resize_and_crop(spec: Preprocessing, image: Image) -> Image:
