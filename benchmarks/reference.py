@@ -87,7 +87,8 @@ def load(source: str, network: str | None = None, preprocess: str | None = None)
         if network is None:
             raise ValueError(f"{path}: say which network these weights are of")
         state = _read_safetensors(path)
-        return _reference(network, preprocess or networks.spec(network).dataset, state, path.name, None, "as the file's owner says", None)
+        preprocess = preprocess or networks.spec(network).dataset
+        return _reference(network, preprocess, state, path.name, None, "as the file's owner says", None)
     known = SOURCES[name]
     if network not in (None, known.network):
         raise ValueError(f"{name} holds weights of {known.network}, not of {network}")
