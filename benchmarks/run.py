@@ -59,9 +59,16 @@ def train_one(recipe, seed: int, out: Path, device: str = "cpu", resume: bool = 
         if recipes.deciding(made_by) == recipes.deciding(recipe):
             print(f"{out}: finished before; --restart trains it again", file=sys.stderr)
             return json.loads(finished.read_text())
-    torch.set_num_threads(threads or (1 if recipe.dataset == "mnist" else os.cpu_count() or 1))
+    if not resume:
+        finished.unlink(missing_ok=True)  # else an interrupted restart would look finished
+    torch.set_num_threads(threads or default_threads(recipe.dataset))
     train.run(recipe, seed, out, device, resume)
     return json.loads(finished.read_text()) if finished.is_file() else {}  # only the first of several processes writes
+
+
+def default_threads(dataset: str) -> int:
+    """One for MNIST, where more only wait for each other; else this process's share of the cores."""
+    return 1 if dataset == "mnist" else max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def folder(runs: Path, id: str, seed: int, overrides=()) -> Path:
