@@ -198,23 +198,23 @@ def least_loss(k, x, y):
     return best
 
 
-OPTIONS = {"codebook": "adaptive", "k": 2, "l_steps": 50, "mu": 0.01, "mu_last": 100.0}
+OPTIONS = {"codebook": "adaptive", "k": 2, "l_steps": 25, "mu": 0.01, "mu_last": 100.0}
 
 
 @pytest.mark.parametrize("multipliers", [True, False], ids=["augmented Lagrangian", "quadratic penalty"])
 def test_lc_comes_near_the_best_quantised_network_and_direct_compression_does_not(multipliers):
     network, x, y = problem()
     direct = float(loss_of(Direct(network, LINE, {"k": 2}, 0).weights(averaged=True), x, y))
-    method = LC(network, LINE, OPTIONS | {"multipliers": multipliers}, 1500)
-    found, best = train(method, x, y, 1500), least_loss(2, x, y)
+    method = LC(network, LINE, OPTIONS | {"multipliers": multipliers}, 750)
+    found, best = train(method, x, y, 750), least_loss(2, x, y)
     assert best * 0.98 <= found <= 1.6 * best < 0.6 * direct
     assert float(method.distance) < 1e-2
 
 
 def test_multipliers_end_as_the_gradient_of_the_loss():
     network, x, y = problem()
-    method = LC(network, LINE, OPTIONS | {"mu_last": 5.0}, 2000)
-    train(method, x, y, 2000)
+    method = LC(network, LINE, OPTIONS | {"mu_last": 5.0}, 1000)
+    train(method, x, y, 1000)
     weights = {name: w.detach().requires_grad_() for name, w in method.weights().items()}
     (gradient,) = torch.autograd.grad(loss_of(weights, x, y), weights["fc.weight"])
     assert gradient.abs().max() > 0.01  # the constraint holds the weights away from the minimum of the loss
@@ -226,8 +226,8 @@ def test_multipliers_end_as_the_gradient_of_the_loss():
 def test_the_penalty_gradient_is_that_of_the_augmented_lagrangian():
     network, x, y = problem()
     method = LC(network, LINE, OPTIONS, 1000)
-    train(method, x, y, 120)
-    w, step = method.theta[0], 120
+    train(method, x, y, 60)
+    w, step = method.theta[0], 60
     mu = method.mu(step)
     delta = method.codebook_0.float()[method.indices_0.long()]
     penalty = mu / 2 * ((w - delta - method.multiplier_0 / mu) ** 2).sum()
@@ -239,7 +239,7 @@ def test_the_penalty_gradient_is_that_of_the_augmented_lagrangian():
 
 
 def test_mu_grows_exponentially_and_bounds_the_learning_rate():
-    method = LC(problem()[0], LINE, OPTIONS, 500)
+    method = LC(problem()[0], LINE, OPTIONS | {"l_steps": 50}, 500)
     ratios = [method.mu(50 * (i + 1)) / method.mu(50 * i) for i in range(9)]
     assert ratios == pytest.approx([ratios[0]] * 9) and ratios[0] > 1
     assert (method.mu(0), method.mu(49), method.mu(499)) == pytest.approx((0.01, 0.01, 100.0))
@@ -276,8 +276,8 @@ def test_the_papers_counting_of_a_file():
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
     network, x, y = problem()
-    whole = LC(network, LINE, OPTIONS, 400)
-    half = LC(network, LINE, OPTIONS, 400)
+    whole = LC(network, LINE, OPTIONS, 200)
+    half = LC(network, LINE, OPTIONS, 200)
     # without momentum, so that the method's state is the whole state
     def go(method, first, last):
         for step in range(first, last):
@@ -290,11 +290,11 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
                     p -= min(0.02, method.max_lr(step)) * p.grad
             method.after_step(step)
 
-    go(whole, 0, 400)
-    go(half, 0, 170)
-    resumed = LC(Line(), LINE, OPTIONS, 400)
+    go(whole, 0, 200)
+    go(half, 0, 85)
+    resumed = LC(Line(), LINE, OPTIONS, 200)
     resumed.load_state_dict(half.state_dict())
-    go(resumed, 170, 400)
+    go(resumed, 85, 200)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
