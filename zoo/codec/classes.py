@@ -213,7 +213,7 @@ def _sorted(cube: np.ndarray, tensor: _Tensor):
 
 def _measure(cube: np.ndarray, spacing: int) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Logarithms of the mean magnitude of a tensor (P, O, I), and by how much places, rows and columns differ from it."""
-    magnitude = np.abs(cube).astype(np.float32)
+    magnitude = np.abs(cube.astype(np.float32))  # -2^31 has no absolute value in int32
     mean = max(float(magnitude.mean()), QUIET) if cube.size else QUIET
 
     def share(axes: tuple[int, int]) -> np.ndarray:
