@@ -98,7 +98,8 @@ def test_damaged_side_information_is_refused():
     model.shares[0][0] = 41
     model.kinds[0] = entropy.Alphabet.fit(model._by_kind()[0])
     coder, writer = Ans(), Writer()
-    model.push(coder, phi)
+    for alphabet, values in list(zip(model.kinds, model._by_kind(), strict=True))[::-1]:
+        alphabet.push(coder, values)
     model.write(writer)
     again = entropy.find("classes").read(Reader(writer.to_bytes()), 9, SHAPES[0])
     with pytest.raises(CorruptArtifact, match="share beyond 40"):
