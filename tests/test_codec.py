@@ -163,9 +163,9 @@ numbers = st.one_of(
     st.sampled_from([1, 4, 9]).flatmap(
         lambda l: arrays.arrays(np.int32, st.tuples(st.integers(1, 40), st.just(l)), elements=numbers, fill=st.just(0))
     ),
-    st.sampled_from(["static", "raw"]),
+    st.sampled_from(sorted(entropy.MODELS)),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_integers_round_trip(phi, model):
     through(phi, model=model)
 
