@@ -1,0 +1,117 @@
+"""ResNet-18 from training to a verified entry, on stand-ins: what somebody with ImageNet does, in small.
+
+    recipe --train--> model.zoo --evaluate--> entry --verify--> zoo.load
+    weights.safetensors --compress--> entry --verify--> zoo.load
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import zoo
+from benchmarks import evaluate, recipe, train
+from benchmarks.__main__ import main
+from zoo import data, preprocessing, registry, verify
+
+RECIPE = """
+id = "resnet18-standin"
+network = "resnet18:10"
+method = "epr"
+data = "cifar10"
+preprocessing = "cifar10-64"
+steps = 3
+batch = 8
+seeds = [0]
+precision = "bf16"
+channels_last = true
+evaluate_every = 3
+
+[optimizer]
+name = "sgd"
+lr = 0.02
+
+[options]
+lambda = 1e-7
+noise = "expected"
+step = 0.02
+
+[finish]
+images = 16
+heldout = 16
+"""
+
+
+def pictures(count: int, seed: int) -> data.Images:
+    """Random pictures with labels in CIFAR-10's form."""
+    draw = np.random.default_rng(seed)
+    pixels, labels = draw.integers(0, 256, (count, 32, 32, 3), np.uint8), draw.integers(0, 10, count).astype(np.uint8)
+    return data.Images(pixels, labels, data.digest(pixels, labels))
+
+
+def verified(monkeypatch, folder, name: str, tested: data.Images, write: bool) -> registry.Entry:
+    """The entry as its record stands after `zoo verify`, which must have found nothing wrong."""
+    monkeypatch.setattr(registry, "roots", lambda: [folder])
+    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: tested)
+    (outcome,) = verify.verify([name], write=write, progress=False)
+    outcome.check()
+    assert outcome.examples == len(tested)
+    entry = registry.find(name)
+    assert (entry.network, entry.dataset, entry.preprocessing) == ("resnet18:10", "cifar10", "cifar10-64")
+    assert entry.parameters == 11_181_642
+    assert entry.size_bytes == (folder / name / registry.MODEL).stat().st_size
+    return entry
+
+
+def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
+    images, tested = pictures(40, 0), pictures(12, 1)
+    monkeypatch.setattr(data, "load", lambda dataset, split: images)
+    monkeypatch.setattr(data, "HOLDOUT", 16)
+    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: tested)
+    path, artifacts = tmp_path / "resnet18-standin.toml", tmp_path / "artifacts"
+    path.write_text(RECIPE)
+    train.run(recipe.read(path), 0, tmp_path / "runs" / "resnet18-standin" / "seed-0")
+    evaluate.evaluate(path, tmp_path / "runs", artifacts)
+    entry = verified(monkeypatch, artifacts, "resnet18-standin", tested, write=False)
+    network = zoo.load("resnet18-standin")
+    with torch.no_grad():
+        answers = network(preprocessing.preprocess("cifar10-64")(tested.pixels)).argmax(1)
+    assert int((answers.numpy() != tested.labels).sum()) == entry.test_errors
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
+    """Some minutes: trained on CIFAR-10 enlarged to 64 pixels, compressed without training, tested on held-out images."""
+    _, heldout = data.holdout_split(data.load("cifar10", "train"))
+    tested = data.Images(heldout.pixels[:1000], heldout.labels[:1000], "")
+    tested = data.Images(tested.pixels, tested.labels, data.digest(tested.pixels, tested.labels))
+    own = recipe.from_dict({
+        "id": "x", "network": "resnet18:10", "method": "plain", "data": "cifar10", "preprocessing": "cifar10-64",
+        "steps": 200, "batch": 64, "precision": "bf16", "channels_last": True, "augment": {"flip": True},
+        "optimizer": {"name": "sgd", "lr": 0.05, "warmup": 20, "weight_decay": 5e-4}, "options": {"ema": 0.9},
+    })  # fmt: skip
+    training = train.Run(own, 0)
+    for _ in range(own.steps):
+        training.train_step()
+    weights = training._weights(averaged=True) | training.rest.averages()
+    state = training.network.state_dict() | weights | training._statistics(weights, 2000)
+    save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, tmp_path / "weights.safetensors")
+    out = tmp_path / "artifacts" / "resnet18-dft"
+    command = f"compress resnet18:10 --weights {tmp_path / 'weights.safetensors'} --preprocessing cifar10-64 --method dft "
+    command += f"--bytes 1.5MB --calibration cifar10 --images 200 --work {tmp_path / 'work'} --out {out}"
+    assert main(command.split()) == 0
+    entry = verified(monkeypatch, tmp_path / "artifacts", "resnet18-dft", tested, write=True)
+    assert 1_485_000 <= entry.size_bytes <= 1_500_000
+    assert entry.weights_source["source"] == "weights.safetensors"
+    before, after = training.network, zoo.load("resnet18-dft")
+    with torch.no_grad():
+        inputs = preprocessing.preprocess("cifar10-64")(tested.pixels)
+        exact = torch.func.functional_call(before.eval(), state, (inputs,)).argmax(1)
+        answers = after(inputs).argmax(1)
+    assert float((answers == exact).float().mean()) > 0.9
+    labels = torch.from_numpy(tested.labels.astype(np.int64))
+    assert float((exact == labels).float().mean()) > 0.3  # it has learnt something
+    assert json.loads((out / "entry.json").read_text())["size_bytes"] == entry.size_bytes
