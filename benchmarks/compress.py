@@ -40,7 +40,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks import evaluate, finish, reference, rounding
+from benchmarks import curve, evaluate, finish, reference, rounding
 from benchmarks.train import write
 from zoo import codec, data, networks, partitionings, preprocessing, reparam, verify
 from zoo.codec import Coded
@@ -54,7 +54,7 @@ SWEEPS = 3
 ATTEMPTS = 8  # prices tried until the bytes are met
 NEAR = 0.12  # change of log price up to which another sweep does, without new steps
 EPOCHS = 2.0
-IMAGES = 400
+IMAGES = 300
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[n
         out = order[keep_out - 1 :: keep_out]
         kept = data.ImageFolder(found.root, [found.paths[i] for i in out], found.labels[out], found.class_names)
         order = [i for i in order if i % keep_out != keep_out - 1]
-    order = order[:: -(-len(order) // most)]
+    count = min(most, len(order))
+    order = [order[i * len(order) // count] for i in range(count)]
     bar = tqdm(order, desc="calibration images", disable=None)
     return np.stack([np.asarray(preprocessing.resize_and_crop(spec, found[i][0])) for i in bar]), kept
 
@@ -144,7 +145,9 @@ def batches(x: torch.Tensor, size: int = BATCH) -> Iterator[torch.Tensor]:
         yield part.to(memory_format=torch.channels_last) if part.dim() == 4 else part
 
 
-def sensitivity(network: nn.Module, x: torch.Tensor, names: list[str], seed: int = 0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def sensitivity(
+    network: nn.Module, x: torch.Tensor, names: list[str], seed: int = 0
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Importance s (O,) of each layer's outputs, rows "mean", "variance" of them, and the network's logits.
 
     One backward pass an image with the random probe (diag(p) - p p^T)^(1/2) noise: its expected outer product is
@@ -204,7 +207,8 @@ def covariances(network: nn.Module, x: torch.Tensor, names: list[str], seed: int
         def hook(module, inputs):
             rows, places = patches(inputs[0], module, len(x), generator)
             if name not in sums:
-                sums[name] = [torch.zeros(rows.shape[1], rows.shape[1]), torch.zeros(rows.shape[1], dtype=torch.float64), 0, rows.mean(0), places]
+                d = rows.shape[1]
+                sums[name] = [torch.zeros(d, d), torch.zeros(d, dtype=torch.float64), 0, rows.mean(0), places]
             total = sums[name]
             rows -= total[3]
             array = rows.numpy()
@@ -272,7 +276,8 @@ class Rounded:
 
     def save(self, path: Path) -> None:
         arrays = {"q": self.q.astype(np.int32), "rows": self.rows, "inputs": self.inputs, "places": self.places}
-        _save({key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in arrays.items()}, path, error=self.error, bits=self.bits)
+        tensors = {key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in arrays.items()}
+        _save(tensors, path, error=self.error, bits=self.bits)
 
     @classmethod
     def load(cls, path: Path) -> Rounded:
@@ -455,7 +460,8 @@ class Job:
         low, high = -40.0, 10.0
         while high - low > 0.1:
             middle = (low + high) / 2
-            rate = sum(n * np.maximum(0.5 * np.log2(e / math.exp(middle) + 1e-30), 0).mean() for e, n in zip(energy, count, strict=True))
+            each = [np.maximum(0.5 * np.log2(e / math.exp(middle) + 1e-30), 0).mean() for e in energy]
+            rate = sum(n * bits for n, bits in zip(count, each, strict=True))
             low, high = (middle, high) if rate > target_bits else (low, middle)
         return math.exp(low)
 
@@ -482,41 +488,60 @@ class Job:
         return network
 
     @torch.no_grad()
-    def match_means(self, network: nn.Module) -> None:
-        """Biases such that every layer's output has the mean that it has in the uncompressed network, layer by layer."""
-        modules = dict(network.named_modules())
-        names = {layer.name for layer in self.layers}
-        last: dict[str, torch.Tensor] = {}
+    def match_means(self, network: nn.Module, most: int = 120) -> None:
+        """Biases such that every layer's output has the mean that it has in the uncompressed network, layer by layer.
 
-        def watch(name: str, module: nn.Module):
-            def hook(_, inputs, out):
+        Both means are of the same images: behind a ReLU that is seldom active, what a sample's mean is off from that of all
+        images would do more harm than the rounding.
+        """
+        x = self.images[:: -(-len(self.images) // most)].to(self.dtype).to(memory_format=torch.channels_last)
+        names = {layer.name for layer in self.layers}
+        wanted: dict[str, torch.Tensor] = {}
+
+        def mean(out: torch.Tensor) -> torch.Tensor:
+            return out.float().mean((0, 2, 3) if out.dim() == 4 else (0,))
+
+        handles = [
+            m.register_forward_hook(lambda _, inputs, out, name=n: wanted.update({name: mean(out)}))
+            for n, m in self.network.named_modules()
+            if n in names
+        ]
+        self.network(x)
+        for handle in handles:
+            handle.remove()
+        last: list[torch.Tensor] = []
+
+        def watch(name: str):
+            def hook(module, inputs, out):
                 if name in names:
-                    mean = out.float().mean((0, 2, 3) if out.dim() == 4 else (0,))
-                    change = self.outputs[f"{name}/mean"] - mean
-                    if module.bias is not None:
-                        module.bias.add_(change.to(module.bias.dtype))
-                        return out + change.reshape(1, -1, *[1] * (out.dim() - 2)).to(out.dtype)
-                    last["change"] = change
-                elif last and len(last["change"]) == len(module.weight):
-                    change = last.pop("change") * module.weight.float()
-                    module.bias.add_(change.to(module.bias.dtype))
-                    return out + change.reshape(1, -1, *[1] * (out.dim() - 2)).to(out.dtype)
-                return None
+                    change = wanted[name] - mean(out)
+                    if module.bias is None:
+                        last[:] = [change]
+                        return None
+                elif last and len(last[0]) == len(module.weight):
+                    change = last.pop() * module.weight.float()
+                else:
+                    return None
+                module.bias.add_(change.to(module.bias.dtype))
+                return out + change.reshape(1, -1, *[1] * (out.dim() - 2)).to(out.dtype)
 
             return hook
 
-        watched = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-        handles = [m.register_forward_hook(watch(n, modules[n])) for n, m in modules.items() if isinstance(m, watched)]
-        x = self.images[:: max(1, len(self.images) // 200)].to(next(network.parameters()).dtype)
-        network(x.to(memory_format=torch.channels_last))
+        bn = {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+        network.to(self.dtype)
+        for m in bn.values():
+            m.float()
+        handles = [m.register_forward_hook(watch(n)) for n, m in network.named_modules() if n in names or n in bn]
+        network(x)
         for handle in handles:
             handle.remove()
-
+        network.float()
 
     def tune(self, network: nn.Module, epochs: float, rate: float = 2e-3) -> None:
         """BN's scales and biases towards the uncompressed network's answers on the images and their mirror images.
 
-        Loss: KL divergence at TEMPERATURE; Adam on relative changes of scales, and on biases in units of their channel's deviation.
+        Loss: KL divergence at TEMPERATURE; Adam on relative changes of scales, and on biases in units of their
+        channel's deviation.
         """
         modules = dict(network.named_modules())
         bn = {name: m for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)}
@@ -527,7 +552,7 @@ class Job:
         for m in bn.values():
             m.float()
         start = {n: (m.weight.clone(), m.bias.clone()) for n, m in bn.items()}
-        moved = {n: (torch.zeros_like(m.weight, requires_grad=True), torch.zeros_like(m.bias, requires_grad=True)) for n, m in bn.items()}
+        moved = {n: tuple(torch.zeros_like(p, requires_grad=True) for p in (m.weight, m.bias)) for n, m in bn.items()}
         deviation = self._deviations(start)
         optimizer = torch.optim.Adam([p for pair in moved.values() for p in pair], lr=rate, betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(self.seed)
@@ -718,6 +743,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=IMAGES, help="calibration pictures at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write an entry there, e.g. artifacts/resnet50-dft")
+    parser.add_argument("--curve", type=Path, metavar="CSV", help="add what the kept-out pictures say to a table and its figure")
     parser.add_argument("--replace-unpublished", action="store_true", help="overwrite an entry that nobody has seen")
     parser.add_argument("--work", type=Path, help="work folder (default: runs/compress/NETWORK-...)")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more pay only on an idle machine (default: %(default)s)")
@@ -740,11 +766,13 @@ def main(args: argparse.Namespace) -> int:
     found, sample = measure(blob, weights, kept)
     if sample is not None:
         print(f"kept-out images: {sample.agreement} of {len(kept)} answered as by {weights.source}, {sample.errors} errors")
+    if args.curve and sample is not None:
+        curve.add(args.curve, point(args.method, blob, args.epochs, weights, sample))
     if args.out:
         options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images} --seed {args.seed}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
-        publish(args.out, blob, weights, found, sample, args.method, command, args.replace_unpublished)
+        publish(args.out, blob, weights, found, sample, command, args.replace_unpublished)
     return 0
 
 
@@ -764,18 +792,35 @@ def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | 
     return found, verify.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
 
 
-def publish(out: Path, blob: bytes, weights: reference.Reference, found, sample, method: str, command: str, replace_: bool) -> None:
+def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: verify.Sample) -> dict:
+    """A row of the table of agreement against bytes."""
+    return {
+        "method": method,
+        "bytes": len(blob),
+        "images": len(sample.paths),
+        "agreement": sample.agreement,
+        "errors": sample.errors,
+        "reference_errors": int((sample.reference != sample.labels).sum()),
+        "tuned_epochs": f"{epochs:g}",
+        "weights": weights.source,
+        "sha256": hashlib.sha256(blob).hexdigest(),
+    }
+
+
+def publish(
+    out: Path, blob: bytes, weights: reference.Reference, found, sample, command: str, replace_unpublished: bool
+) -> None:
     """Writes the entry's folder `out` with its record; the official test set stays unmeasured (`zoo verify ID --data PATH`)."""
     answers = replace(found, test_set=None, examples=None, errors=None, predictions=None)
     facts, extra = {}, {}
     if sample is not None:
         note = "images from the training split of ImageNet, kept out of calibration and of every choice; no validation error"
-        facts["sample"] = sample.record(f"every {len(sample.paths)}", found.test_set, weights.source, note)
+        facts["sample"] = sample.record(f"{len(sample.paths)} ImageNet training images", found.test_set, weights.source, note)
         extra[verify.SAMPLE] = sample.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
         dataset=preprocessing.SPECS[weights.preprocessing].dataset, preprocessing=weights.preprocessing,
-        log=(command + "\n").encode(), extra=extra, replace=replace_, license=weights.license,
+        log=(command + "\n").encode(), extra=extra, replace=replace_unpublished, license=weights.license,
         weights_source=weights.record(), selection="one run; settings were chosen on calibration images", quoted=None,
         recipe=None, seed=0, **facts,
     )  # fmt: skip

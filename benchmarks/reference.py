@@ -253,8 +253,10 @@ SOURCES: dict[str, Source] = {
         # No revision is pinned for the Hub: pin one with timm/resnet18.tv_in1k@COMMIT; the record names the commit used.
         Source("timm/resnet18.tv_in1k", "resnet18", "imagenet", None, None, _TIMM_LICENSE, _fetch_hub),
         Source("timm/resnet50.tv_in1k", "resnet50-v1.5", "imagenet", None, None, _TIMM_LICENSE, _fetch_hub),
-        Source("torchvision/resnet18", "resnet18", "imagenet", "resnet18-f37072fd.pth", None, _TORCHVISION_LICENSE, _fetch_torchvision),
-        Source("torchvision/resnet50", "resnet50-v1.5", "imagenet", "resnet50-0676ba61.pth", None, _TORCHVISION_LICENSE, _fetch_torchvision),
+        Source("torchvision/resnet18", "resnet18", "imagenet", "resnet18-f37072fd.pth", None,
+               _TORCHVISION_LICENSE, _fetch_torchvision),
+        Source("torchvision/resnet50", "resnet50-v1.5", "imagenet", "resnet50-0676ba61.pth", None,
+               _TORCHVISION_LICENSE, _fetch_torchvision),
     )
 }
 

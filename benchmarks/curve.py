@@ -1,0 +1,63 @@
+"""Agreement with the uncompressed network against bytes: rows that `compress --curve` measured, and the figure of them.
+
+    python -m benchmarks compress resnet50 ... --curve benchmarks/results/resnet50-curve.csv
+
+Beside a CSV called NAME-curve.csv there may be NAME-nncodec.csv with points of another codec on the same weights.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+FIELDS = ("method", "bytes", "images", "agreement", "errors", "reference_errors", "tuned_epochs", "weights", "sha256")
+
+
+def add(path: Path, row: dict) -> None:
+    """One more row, in order of method and bytes; a file that was measured before is not listed twice. Draws the figure."""
+    rows = [r for r in read(path) if r["sha256"] != row["sha256"]] if path.is_file() else []
+    rows.append({key: str(row[key]) for key in FIELDS})
+    rows.sort(key=lambda r: (r["method"], int(r["bytes"])))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+    draw(path)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def draw(path: Path) -> Path:
+    """The SVG beside the CSV: deterministic, so that it changes only with the numbers."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": "zoo", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(5.6, 3.6))
+        rows = read(path)
+        for method, marker in (("dft", "o"), ("sq", "s")):
+            own = [r for r in rows if r["method"] == method]
+            if own:
+                x = [int(r["bytes"]) / 1e6 for r in own]
+                y = [100 * int(r["agreement"]) / int(r["images"]) for r in own]
+                axes.plot(x, y, marker=marker, label=f"{method.upper()} (measured, {own[0]['images']} images kept out)")
+        other = path.with_name(path.name.replace("-curve", "-nncodec"))
+        if other != path and other.is_file():
+            points = sorted((int(r["bytes"]) / 1e6, float(r["agreement_percent"])) for r in read(other))
+            axes.plot(*zip(*points, strict=True), "x--", color="gray", label="NNCodec 2.1, no calibration (1,000 images)")
+        axes.set_xlabel("bytes of the whole file [decimal MB]")
+        axes.set_ylabel("same answer as the uncompressed network [%]")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+        out = path.with_suffix(".svg")
+        figure.savefig(out, bbox_inches="tight", metadata={"Date": None})
+        pyplot.close(figure)
+    return out
