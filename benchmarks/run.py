@@ -2,7 +2,7 @@
 
     python -m benchmarks train lenet300-100-sq                              every seed of the recipe
     python -m benchmarks train lenet300-100-sq --seed 0 --set options.lambda=4e-6
-    torchrun --nproc-per-node 8 -m benchmarks train resnet50-dft --device cuda
+    torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft --device cuda
 
 Writes RUNS/<id>/seed-<n>/ with model.zoo, outcome.json, train.log and the checkpoint. A run with --set is another
 training than the recipe's: it goes to a folder that names the setting, and `evaluate` does not take it for the recipe's.
