@@ -25,6 +25,7 @@ from zoo.registry import Entry, Quoted
 
 ROOT = Path(__file__).parent.parent
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
+RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 # Colour-blind safe (Okabe and Ito 2008), with markers that differ too.
@@ -116,6 +117,11 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         if own:
             parts.append("**Measured** here, from the committed files:\n")
             parts.append(_markdown(measured_rows(own)))
+        curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
+        parts += [f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n" for c in curves if c.suffix == ".svg"]
+        tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
+        if tables:
+            parts.append(f"Curves, none of them measured on the test set: {tables}.\n")
         if others:
             parts.append("**Quoted** from publications, by their own counting; not measured here:\n")
             parts.append(_markdown(quoted_rows(others)))

@@ -8,6 +8,7 @@ Times are CPU times of this process, so that other work on the machine disturbs 
     load      zoo.load of a file        against   building the network and loading safetensors in float32
     codec     million weights a second from bytes to finished float32 weights, and from integers to bytes
     overhead  bytes of a file           against   the ideal code length of its symbols
+    memory    peak of zoo.load in a process of its own, over the bytes of the float32 weights
     step      a training step with the rate term against the same step without, and against plain training
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,8 +30,9 @@ import zoo
 from zoo import codec, networks, partitionings, registry
 from zoo.codec import Coded
 
-SECTIONS = ("load", "codec", "overhead", "step")
+SECTIONS = ("load", "codec", "overhead", "memory", "step")
 SYNTHETIC_BITS = 1.3  # a weight, of the synthetic files
+LARGE = 1_000_000  # weights from which on memory is measured: below, it drowns in the interpreter's own
 SHORTEST = 0.02  # seconds that one timing lasts at least, by repetition
 
 
@@ -50,15 +53,17 @@ def main(args: argparse.Namespace) -> None:
     if unknown := set(wanted) - set(SECTIONS):
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     results: dict[str, list[dict]] = {}
-    if set(wanted) & {"load", "codec", "overhead"}:
+    if set(wanted) - {"step"}:
         files = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
         if not args.no_synthetic:
             files["synthetic resnet50, scalar"] = synthetic("resnet50", {})
             files["synthetic resnet50, dft"] = synthetic("resnet50", {"convs3x3": "dft"})
         print(f"one thread, median of {args.repeats}; sizes decimal\n")
-        for section, measure in (("load", load), ("codec", speed_of_codec), ("overhead", overhead)):
+        of_files = {"load": load, "codec": speed_of_codec, "overhead": overhead, "memory": memory}
+        for section, measure in of_files.items():
             if section in wanted:
-                results[section] = [show(section, measure(name, blob, args.repeats)) for name, blob in files.items()]
+                rows = (measure(name, blob, args.repeats) for name, blob in files.items())
+                results[section] = [show(section, row) for row in rows if row]
                 print()
     if "step" in wanted:
         results["step"] = [show("step", training_step(name, args.repeats)) for name in args.recipes.split(",")]
@@ -72,6 +77,7 @@ def show(section: str, row: dict) -> dict:
         "codec": "{name}: decode {decode:.1f} M weights/s, encode {encode:.1f} M weights/s ({weights:.2f} M weights)",
         "overhead": "{name}: {bytes:,} bytes, ideal code length {ideal:,.0f}, tables {tables:,}, steps {psi:,}, "
         "all else {rest:,.0f} ({percent:.2f} %)",
+        "memory": "{name}: {peak_mb:.0f} MB at the peak of loading, {ratio:.2f} times its float32 weights",
         "step": "{name}: {rate_ms:.2f} ms a step, without the rate term {no_rate_ms:.2f} ms: the term adds "
         "{share:.0%}; plain training {plain_ms:.2f} ms: {of_plain:.2f} of it",
     }[section]
@@ -140,6 +146,36 @@ def overhead(name: str, blob: bytes, repeats: int = 1) -> dict:
         "name": name, "bytes": len(blob), "ideal": ideal, "tables": tables, "psi": psi, "rest": rest,
         "percent": 100 * rest / len(blob),
     }  # fmt: skip
+
+
+def memory(name: str, blob: bytes, repeats: int = 1) -> dict | None:
+    """What loading adds to a process that has imported everything, at its peak; None for small networks."""
+    weights = codec.read_header(blob).parameters
+    if weights < LARGE:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.zoo")
+        path.write_bytes(blob)
+        done = subprocess.run([sys.executable, "-c", _PEAK, str(path)], check=True, capture_output=True, text=True)
+    return {"name": name, "peak_mb": int(done.stdout) / 1e6, "ratio": int(done.stdout) / (4 * weights)}
+
+
+# VmHWM where there is one: ru_maxrss of a new process may begin at its parent's.
+_PEAK = """
+import resource, sys, zoo, zoo.verify, torch
+
+def peak():
+    if sys.platform == "linux":
+        lines = open("/proc/self/status").read().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+torch.set_num_threads(1)
+zoo.networks.build("lenet300-100")
+before = peak()
+network = zoo.load(sys.argv[1])
+print(peak() - before)
+"""
 
 
 def synthetic(network: str, decoders: Mapping[str, str], bits: float = SYNTHETIC_BITS, seed: int = 0) -> bytes:

@@ -401,6 +401,13 @@ def test_speed_prints_ratios_of_an_entry(tmp_path, monkeypatch, capsys):
     assert "of its time" in capsys.readouterr().out
 
 
+def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):
+    assert speed.memory("small", random_file("lenet300-100", 0)) is None
+    monkeypatch.setattr(speed, "LARGE", 1000)
+    row = speed.memory("now large", random_file("lenet300-100", 0))
+    assert 0 <= row["peak_mb"] < 200 and row["ratio"] == pytest.approx(1e6 * row["peak_mb"] / (4 * 266_610))
+
+
 def test_an_unknown_section_is_refused(capsys):
     assert commands.main(["speed", "--only", "lod"]) == 1
     assert "no section lod" in capsys.readouterr().err
