@@ -51,9 +51,9 @@ TEMPERATURE = 2.0  # of the answers whose divergence counts: at 1 confident imag
 FLOOR = 0.1  # of a layer's mean importance: few images know a channel's importance only roughly
 STEP = 2.2  # c; high-rate theory says sqrt(6 / ln 2) = 2.9, choices made with the rate in view want finer steps
 SWEEPS = 3
-ATTEMPTS = 8  # prices tried until the bytes are met
-NEAR = 0.12  # change of log price up to which another sweep does, without new steps
-EPOCHS = 2.0
+ATTEMPTS = 12  # prices tried until the bytes are met
+NEAR = 0.03  # of the bytes: up to there another sweep at another price does, without new steps
+EPOCHS = 1.0
 IMAGES = 300
 
 
@@ -210,7 +210,7 @@ def covariances(network: nn.Module, x: torch.Tensor, names: list[str], seed: int
                 d = rows.shape[1]
                 sums[name] = [torch.zeros(d, d), torch.zeros(d, dtype=torch.float64), 0, rows.mean(0), places]
             total = sums[name]
-            rows -= total[3]
+            rows = rows - total[3]  # not in place: these may be the activations themselves
             array = rows.numpy()
             total[0] += torch.from_numpy(array.T @ array)  # numpy notices the symmetry and does half the work
             total[1] += rows.double().sum(0)
@@ -487,56 +487,6 @@ class Job:
             modules[layer.name].weight.copy_(torch.from_numpy(weight.reshape(self.state[layer.weight].shape)))
         return network
 
-    @torch.no_grad()
-    def match_means(self, network: nn.Module, most: int = 120) -> None:
-        """Biases such that every layer's output has the mean that it has in the uncompressed network, layer by layer.
-
-        Both means are of the same images: behind a ReLU that is seldom active, what a sample's mean is off from that of all
-        images would do more harm than the rounding.
-        """
-        x = self.images[:: -(-len(self.images) // most)].to(self.dtype).to(memory_format=torch.channels_last)
-        names = {layer.name for layer in self.layers}
-        wanted: dict[str, torch.Tensor] = {}
-
-        def mean(out: torch.Tensor) -> torch.Tensor:
-            return out.float().mean((0, 2, 3) if out.dim() == 4 else (0,))
-
-        handles = [
-            m.register_forward_hook(lambda _, inputs, out, name=n: wanted.update({name: mean(out)}))
-            for n, m in self.network.named_modules()
-            if n in names
-        ]
-        self.network(x)
-        for handle in handles:
-            handle.remove()
-        last: list[torch.Tensor] = []
-
-        def watch(name: str):
-            def hook(module, inputs, out):
-                if name in names:
-                    change = wanted[name] - mean(out)
-                    if module.bias is None:
-                        last[:] = [change]
-                        return None
-                elif last and len(last[0]) == len(module.weight):
-                    change = last.pop() * module.weight.float()
-                else:
-                    return None
-                module.bias.add_(change.to(module.bias.dtype))
-                return out + change.reshape(1, -1, *[1] * (out.dim() - 2)).to(out.dtype)
-
-            return hook
-
-        bn = {n: m for n, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
-        network.to(self.dtype)
-        for m in bn.values():
-            m.float()
-        handles = [m.register_forward_hook(watch(n)) for n, m in network.named_modules() if n in names or n in bn]
-        network(x)
-        for handle in handles:
-            handle.remove()
-        network.float()
-
     def tune(self, network: nn.Module, epochs: float, rate: float = 2e-3) -> None:
         """BN's scales and biases towards the uncompressed network's answers on the images and their mirror images.
 
@@ -577,7 +527,7 @@ class Job:
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / steps))
             optimizer.step()
-            bar.set_postfix_str(f"divergence {float(loss):.4f}")
+            bar.set_postfix_str(f"divergence {loss.item():.4f}")
         network.float()
         with torch.no_grad():
             for n, (u, v) in moved.items():
@@ -673,31 +623,26 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0, lam: floa
     path = folder / "search.json"
     state = json.loads(path.read_text()) if path.is_file() else {}
     if not state:
-        state = {"lam": lam or job.price(8 * target), "full": None, "tried": []}
+        state = {"lam": lam or job.price(8 * target), "full": True, "tried": []}
         write(path, json.dumps(state).encode())
     rounded = None
     for attempt in range(ATTEMPTS):
         done = attempt < len(state["tried"])
-        lam = state["tried"][attempt][0] if done else state["lam"]
-        near = attempt > 0 and abs(math.log(lam / state["full"])) < NEAR
-        rounded = job.round(lam, folder / f"attempt-{attempt}", rounded if near else None)
-        if not near:
-            state["full"] = lam
+        lam, full = state["tried"][attempt][:2] if done else (state["lam"], state["full"])
+        rounded = job.round(lam, folder / f"attempt-{attempt}", None if full else rounded)
         if not done:
             network = job.compressed(rounded)
-            job.match_means(network)
             size = len(job.encode(job.groups(network, rounded, lam)))
-            state["tried"].append([lam, size])
+            state["tried"].append([lam, full, size])
             error = sum(layer.error for layer in rounded.values())
             print(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}", flush=True)
-            state["lam"] = _next_price(state["tried"], 0.9965 * target)
+            state["lam"], state["full"] = _next_price(state["tried"], 0.9965 * target)
             write(path, json.dumps(state).encode())
-        if 0.994 * target <= state["tried"][attempt][1] <= 0.9985 * target:
+        if 0.9945 * target <= state["tried"][attempt][2] <= 0.9985 * target:
             break
     else:
         raise ValueError(f"no price of a bit gives {target:,} bytes; found {state['tried']}")
     network = job.compressed(rounded)
-    job.match_means(network)
     path = folder / f"tuned-{epochs:g}.safetensors"
     if path.is_file():
         with safe_open(path, framework="pt") as file:
@@ -713,14 +658,18 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0, lam: floa
     raise ValueError(f"BN's scales and biases take more than what was kept for them: {len(blob):,} bytes of {target:,}")
 
 
-def _next_price(tried: list[list[float]], goal: float) -> float:
-    """Where the line through the two nearest attempts (log price, log bytes) meets the goal."""
-    nearest = sorted(tried, key=lambda pair: abs(pair[1] - goal))[:2]
-    (lam, size), slope = nearest[0], -0.3
-    if len(nearest) == 2 and nearest[1][0] != lam and nearest[1][1] != size:
-        slope = math.log(nearest[1][1] / size) / math.log(nearest[1][0] / lam)
-        slope = min(max(slope, -1.0), -0.08)
-    return lam * math.exp(math.log(goal / size) / slope)
+def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
+    """The next price, and whether to round anew at it: near the goal another sweep does, with the steps as they are.
+
+    The line through the last two attempts of a kind, log bytes against log price; a sweep moves far less than new steps.
+    """
+    lam, _, size = tried[-1]
+    full = abs(math.log(size / goal)) > NEAR
+    slope, steepest, flattest = (-0.35, -1.0, -0.15) if full else (-0.06, -0.5, -0.02)
+    same = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
+    if same and (full or not tried[-1][1]):
+        slope = min(max(math.log(same[-1][2] / size) / math.log(same[-1][0] / lam), steepest), flattest)
+    return lam * math.exp(math.log(goal / size) / slope), full
 
 
 def parse_bytes(text: str) -> int:
@@ -736,14 +685,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, help=f"{', '.join(reference.SOURCES)}, or a .safetensors file")
     parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
-    parser.add_argument("--calibration", required=True, help="folder of pictures by class, or mnist, cifar10 (training images)")
+    parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
     parser.add_argument("--preprocessing", choices=preprocessing.SPECS, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of tuning BN (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=IMAGES, help="calibration pictures at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write an entry there, e.g. artifacts/resnet50-dft")
-    parser.add_argument("--curve", type=Path, metavar="CSV", help="add what the kept-out pictures say to a table and its figure")
+    parser.add_argument("--curve", type=Path, metavar="CSV", help="add the result to a table and its figure")
     parser.add_argument("--replace-unpublished", action="store_true", help="overwrite an entry that nobody has seen")
     parser.add_argument("--work", type=Path, help="work folder (default: runs/compress/NETWORK-...)")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more pay only on an idle machine (default: %(default)s)")
@@ -769,7 +718,7 @@ def main(args: argparse.Namespace) -> int:
     if args.curve and sample is not None:
         curve.add(args.curve, point(args.method, blob, args.epochs, weights, sample))
     if args.out:
-        options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images} --seed {args.seed}"
+        options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
         publish(args.out, blob, weights, found, sample, command, args.replace_unpublished)

@@ -26,7 +26,8 @@ def test_which_batch_normalisation_takes_up_what():
     assert (second.rows, second.inputs, second.kernel) == (None, "layer1.1.bn2", 9)  # its output is added to the shortcut
     assert (found["layer1.1.conv1"].rows, found["layer1.1.conv1"].inputs) == ("layer1.1.bn2", "layer1.1.bn1")
     assert found["layer2.0.conv1"].inputs is None  # the shortcut takes the same activation
-    assert found["conv1"].rows is None and found["fc"].rows is None
+    assert found["conv1"].rows == "layer1.0.bn1"  # the first block activates before its paths part
+    assert found["layer1.0.conv2"].rows is None and found["fc"].rows is None
     lenet = compress.layers(networks.build("lenet5-caffe").eval(), (1, 28, 28))
     assert [(layer.name, layer.kernel, layer.rows, layer.inputs) for layer in lenet] == [
         ("conv1", 25, None, None), ("conv2", 25, None, None), ("fc1", 1, None, None), ("fc2", 1, None, None)
