@@ -63,10 +63,11 @@ def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
         "import sys, zoo; assert 'torch' not in sys.modules\n"
         f"assert zoo.__file__.startswith({str(tmp_path)!r}), zoo.__file__\n"
         f"assert set({ids!r}) <= set(zoo.list_models())\n"
-        f"for name in {ids[:1]!r}:\n"
-        "    network, test = zoo.load(name), zoo.data.load('mnist', 'test')\n"
-        "    answers = network(zoo.transforms(name)(test.pixels[:100])).argmax(1).numpy()\n"
-        "    print((answers == test.labels[:100]).sum())\n"
+        "test = zoo.data.load('mnist', 'test')\n"
+        f"for name in {ids!r}:\n"
+        "    answers = zoo.load(name)(zoo.transforms(name)(test.pixels[:100])).argmax(1).numpy()\n"
+        "    recorded = zoo.verify.read_predictions(zoo.info(name).folder)[:100]\n"
+        "    assert (answers == recorded).sum() >= 99, name\n"
     )
     hidden = ("ZOO_", "PYTHON", "PYTEST")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {"PYTHONPATH": str(tmp_path / "site")}
@@ -75,7 +76,6 @@ def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert not ids or int(done.stdout) >= 95
 
 
 def test_the_console_script_and_the_licence_are_in_the_wheel(wheel):
