@@ -53,12 +53,12 @@ def main(args: argparse.Namespace) -> int:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is out of date: run `make leaderboard`", file=sys.stderr)
         return 1 if stale else 0
-    for path, text in files.items():
-        registry.write(path, text.encode())
-    for path, group in drawn.items():
-        if path in stale:
-            registry.write(path, figure(path.stem, *group))
-    print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {len(stale)} files changed")
+    contents = {path: text.encode() for path, text in files.items()}
+    contents |= {path: figure(path.stem, *group) for path, group in drawn.items()}
+    changed = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
+    for path in changed:
+        registry.write(path, contents[path])
+    print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {len(changed)} files changed")
     return 0
 
 
@@ -313,7 +313,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="upper right", fontsize=8)
-        _place(fig, axes, labels)
+        _place(fig, axes, labels, list(zip(sizes, errors, strict=True)))
         out = io.BytesIO()
         about = {"Date": None, "Creator": None, "Description": f"points {points_digest(entries, quoted)}"}
         fig.savefig(out, format=format, dpi=110, metadata=about if format == "svg" else None)
@@ -323,8 +323,8 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
 
 def _ceiling(measured: list[float], quoted: list[float]) -> float:
     """Top of the error axis: what is far above most points is drawn at the edge, with its number."""
-    values = sorted(measured + quoted)
-    return min(values[-1], 1.8 * values[len(values) // 2])
+    usual = sorted(measured)[len(measured) // 2]
+    return min(max(measured + quoted), max([1.5 * usual] + [1.15 * error for error in quoted]))
 
 
 def _styles(entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
@@ -333,18 +333,21 @@ def _styles(entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
     return {m: STYLES.get(m) or OTHER_STYLES[others.index(m) % len(OTHER_STYLES)] for m in methods}
 
 
-def _place(fig, axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
-    """Writes each label beside its point, where it covers the fewest points and labels placed before."""
+def _place(fig, axes, labels: Sequence[tuple[float, float, str, str]], front: Sequence[tuple[float, float]]) -> None:
+    """Writes each label beside its point, where it covers least of the points, the front and the labels placed before."""
     fig.canvas.draw()
     points = [axes.transData.transform((x, y)) for x, y, _, _ in labels]
     frame, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
     taken.append((legend.x0, legend.y0, legend.x1, legend.y1))
+    for begin, end in zip(front, front[1:], strict=False):  # a step goes right, then down
+        (x0, y0), (x1, y1) = axes.transData.transform([begin, end])
+        taken += [(x0, y0 - 2, x1, y0 + 2), (x1 - 2, y1, x1 + 2, y0)]
     scale = fig.dpi / 72
     for (x, y), (px, py, text, colour) in zip(points, labels, strict=True):
         width, height = 4.3 * len(text) * scale, 8 * scale
         options = []
-        for dx, dy in ((6, 3), (6, -10), (6, 12), (6, -19), (0, 8), (0, -15), (0, 17), (0, -24)):
+        for dx, dy in ((6, 3), (6, -10), (6, 14), (6, -20), (0, 8), (0, -15), (0, 18), (0, -25), (14, 26), (14, -32), (14, 38)):
             for side in ("left", "right", "center"):
                 if (side == "center") != (dx == 0):
                     continue
@@ -355,10 +358,11 @@ def _place(fig, axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
                 options.append((cost + outside * height + 0.5 * abs(dy), side, dx, dy, box))
         _, side, dx, dy, box = min(options)
         taken.append(box)
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3} if abs(dy) > 10 else None
+        end = {"left": (0, 0.5), "right": (1, 0.5), "center": (0.5, float(dy < 0))}[side]  # of the label
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3, "relpos": end}
         axes.annotate(
             text, (px, py), xytext=(-dx if side == "right" else dx, dy), textcoords="offset points", ha=side, va="bottom",
-            color=colour, fontsize=7, arrowprops=line,
+            color=colour, fontsize=7, arrowprops=line if abs(dy) > 10 else None,
         )  # fmt: skip
 
 
