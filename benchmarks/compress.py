@@ -695,7 +695,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--curve", type=Path, metavar="CSV", help="add the result to a table and its figure")
     parser.add_argument("--replace-unpublished", action="store_true", help="overwrite an entry that nobody has seen")
     parser.add_argument("--work", type=Path, help="work folder (default: runs/compress/NETWORK-...)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; more pay only on an idle machine (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; more pay only on an idle machine (default: 1)")
 
 
 def main(args: argparse.Namespace) -> int:
