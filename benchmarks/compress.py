@@ -587,12 +587,12 @@ class Job:
                             v = self.outputs[f"{layer.name}/variance"].double().numpy()
                             scale = state[weight].double().numpy()
                             if name == weight:
-                                s = s * v / np.maximum(grown**2, 1e-20)
+                                s = s * v / np.maximum(np.abs(grown), 1e-3 * np.abs(grown).max() + 1e-20) ** 2
                             else:
-                                s = s / np.maximum((scale * shift[weight]) ** 2, 1e-20)
-                        s = s[np.isfinite(s)]
+                                taken = np.abs(scale * shift[weight])
+                                s = s / np.maximum(taken, 1e-3 * taken.max() + 1e-20) ** 2
                         if s.mean() > 0:
-                            step = math.sqrt(6 * lam / math.log(2) / float(np.minimum(s, 20 * np.median(s) + 1e-30).mean()))
+                            step = min(8 * step, math.sqrt(6 * lam / math.log(2) / float(s.mean())))
                     values.append((grown, step))
                 coded = [finish.code(values, 0, True)]
                 coded += [replace(coded[0], model="classes")] if len(group.tensors) > 8 else []
