@@ -37,7 +37,9 @@ class HEMP(nn.Module):
                    the outputs of one input
       forward      "continuous": the task sees w; "quantised": it sees Q(w), gradients pass to w unchanged
       zero         whether one level is zero, whatever its cell's mean
-      refit_every  steps between updates of the levels; rate_every: steps for which the gradient of the bits is reused
+      refit_every  steps between updates of the levels, up to the share `refit_until` of the steps, and at the end: later
+                   each cell's mean follows the slope of the bits, and levels that follow the mean creep to the next one
+      rate_every   steps for which the gradient of the bits is reused
       prune        {"sparsity", "begin", "end", "every"}: between two shares of the steps the smallest weights of all
                    layers together become zero and remain it, up to that sparsity; implies zero
       bits         grid of the biases, as in plain; model: of the indices ("static", "context", "": by the order)
@@ -46,8 +48,9 @@ class HEMP(nn.Module):
     def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
         super().__init__()
         self.options = {
-            "order": 1, "lambda": 1e-6, "objective": "block", "lambda_r": 1.0, "ramp": 0.5, "levels": 9, "along": "inputs",
-            "forward": "continuous", "zero": False, "refit_every": 50, "rate_every": 8, "prune": {}, "bits": 8, "model": "",
+            "order": 1, "lambda": 1e-6, "objective": "block", "lambda_r": 1.0, "ramp": 0.5, "levels": 9,
+            "along": "inputs", "forward": "continuous", "zero": False, "refit_every": 50, "refit_until": 0.5,
+            "rate_every": 8, "prune": {}, "bits": 8, "model": "",
         }  # fmt: skip
         if unknown := set(options) - set(self.options):
             raise ValueError(f"HEMP does not know the options {sorted(unknown)}; it has {sorted(self.options)}")
@@ -135,7 +138,8 @@ class HEMP(nn.Module):
                 self._prune(step)
             for i, theta in enumerate(self.theta):
                 theta.mul_(getattr(self, f"mask_{i}"))
-        if (step + 1) % self.options["refit_every"] == 0 or step + 1 == self.steps:
+        due = (step + 1) % self.options["refit_every"] == 0 and step < self.options["refit_until"] * self.steps
+        if due or step + 1 == self.steps:
             for i, theta in enumerate(self.theta):
                 levels = getattr(self, f"levels_{i}")
                 levels.copy_(lloyd_max(theta, levels, self.zero))
