@@ -11,7 +11,8 @@
 The expected damage to the answers (KL divergence, to second order) of an error e in the weights of output o is taken as
 s_o e^T H e / 2, with H the covariance of the inputs and s_o the Fisher information of the output, summed over
 its positions (Martens & Grosse 2015, K-FAC, section 3, whose G is cut to its diagonal here). So nats are traded for bits at
-one price lambda in all layers. A step is c sqrt(lambda / (s h)), what uniform quantisation wants at that price; BN's
+one price lambda in all layers. What this expectation is off by is measured once, stage by stage, and multiplied into s.
+A step is c sqrt(lambda / (s h)), what uniform quantisation wants at that price; BN's
 scale takes up the factor of each output channel, and that of an input channel where only BN and ReLU precede.
 
 Everything slow is kept in the work folder (default runs/compress/...): a run that was stopped goes on where it was.
@@ -436,6 +437,34 @@ class Job:
         importance = self.outputs[f"{layer.name}/importance"].numpy()
         return Rounder(layer, self.decoders[layer.weight], weight, self.inputs.get_tensor(layer.name), importance)
 
+    @torch.no_grad()
+    def gains(self, rounded: dict[str, Rounded], most: int = 40) -> dict[str, float]:
+        """By how much the divergence that rounding a stage causes differs from what was expected of it.
+
+        A stage is what shares the first part of its name (layer1, fc, ..). The expectation takes positions and layers as
+        independent, which they are not, and less so where maps are large: measured on ResNet-50 it is too low by 60 times
+        in layer1, 5 times in layer3, and too high in fc.
+        """
+        x = self.images[:: -(-len(self.images) // most)].to(self.dtype)
+        wanted = torch.cat([self.network(b).float() for b in batches(x)])
+        stages: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            stages.setdefault(layer.name.partition(".")[0], []).append(layer)
+        found = {}
+        for stage, members in tqdm(stages.items(), desc="damage by stage", disable=None):
+            network = self.compressed({layer.name: rounded[layer.name] for layer in members}).to(self.dtype)
+            moved = torch.cat([network(b).float() for b in batches(x)])
+            damage = float(divergence(wanted, moved, TEMPERATURE).mean()) * TEMPERATURE**2
+            expected = sum(rounded[layer.name].error for layer in members)
+            found[stage] = min(max(damage / max(expected, 1e-12), 0.1), 100.0)
+        return found
+
+    def apply_gains(self, gains: dict[str, float]) -> None:
+        """Importances multiplied, stage by stage."""
+        for layer in self.layers:
+            key = f"{layer.name}/importance"
+            self.outputs[key] = self.outputs[key] * gains[layer.name.partition(".")[0]]
+
     def price(self, target_bits: float, some: int = 40) -> float:
         """The lambda at which all layers together should take so many bits, from a few rows of each."""
         start, sizes, found = self._first_guess(target_bits), [], []
@@ -479,10 +508,12 @@ class Job:
         return out
 
     def compressed(self, rounded: dict[str, Rounded]) -> nn.Module:
-        """The network with the rounded weights and its old BN, float32."""
+        """The network with the rounded weights, of the layers that were rounded, and its old BN; float32."""
         network = self._build(torch.float32)
         modules = dict(network.named_modules())
         for layer in self.layers:
+            if layer.name not in rounded:
+                continue
             weight = unround(self.decoders[layer.weight], rounded[layer.name])
             modules[layer.name].weight.copy_(torch.from_numpy(weight.reshape(self.state[layer.weight].shape)))
         return network
@@ -620,6 +651,11 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0, lam: floa
     Raises ValueError where no price gives that.
     """
     job.statistics()
+    path = folder / "gains.json"
+    if not path.is_file():
+        first = job.round(job.price(8 * target), folder / "first")
+        write(path, json.dumps(job.gains(first)).encode())
+    job.apply_gains(json.loads(path.read_text()))
     path = folder / "search.json"
     state = json.loads(path.read_text()) if path.is_file() else {}
     if not state:

