@@ -215,6 +215,20 @@ def test_reconstruction_term_ends_on_the_levels():
     assert method.estimate()["distance ppm"] < 0.02 * before
 
 
+def test_levels_follow_their_cells_until_the_given_share_and_once_at_the_end():
+    method, _ = small({"lambda": 1e-4, "refit_every": 5, "refit_until": 0.5}, steps=20)
+    optimizer, levels = torch.optim.Adam(method.parameter_sets()[0]["params"], lr=1e-3), []
+    for step in range(20):
+        optimizer.zero_grad()
+        sum(theta.square().sum() for theta in method.weights().values()).mul(0.01).backward()
+        method.regularise(step, torch.Generator())
+        optimizer.step()
+        method.after_step(step)
+        levels.append(method.levels_0.tolist())
+    moved = [step for step in range(1, 20) if levels[step] != levels[step - 1]]
+    assert moved == [4, 9, 19]
+
+
 def test_quantised_forward_passes_gradients_unchanged():
     method, _ = small({"forward": "quantised"})
     theta = method.weights()["1.weight"]
