@@ -320,3 +320,18 @@ def test_unknown_options_are_named():
         LC(problem()[0], LINE, {"mu_lost": 1.0}, 10)
     with pytest.raises(ValueError, match="multipliers"):
         Direct(problem()[0], LINE, {"multipliers": True}, 10)
+
+
+def test_indices_are_stored_under_the_model_with_fewer_bytes():
+    group = partitionings.Group("fc", "scalar", ("fc.weight",), ((40, 500),))
+    network = nn.Module()
+    network.fc = nn.Linear(500, 40, bias=False)
+    with torch.no_grad():  # whole columns are zero, which a table of one symbol at a time cannot tell
+        network.fc.weight[:, torch.arange(500) % 100 < 60] = 0.0
+    layout, sizes, chosen = {"fc": group.shapes}, {}, {}
+    for model in (*lc.SMALLEST, "smallest"):
+        options = {"codebook": "ternary", "scaled": True, "model": model}
+        found = Direct(network, partitionings.Partitioning("line", "layers", (group,), {}), options, 0).finish()
+        sizes[model], chosen[model] = len(codec.encode("line", "layers", found, layout)), found["fc"].model
+    assert sizes["smallest"] == min(sizes.values()) < sizes["static"]
+    assert chosen["smallest"] == "context"

@@ -14,7 +14,7 @@ from benchmarks.methods.lc import LC
 class Direct(LC):
     """options: codebook and its own as in LC, l_steps (between two quantisations), bits, model."""
 
-    own = {"l_steps": 200, "bits": 10, "model": "static"}
+    own = {"l_steps": 200, "bits": 10, "model": "smallest"}
 
     def mu(self, step: int) -> float:
         return 0.0

@@ -21,9 +21,10 @@ from torch import nn
 
 from benchmarks.methods.plain import fine_step, scalar
 from benchmarks.quantisers import Quantiser
-from zoo.codec import Coded, psi_round
+from zoo.codec import Coded, encode, psi_round
 
-OURS = {"l_steps": 200, "mu": 1e-3, "mu_last": 10.0, "multipliers": True, "bits": 10, "model": "static"}
+SMALLEST = ("static", "context")
+OURS = {"l_steps": 200, "mu": 1e-3, "mu_last": 10.0, "multipliers": True, "bits": 10, "model": "smallest"}
 
 
 class LC(nn.Module):
@@ -32,7 +33,7 @@ class LC(nn.Module):
     options: codebook (adaptive | fixed | binary | ternary | pow2) with k, c, entries, scaled, exact of
     `benchmarks.quantisers.Quantiser`; l_steps (training steps of one L step); mu (the first) and mu_last (mu grows
     exponentially between them); multipliers (False: quadratic penalty); bits (grid of the biases, as in plain);
-    model (entropy model of the indices).
+    model (entropy model of the indices; `smallest`: whichever of SMALLEST makes the shortest file).
     """
 
     own: dict = OURS
@@ -149,7 +150,11 @@ class LC(nn.Module):
         for i, group in enumerate(self.groups):
             entries, phi = np.unique(getattr(self, f"indices_{i}").cpu().numpy(), return_inverse=True)
             psi = {"codebook": self.stored_codebook(i).numpy()[None, entries]}
-            coded[group.name] = Coded("codebook", self.options["model"], phi.astype(np.int32)[:, None], psi)
+            models = SMALLEST if self.options["model"] == "smallest" else (self.options["model"],)
+            options = [Coded("codebook", model, phi.astype(np.int32)[:, None], psi) for model in models]
+            layout = {group.name: group.shapes}
+            sizes = [len(encode("", "", {group.name: option}, layout)) for option in options]
+            coded[group.name] = options[int(np.argmin(sizes))]
         for group in self.fine:
             step = self._fine_step(group)
             bias = torch.cat([self.biases[name.replace(".", "/")].reshape(-1) for name in group.tensors])
