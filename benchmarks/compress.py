@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from benchmarks import curve, evaluate, finish, reference, rounding
 from benchmarks.train import write
-from zoo import codec, data, networks, partitionings, preprocessing, reparam, verify
+from zoo import codec, data, networks, partitionings, preprocessing, registry, reparam, verify
 from zoo.codec import Coded
 
 BATCH = 20  # images
@@ -725,7 +725,7 @@ def main(args: argparse.Namespace) -> int:
         options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
-        publish(args.out, blob, weights, found, sample, command, args.replace_unpublished)
+        publish(args.out, blob, weights, found, sample, command, f"{args.network}/epr-{args.method}", args.replace_unpublished)
     return 0
 
 
@@ -761,20 +761,24 @@ def point(method: str, blob: bytes, epochs: float, weights: reference.Reference,
 
 
 def publish(
-    out: Path, blob: bytes, weights: reference.Reference, found, sample, command: str, replace_unpublished: bool
+    out: Path, blob: bytes, weights: reference.Reference, found, sample, command: str, quoted: str, replace_unpublished: bool
 ) -> None:
-    """Writes the entry's folder `out` with its record; the official test set stays unmeasured (`zoo verify ID --data PATH`)."""
+    """Writes the entry's folder `out` with its record; the official test set stays unmeasured (`zoo verify ID --data PATH`).
+
+    quoted: key of the published row that the entry stands beside, if there is one.
+    """
     answers = replace(found, test_set=None, examples=None, errors=None, predictions=None)
     facts, extra = {}, {}
     if sample is not None:
-        note = "images from the training split of ImageNet, kept out of calibration and of every choice; no validation error"
+        note = "images from the training split of ImageNet, kept out of calibration; no validation error"
         facts["sample"] = sample.record(f"{len(sample.paths)} ImageNet training images", found.test_set, weights.source, note)
         extra[verify.SAMPLE] = sample.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
         dataset=preprocessing.SPECS[weights.preprocessing].dataset, preprocessing=weights.preprocessing,
         log=(command + "\n").encode(), extra=extra, replace=replace_unpublished, license=weights.license,
-        weights_source=weights.record(), selection="one run; settings were chosen on calibration images", quoted=None,
+        weights_source=weights.record(), selection="one run of the command in train.log",
+        quoted=quoted if quoted in registry.quoted() else None,
         recipe=None, seed=0, **facts,
     )  # fmt: skip
 
