@@ -113,6 +113,12 @@ def test_show_accounts_for_every_byte(artifacts, network, capsys, tmp_path):
     assert [line.split()[0] for line in table[1 : 1 + len(groups)]] == list(groups)
 
 
+def test_show_adds_the_counting_of_the_paper_where_the_record_has_it(capsys):
+    record = registry.find("lenet5-caffe-lc-k2")
+    status, lines, _ = run(capsys, "show", record.folder)
+    assert status == 0 and f"{record.paper_bytes:,} bytes ({record.paper_counting})" in lines[-1]
+
+
 def test_verify_prints_one_line_an_entry(entry, artifacts, lenet_blob, capsys):
     make_entry(artifacts, "another", lenet_blob)
     status, lines, _ = run(capsys, "verify", entry.id)

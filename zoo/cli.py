@@ -106,7 +106,8 @@ def _info(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from zoo import codec, partitionings, verify
 
-    blob = registry.read(registry.locate(args.id))
+    entry = registry.locate(args.id)
+    blob = registry.read(entry)
     header, parts = codec.anatomy(blob, partitionings.layout)
     places = {what: end - start for what, start, end in verify.sections(blob, parts)}
     each = 8 * len(blob) / header.parameters
@@ -134,6 +135,8 @@ def _show(args: argparse.Namespace) -> int:
                  f"{totals[2]:,}", f"{totals[3]:,}", f"{total:,.1f}"))  # fmt: skip
     _table(head, rows, right=range(3, 10))
     print(_LEGEND)
+    if paper := getattr(entry, "paper_bytes", None):  # a bare file has no record
+        print(f"\nby the counting of the method's paper: {paper:,} bytes ({entry.paper_counting})")
     return 0
 
 
