@@ -642,7 +642,7 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0, lam: floa
             print(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}", flush=True)
             state["lam"], state["full"] = _next_price(state["tried"], 0.9965 * target)
             write(path, json.dumps(state).encode())
-        if 0.9945 * target <= state["tried"][attempt][2] <= 0.9985 * target:
+        if 0.9905 * target <= state["tried"][attempt][2] <= 0.9985 * target:
             break
     else:
         raise ValueError(f"no price of a bit gives {target:,} bytes; found {state['tried']}")
