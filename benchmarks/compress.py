@@ -42,9 +42,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from benchmarks import curve, evaluate, finish, reference, rounding
-from benchmarks.train import write
 from zoo import codec, data, networks, partitionings, preprocessing, registry, reparam, verify
 from zoo.codec import Coded
+from zoo.registry import write
 
 BATCH = 20  # images
 POSITIONS = 4  # times the size of a Hessian: how many output positions it is estimated from, if there are as many

@@ -29,6 +29,7 @@ from benchmarks import batches, checkpoint, finish, methods
 from benchmarks import recipe as recipes
 from benchmarks.recipe import Recipe
 from zoo import codec, networks, partitionings
+from zoo.registry import write
 
 
 class Run:
@@ -300,14 +301,6 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
         write(out / "model.zoo", blob)
         tqdm.write(training.log[-1])
     return out / "model.zoo"
-
-
-def write(path: Path, data: bytes) -> None:
-    """Atomic: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def _line(loss: float, training: Run) -> str:
