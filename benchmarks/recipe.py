@@ -60,12 +60,14 @@ class Recipe:
     data: str = ""  # data set, where it is not the network's own, or "hf:REPOSITORY": see benchmarks/batches.py
     preprocessing: str = ""  # name for zoo.preprocessing, where it is not that of the data set
     warm_start: str = ""  # id of the entry whose weights training starts from
+    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/thin.py
     teacher: str = ""  # id of the entry whose logits are distilled
     distill: float = 0.0  # weight of the teacher's cross-entropy against the labels'
     temperature: float = 1.0
     label_smoothing: float = 0.0
     precision: str = "float32"  # float32 | bf16 (autocast)
     channels_last: bool = False  # memory layout of convolutions
+    shrink: tuple[tuple[int, int], ...] = ()  # (n, s): before step n images are averaged down to s x s pixels: cheap early steps
     average: float = 0.999  # decay of the running average of the parameters that the method leaves as they are (BN)
     evaluate_every: int = 1000
     checkpoint_every: int = 1000
@@ -144,4 +146,5 @@ def from_dict(content: dict, where: str = "recipe") -> Recipe:
     if "milestones" in optimizer:
         optimizer["milestones"] = tuple(optimizer["milestones"])
     content["seeds"] = tuple(content.get("seeds", Recipe.seeds))
+    content["shrink"] = tuple((int(until), int(size)) for until, size in content.get("shrink", ()))
     return Recipe(**content, optimizer=Optimizer(**optimizer), finish=Finish(**finish), claim=Claim(**claim))

@@ -25,11 +25,14 @@ from torch import nn
 from torch.func import functional_call
 from tqdm import tqdm
 
-from benchmarks import batches, checkpoint, finish, methods
+from benchmarks import batches, checkpoint, finish, methods, thin
 from benchmarks import recipe as recipes
 from benchmarks.recipe import Recipe
 from zoo import codec, networks, partitionings
 from zoo.registry import write
+
+
+SCORED = 2_560  # training images that tell which channels matter
 
 
 class Run:
@@ -48,10 +51,13 @@ class Run:
             self.network.to(self.device)
             with self._autocast():
                 finish.unfold(self.network, self._first_batches(recipe.finish.images // 5), self._sum)
+        self.whole = self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
+        self.kept: thin.Kept = {}
+        if recipe.keep:
+            self._thin()
         self.teacher = _entry(recipe.teacher).requires_grad_(False) if recipe.teacher else None
         if self.teacher is not None:
             self.teacher.load_state_dict(self._placed(self.teacher.state_dict()), assign=True)
-        self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
         method = methods.find(recipe.method)
         self.method: nn.Module = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
@@ -65,6 +71,21 @@ class Run:
         self.seconds = 0.0
         self.spent: dict[str, float] = {}  # seconds of this process by what they went into
 
+    def _thin(self) -> None:
+        """Removes the channels that the recipe does not keep."""
+        self.network.to(self.device)
+
+        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return nn.functional.cross_entropy(logits.float(), labels)
+
+        with self._autocast():
+            found = thin.scores(self.recipe.network, self.network, self._first_batches(SCORED), loss)
+        for score in found.values():
+            self._sum(score)
+        self.kept = thin.choose({space: score.cpu() for space, score in found.items()}, self.recipe.keep)
+        thin.remove(self.recipe.network, self.network, self.kept)
+        self.partitioning = thin.partitioning(self.whole, self.kept)
+
     def train_step(self) -> torch.Tensor:
         """One step: forward, backward, the method's penalty, optimisers. Returns the loss, detached."""
         with self._timed("step"):
@@ -73,6 +94,10 @@ class Run:
     def _step(self) -> torch.Tensor:
         with self._timed("data"):
             images, labels = self.batches.train(self.step, self.rank, self.world)
+            for until, size in self.recipe.shrink:
+                if self.step < until:
+                    images = nn.functional.interpolate(images, size=(size, size), mode="area")
+                    break
         self.network.train()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -106,7 +131,7 @@ class Run:
 
     def artifact(self) -> bytes:
         """The model file of the present state. All processes of a run must ask for it together."""
-        layout = {group.name: group.shapes for group in self.partitioning.groups}
+        layout = {group.name: group.shapes for group in self.whole.groups}
         coded, rest, own = self.method.finish(), self.rest.averages(), self.recipe.finish
         weights = self._placed(partitionings.weights(self.partitioning, coded)) | rest
         found = self._statistics(weights, own.images)
@@ -118,6 +143,8 @@ class Run:
             return total / count
 
         coded = finish.complete(self.partitioning, coded, rest, found, loss, penalty)
+        if self.kept:
+            coded = finish.fewest(self.whole, thin.expand(self.whole, self.kept, coded))
         return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
 
     def artifact_errors(self, blob: bytes) -> int:
@@ -173,6 +200,7 @@ class Run:
             "seconds": self.seconds,
             "log": self.log,
             "network": self.network.state_dict(),
+            "kept": self.kept,
             "method": self.method.state_dict(),
             "rest": self.rest.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -183,6 +211,7 @@ class Run:
         saved = recipes.from_dict(json.loads(state["recipe"]), "the checkpoint's recipe")
         if recipes.deciding(saved) != recipes.deciding(self.recipe) or state["seed"] != self.seed:
             raise ValueError("the checkpoint was made by another recipe or seed: give another --out, or --restart")
+        self.kept = state.get("kept", {})  # as many channels as were chosen now, and the same ones on the same machine
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
         self.rest.load_state_dict(state.get("rest", {}))

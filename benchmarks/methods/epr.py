@@ -12,6 +12,7 @@ probability table fitted to the final integers, which is what the file holds.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -29,14 +30,16 @@ class EPR(nn.Module):
     options: lambda (nats a bit), step (initial quantisation step; or {group: step}, "default" for the others),
     learn_steps, noise ("uniform" as in the paper, or "expected": the same loss averaged over the noise in closed form),
     rate_every (the rate's gradient is renewed every so many steps and reused in between), density_lr, phi_ema (decay),
-    decoders ({group: name}, else the partitioning's), model (of the file's tables).
+    decoders ({group: name}, else the partitioning's), model (of the file's tables), relative (each tensor has steps of
+    its own, and `step` is in units of the root mean square of its weights at the start), densities ("group": one for a
+    column of the group, as in the paper; "tensor": one for a column of each tensor, where the file's model adapts to it).
     """
 
     def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
         super().__init__()
         defaults = {
             "lambda": 1e-6, "step": 0.1, "learn_steps": True, "shift": False, "noise": "uniform", "rate_every": 4,
-            "density_lr": 1e-3, "phi_ema": 0.999, "decoders": {}, "model": "static",
+            "density_lr": 1e-3, "phi_ema": 0.999, "decoders": {}, "model": "static", "relative": False, "densities": "group",
         }
         if unknown := set(options) - set(defaults):
             raise ValueError(f"EPR does not know the options {sorted(unknown)}; it has {sorted(defaults)}")
@@ -45,20 +48,34 @@ class EPR(nn.Module):
         self.groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
         self.decoders = {g.name: self.options["decoders"].get(g.name, g.decoder) for g in self.groups}
         self.phi, self.log_scale, self.shift = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        step, self.units = self.options["step"], []
+        step, self.units, self.rows = self.options["step"], [], []
         for i, group in enumerate(self.groups):
             decoder = self.decoders[group.name]
             l = reparam.columns(decoder, group.shapes[0])
             rows = torch.cat([reparam.invert(decoder, weights[t].detach(), l) for t in group.tensors])
             own = step.get(group.name, step.get("default", 0.1)) if isinstance(step, dict) else step
-            self.units.append(own)
-            self.phi.append(nn.Parameter(rows / own))
-            self.log_scale.append(nn.Parameter(torch.full((1, l), math.log(own)), requires_grad=self.options["learn_steps"]))
+            counts = [math.prod(shape) // l for shape in group.shapes]
+            self.rows.append(counts)
+            sizes = [float(part.square().mean().sqrt()) or 1.0 for part in rows.split(counts)] if self.options["relative"] else [1.0]
+            steps = own * torch.tensor(sizes)  # (tensors or 1,)
+            self.units.append(float(steps.log().mean().exp()))
+            self.phi.append(nn.Parameter(rows / self._by_row(i, steps[:, None])))
+            self.log_scale.append(nn.Parameter(steps.log()[:, None].repeat(1, l), requires_grad=self.options["learn_steps"]))
             self.shift.append(nn.Parameter(torch.zeros(1, l), requires_grad=self.options["shift"]))
             self.register_buffer(f"mean_{i}", self.phi[i].detach().clone())
             self.register_buffer(f"slope_{i}", torch.zeros_like(self.phi[i]))
-        self.density = FactorisedDensity(sum(p.shape[1] for p in self.phi))
-        self.register_buffer("bits", torch.zeros(len(self.groups)))
+        self.density = FactorisedDensity(sum(part.shape[1] for part in self._parts()))
+        self.register_buffer("bits", torch.zeros(()))
+
+    def _by_row(self, i: int, values: torch.Tensor) -> torch.Tensor:
+        """Values of the tensors of group i, or one for all (T or 1, 1) -> one for each row of phi (d or 1, 1)."""
+        return values if len(values) == 1 else values.repeat_interleave(torch.tensor(self.rows[i]), 0)
+
+    def _parts(self) -> list[torch.Tensor]:
+        """phi cut into what shares densities: groups, or tensors."""
+        if self.options["densities"] == "group":
+            return [phi.detach() for phi in self.phi]
+        return [part for phi, counts in zip(self.phi, self.rows, strict=True) for part in phi.detach().split(counts)]
 
     def parameter_sets(self) -> list[dict]:
         """Parameters by the optimiser that trains them: `main` (phi, in units of the initial step), `psi` and `density`."""
@@ -78,11 +95,10 @@ class EPR(nn.Module):
         for i, group in enumerate(self.groups):
             phi = getattr(self, f"mean_{i}") if averaged else self.phi[i]
             phi = _Round.apply(phi)
-            scale, shift, start = self.log_scale[i].exp(), self.shift[i] if self.options["shift"] else None, 0
-            for name, shape in zip(group.tensors, group.shapes, strict=True):
-                rows = math.prod(shape) // phi.shape[1]
-                theta[name] = reparam.apply(self.decoders[group.name], phi[start : start + rows], scale, shift, shape)
-                start += rows
+            scale, shift = self.log_scale[i].exp(), self.shift[i] if self.options["shift"] else None
+            for k, (name, shape, part) in enumerate(zip(group.tensors, group.shapes, phi.split(self.rows[i]), strict=True)):
+                own = scale[k % len(scale)]  # (l,)
+                theta[name] = reparam.apply(self.decoders[group.name], part, own, shift, shape)
         return theta
 
     def regularise(self, step: int, generator: torch.Generator) -> None:
@@ -92,10 +108,12 @@ class EPR(nn.Module):
         and this keeps the term far cheaper than the network's own pass.
         """
         if step % self.options["rate_every"] == 0:
-            bits, slopes = rate([phi.detach() for phi in self.phi], self.density, self.options["noise"], generator)
-            self.bits.copy_(bits)
-            for i, slope in enumerate(slopes):
-                getattr(self, f"slope_{i}").copy_(slope)
+            bits, slopes = rate(self._parts(), self.density, self.options["noise"], generator)
+            self.bits.copy_(bits.sum())
+            slopes = iter(slopes)
+            for i, counts in enumerate(self.rows):
+                parts = itertools.islice(slopes, len(counts) if self.options["densities"] == "tensor" else 1)
+                getattr(self, f"slope_{i}").copy_(torch.cat(list(parts)))
         for i, phi in enumerate(self.phi):
             slope = getattr(self, f"slope_{i}")
             phi.grad = slope * self.options["lambda"] if phi.grad is None else phi.grad.add_(slope, alpha=self.options["lambda"])
@@ -109,7 +127,7 @@ class EPR(nn.Module):
 
     def estimate(self) -> dict[str, float]:
         """What the progress bar shows: bits under the learned densities and the bytes they promise."""
-        bits = float(self.bits.sum())
+        bits = float(self.bits)
         return {"bits": bits, "bytes": bits / 8}
 
     @torch.no_grad()

@@ -29,7 +29,6 @@ class PreActivationBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = conv(outputs, outputs, 3)
         self.stride = stride
-        self.added = outputs - inputs
         self.shared = shared
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,10 +36,10 @@ class PreActivationBlock(nn.Module):
         shortcut = active if self.shared else x
         if self.stride > 1:
             shortcut = shortcut[:, :, :: self.stride, :: self.stride]  # (B, inputs, H / stride, W / stride)
-        if self.added:
-            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.added))  # (B, outputs, H / stride, W / stride)
         residual = self.conv1(active)  # (B, outputs, H / stride, W / stride)
         residual = self.conv2(F.relu(self.bn2(residual), inplace=True))
+        if added := residual.shape[1] - shortcut.shape[1]:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, added))  # (B, outputs, H / stride, W / stride)
         return shortcut + residual
 
 

@@ -1,0 +1,175 @@
+"""Training a network without some of its channels: several times faster, while the file still decodes to all of it.
+
+    full network --scores--> kept channels of each space --remove--> thin network, thin partitioning --method--> Coded
+                                        `--------------------------------------------- expand, with zeros ----> Coded
+
+A *space* is a set of channels that tensors share: what a convolution puts out, its BN and what reads it. A channel that
+is removed has zero weights, BN scale and bias in the file, so the full network computes what the thin one does. There the
+kept channels stand first: their order is free, and the zeros then cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoo import networks
+from zoo.codec import Coded
+from zoo.partitionings import Partitioning
+
+Kept = dict[str, torch.Tensor]  # space -> numbers of the channels that stay, ascending
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def spaces(network: str) -> dict[str, tuple[str | None, ...]]:
+    """State-dict name -> space of its outputs, and of its inputs where it has any; None where channels are fixed.
+
+    Raises ValueError for networks whose channels nobody has listed here.
+    """
+    base = networks.spec(network).base
+    if base == "vgg16":
+        chain = [None, *(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", None]
+        layers = [*(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", "fc3"]
+        found = {}
+        for layer, (inputs, outputs) in zip(layers, itertools.pairwise(chain), strict=True):
+            found[f"{layer}.weight"] = (outputs, inputs)
+            found |= _vectors(layer.replace("conv", "bn"), outputs)
+    elif base == "resnet20-4":
+        found = {"conv1.weight": ("stage1", None), **_vectors("bn", "stage3")}
+        found |= {"fc.weight": (None, "stage3"), "fc.bias": (None,)}
+        for stage, block in itertools.product((1, 2, 3), (0, 1, 2)):
+            name, outputs = f"layer{stage}.{block}", f"stage{stage}"
+            inputs = f"stage{stage - 1}" if stage > 1 and block == 0 else outputs
+            found |= _vectors(f"{name}.bn1", inputs) | _vectors(f"{name}.bn2", name)
+            found |= {f"{name}.conv1.weight": (name, inputs), f"{name}.conv2.weight": (outputs, name)}
+    else:
+        raise ValueError(f"the channels of {network} are not listed in benchmarks/thin.py: it cannot be trained thin")
+    return {name: found[name] for name in networks.shapes(network) if name in found}
+
+
+WITHIN = {"stage2": "stage1", "stage3": "stage2"}  # spaces whose first channels are another space's: identity shortcuts
+
+
+def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Callable) -> dict[str, torch.Tensor]:
+    """Importance of each channel of each space: what the loss would change by without it, to first order, squared.
+
+    The gate of a channel is one number that multiplies its BN output (or its neuron); the squares of the derivatives by
+    it are summed over batches, and over the layers of a space (Molchanov et al. 2019, section 3.2, "gate").
+    """
+    own, named, total = spaces(network), dict(module.named_parameters()), {}
+    gates = [name for name, where in own.items() if where[0] and name in named and not ("conv" in name and len(where) == 2)]
+    module.train()
+    for images, labels in batches:
+        module.zero_grad()
+        loss(module(images), labels).backward()
+        parts: dict[str, torch.Tensor] = {}
+        for name in gates:
+            p, layer = named[name], name.rpartition(".")[0]
+            parts[layer] = parts.get(layer, 0) + (p.detach() * p.grad).double().reshape(len(p), -1).sum(1)
+        for name in gates:
+            if name.endswith(".weight"):
+                space = own[name][0]
+                total[space] = total.get(space, 0) + parts[name.rpartition(".")[0]] ** 2
+    module.zero_grad(set_to_none=True)
+    return total
+
+
+def choose(scores: dict[str, torch.Tensor], counts: dict[str, int]) -> Kept:
+    """The best `counts` channels of each space; patterns of spaces are allowed, a space that none names keeps all its own.
+
+    Channels of score zero, dead ones, never stay. Raises ValueError for a count that no space justifies.
+    """
+    unknown = [pattern for pattern in counts if not any(fnmatchcase(space, pattern) for space in scores)]
+    if unknown:
+        raise ValueError(f"keep names {unknown}; the network has the spaces {', '.join(scores)}")
+    kept: Kept = {}
+    for space in sorted(scores, key=lambda s: (s in WITHIN, s)):  # stage1 before stage2 before stage3
+        score = scores[space].clone()
+        count = next((c for pattern, c in counts.items() if fnmatchcase(space, pattern)), len(score))
+        if not 1 <= count <= len(score):
+            raise ValueError(f"keep asks for {count} channels of {space}, which has {len(score)}")
+        first = WITHIN.get(space)
+        if first is not None:  # exactly what the space before has kept, and the best of the rest
+            score[: len(scores[first])] = 0.0
+            score[kept[first]] = torch.inf
+        order = score.argsort(descending=True, stable=True)[:count]
+        kept[space] = order[score[order] > 0].sort().values
+        if first is not None and len(kept[space]) < len(kept[first]):
+            raise ValueError(f"{space} must keep at least the {len(kept[first])} channels of {first}")
+    return kept
+
+
+def remove(network: str, module: nn.Module, kept: Kept) -> None:
+    """Cuts the parameters and buffers of the full network down to the kept channels, in place."""
+    for name, where in spaces(network).items():
+        layer, _, kind = name.rpartition(".")
+        owner = module.get_submodule(layer)
+        tensor = getattr(owner, kind)
+        cut = _cut(tensor.detach(), where, kept)
+        setattr(owner, kind, nn.Parameter(cut) if isinstance(tensor, nn.Parameter) else cut)
+
+
+def partitioning(full: Partitioning, kept: Kept) -> Partitioning:
+    """The same groups with the shapes of the thin network."""
+    own = spaces(full.network)
+
+    def thin(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        sides = [len(kept[space]) if space else side for space, side in zip(own.get(name, ()), shape, strict=False)]
+        return (*sides, *shape[len(sides) :])
+
+    groups = [replace(g, shapes=tuple(thin(t, s) for t, s in zip(g.tensors, g.shapes, strict=True))) for g in full.groups]
+    constants = {name: (value, thin(name, shape)) for name, (value, shape) in full.constants.items()}
+    return replace(full, groups=tuple(groups), constants=constants)
+
+
+def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str, Coded]:
+    """Groups of the thin network -> of the full one: integer 0 for what was removed.
+
+    Raises ValueError for groups whose integer 0 is not the weight 0 (codebooks, shifts).
+    """
+    own, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
+    for group, thin in zip(full.groups, small.groups, strict=True):
+        part = coded[group.name]
+        if part.decoder in ("codebook", "float32") or "shift" in part.psi:
+            raise ValueError(f"group {group.name}: an integer 0 is no weight 0 under {part.decoder}; it cannot be expanded")
+        l, start, rows = part.phi.shape[1], 0, []
+        for name, shape, cut in zip(group.tensors, group.shapes, thin.shapes, strict=True):
+            count = int(np.prod(cut)) // l
+            sides = len(own[name])
+            out = np.zeros(shape, part.phi.dtype).reshape(*shape[:sides], -1)
+            index = [places[s] if s else np.arange(n) for s, n in zip(own[name], shape, strict=False)]
+            out[np.ix_(*index)] = part.phi[start : start + count].reshape(*cut[:sides], -1)
+            rows.append(out.reshape(-1, l))
+            start += count
+        whole[group.name] = replace(part, phi=np.concatenate(rows))
+    return whole
+
+
+def _places(network: str, kept: Kept) -> dict[str, np.ndarray]:
+    """Where the channels of the thin network stand in the full one: first, or behind those of the space before."""
+    places = {space: np.arange(len(channels)) for space, channels in kept.items()}
+    if networks.spec(network).base == "resnet20-4":
+        for space, first in WITHIN.items():  # in order: a stage begins with the channels of the one before
+            width = networks.shapes(network)[f"layer{first[-1]}.0.conv2.weight"][0]
+            added = len(kept[space]) - len(kept[first])
+            places[space] = np.concatenate([places[first], width + np.arange(added)])
+    return places
+
+
+def _vectors(layer: str, space: str | None) -> dict[str, tuple[str | None]]:
+    """What a layer has one number of for each channel."""
+    kinds = ("weight", "bias", "running_mean", "running_var") if "bn" in layer else ("bias",)
+    return {f"{layer}.{kind}": (space,) for kind in kinds if not layer.startswith("conv")}
+
+
+def _cut(tensor: torch.Tensor, where: tuple[str | None, ...], kept: Kept) -> torch.Tensor:
+    for side, space in enumerate(where):
+        if space is not None:
+            tensor = tensor.index_select(side, kept[space].to(tensor.device))
+    return tensor.clone()
