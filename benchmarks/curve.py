@@ -1,13 +1,16 @@
-"""Agreement with the uncompressed network against bytes: rows that `compress --curve` measured, and the figure of them.
+"""Figures of curves, from the CSV files that `compress --curve` and `sweep --test` wrote.
 
     python -m benchmarks compress resnet50 ... --curve benchmarks/results/resnet50-curve.csv
-
-Beside a CSV called NAME-curve.csv there may be NAME-nncodec.csv with points of another codec on the same weights.
+        agreement with the uncompressed network against bytes; beside a CSV called NAME-curve.csv there may be
+        NAME-nncodec.csv with points of another codec on the same weights
+    python -m benchmarks sweep resnet20-4-dft --over lambda=... --test
+        error against bytes (Oktay et al. 2019, figure 4)
 """
 
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 FIELDS = ("method", "bytes", "images", "agreement", "errors", "reference_errors", "tuned_epochs", "weights", "sha256")
@@ -61,3 +64,37 @@ def draw(path: Path) -> Path:
         figure.savefig(out, bbox_inches="tight", metadata={"Date": None})
         pyplot.close(figure)
     return out
+
+
+def sweeps(network: str, folder: Path) -> bytes:
+    """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    from zoo import registry
+
+    with pyplot.rc_context({"svg.hashsalt": "zoo", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(5.6, 3.6))
+        paths = [path for path in sorted(folder.glob(f"{network}-*.csv")) if "test_errors" in read(path)[0]]
+        for path, marker in zip(paths, "osD^v", strict=False):
+            rows = sorted(read(path), key=lambda r: int(r["size_bytes"]))
+            error = [100 * int(r["test_errors"]) / int(r["test_examples"]) for r in rows]
+            name = path.stem.removeprefix(f"{network}-").partition("-")[0].upper()
+            axes.plot([int(r["size_bytes"]) / 1e3 for r in rows], error, marker=marker, label=f"{name}, measured")
+        for q in registry.quoted().values():
+            if q.network == network and (q.method.startswith("EPR") or q.method == "Uncompressed"):
+                if q.size_bytes > 5e6:
+                    axes.axhline(q.error, color="0.55", linewidth=0.8, linestyle=":")
+                    continue
+                axes.plot(q.size_bytes / 1e3, q.error, "x", color="0.4")
+                axes.annotate(f"{q.method}, quoted", (q.size_bytes / 1e3, q.error), fontsize=7, color="0.4")
+        axes.set_xlabel("bytes of the whole file [decimal kB]")
+        axes.set_ylabel("top-1 error on the test set [%]")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper right")
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
+        pyplot.close(figure)
+    return out.getvalue()

@@ -121,7 +121,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         parts += [f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n" for c in curves if c.suffix == ".svg"]
         tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
         if tables:
-            parts.append(f"Curves, none of them measured on the test set: {tables}.\n")
+            parts.append(f"Curves; test errors are in those that have a column of that name: {tables}.\n")
         if others:
             parts.append("**Quoted** from publications, by their own counting; not measured here:\n")
             parts.append(_markdown(quoted_rows(others)))

@@ -10,6 +10,7 @@ Times are CPU times of this process, so that other work on the machine disturbs 
     overhead  bytes of a file           against   the ideal code length of its symbols
     memory    peak of zoo.load in a process of its own, over the bytes of the float32 weights
     step      a training step with the rate term against the same step without, and against plain training
+    evaluate  what `zoo verify` does with the whole test set   against   a bare forward pass over the same images
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import zoo
 from zoo import codec, networks, partitionings, registry
 from zoo.codec import Coded
 
-SECTIONS = ("load", "codec", "overhead", "memory", "step")
+SECTIONS = ("load", "codec", "overhead", "memory", "step", "evaluate")
+RECIPES = "lenet300-100-sq,lenet5-caffe-sq,vgg16-dft,resnet20-4-dft"
 SYNTHETIC_BITS = 1.3  # a weight, of the synthetic files
 LARGE = 1_000_000  # weights from which on memory is measured: below, it drowns in the interpreter's own
 SHORTEST = 0.02  # seconds that one timing lasts at least, by repetition
@@ -40,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, comma-separated (default: all)")
     parser.add_argument("--entries", default="*", help="shell pattern of the entries that are timed")
     parser.add_argument("--no-synthetic", action="store_true", help="leave out the synthetic ResNet-50 files")
-    parser.add_argument("--recipes", default="lenet300-100-sq,lenet5-caffe-sq", help="recipes whose training steps are timed")
+    parser.add_argument("--recipes", default=RECIPES, help="recipes whose training steps are timed (default: %(default)s)")
+    parser.add_argument("--evaluated", default="vgg16-dft", help="entry that `evaluate` measures (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="timings of each side (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
 
@@ -53,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
     if unknown := set(wanted) - set(SECTIONS):
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     results: dict[str, list[dict]] = {}
-    if set(wanted) - {"step"}:
+    if set(wanted) - {"step", "evaluate"}:
         files = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
         if not args.no_synthetic:
             files["synthetic resnet50, scalar"] = synthetic("resnet50", {})
@@ -67,6 +70,8 @@ def main(args: argparse.Namespace) -> None:
                 print()
     if "step" in wanted:
         results["step"] = [show("step", training_step(name, args.repeats)) for name in args.recipes.split(",")]
+    if "evaluate" in wanted:
+        results["evaluate"] = [show("evaluate", evaluation(args.evaluated))]
     if args.json:
         registry.write(args.json, (json.dumps(results, indent=1) + "\n").encode())
 
@@ -79,7 +84,9 @@ def show(section: str, row: dict) -> dict:
         "all else {rest:,.0f} ({percent:.2f} %)",
         "memory": "{name}: {peak_mb:.0f} MB at the peak of loading, {ratio:.2f} times its float32 weights",
         "step": "{name}: {rate_ms:.2f} ms a step, without the rate term {no_rate_ms:.2f} ms: the term adds "
-        "{share:.0%}; plain training {plain_ms:.2f} ms: {of_plain:.2f} of it",
+        "{share:.0%}; plain training {plain_ms:.2f} ms: {of_plain:.2f} of it; {images:.0f} images/s",
+        "evaluate": "{name}: verified on {count:,} images in {verify_s:.1f} s, a bare forward pass takes {forward_s:.1f} s: "
+        "{ratio:.2f} of it",
     }[section]
     print(f"{section:<9}{text.format(**row)}")
     sys.stdout.flush()
@@ -204,16 +211,20 @@ def _laplace(bits: float) -> np.ndarray:
     return p
 
 
-def training_step(name: str, repeats: int, steps: int = 40) -> dict:
-    """Steps of a recipe with its rate term, of the same without it, and of plain training of the same network."""
+def training_step(name: str, repeats: int) -> dict:
+    """Steps of a recipe with its rate term, of the same without it, and of plain training of the whole network.
+
+    The batches, the precision and the teacher are the recipe's; plain training has no teacher, and no channel removed.
+    """
     from dataclasses import replace
 
     from benchmarks import recipe as recipes
     from benchmarks.train import Run
 
     recipe = recipes.read(name)
+    steps = 40 if recipe.dataset == "mnist" else 4  # a multiple of `rate_every`
     compressed = Run(recipe, 0)
-    plain = Run(replace(recipe, method="plain", options={}, warm_start="", teacher=""), 0)
+    plain = Run(replace(recipe, method="plain", options={}, warm_start="", teacher="", keep={}), 0)
     rate_term = compressed.method.regularise
 
     def some_steps(training: Run, rate: bool) -> Callable[[], None]:
@@ -228,4 +239,29 @@ def training_step(name: str, repeats: int, steps: int = 40) -> dict:
     sides = {"rate": some_steps(compressed, True), "no_rate": some_steps(compressed, False), "plain": some_steps(plain, False)}
     ms = {f"{side}_ms": 1e3 * value / steps for side, value in race(sides, repeats).items()}
     share = ms["rate_ms"] / ms["no_rate_ms"] - 1
-    return {"name": recipe.id, **ms, "share": share, "of_plain": ms["rate_ms"] / ms["plain_ms"]}
+    images = 1e3 * recipe.batch / ms["rate_ms"]
+    return {"name": recipe.id, **ms, "share": share, "of_plain": ms["rate_ms"] / ms["plain_ms"], "images": images}
+
+
+def evaluation(name: str) -> dict:
+    """Wall-clock seconds of all that verifying an entry takes, against its network's forward pass alone."""
+    import torch
+
+    from zoo import data, verify
+
+    network, entry = zoo.load(name), registry.find(name)
+    images, transform = data.load(entry.dataset, "test"), zoo.transforms(name)
+    ready = transform(images.pixels).split(verify.BATCH[entry.dataset])
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for part in ready:
+                network(part)
+
+    seconds = {}
+    for side, work in (("forward", forward), ("verify", lambda: verify.verify(name))):
+        start = time.perf_counter()
+        work()
+        seconds[side] = time.perf_counter() - start
+    times = {f"{side}_s": value for side, value in seconds.items()}
+    return {"name": name, "count": len(images), **times, "ratio": seconds["verify"] / seconds["forward"]}

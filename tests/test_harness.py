@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -358,6 +359,30 @@ def test_sweep_writes_a_point_for_each_value(recipe_file, tmp_path, monkeypatch,
     assert "2 points" in capsys.readouterr().out
 
 
+def test_a_tested_sweep_measures_each_file_once_and_is_drawn_beside_the_paper(recipe_file, tmp_path, monkeypatch):
+    measured = []
+
+    def train_one(recipe, seed, out, device, threads=None):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "model.zoo").write_bytes(str(recipe.options["lambda"]).encode())
+        return outcome(seed, round(1 / recipe.options["lambda"]), 50) | {"seconds": 3}
+
+    def measure(blob):
+        measured.append(blob)
+        return SimpleNamespace(errors=200 + len(measured), examples=10_000)
+
+    monkeypatch.setattr(sweep, "train_one", train_one)
+    monkeypatch.setattr(sweep.verify, "measure", measure)
+    args = ["sweep", str(recipe_file), "--over", "lambda=1e-4,2e-4", "--runs", str(tmp_path / "r"), "--out", str(tmp_path), "--test"]
+    for _ in range(2):  # the second time nothing is measured
+        assert commands.main(args) == 0
+    assert measured == [b"0.0001", b"0.0002"]
+    with open(tmp_path / "lenet300-100-test-options-lambda.csv", newline="") as file:
+        assert [row["test_errors"] for row in csv.DictReader(file)] == ["201", "202"]
+    svg = (tmp_path / "lenet300-100-sweeps.svg").read_text()
+    assert svg.count("TEST, measured") == 1 and "EPR (SQ), quoted" in svg
+
+
 @pytest.mark.parametrize("over", ["lambda", "=1,2", "lambda=", "lambda=1,,2", "lambda=1,1"])
 def test_a_sweep_over_nothing_is_refused(over):
     with pytest.raises(ValueError, match="--over"):
@@ -406,6 +431,13 @@ def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):
     monkeypatch.setattr(speed, "LARGE", 1000)
     row = speed.memory("now large", random_file("lenet300-100", 0))
     assert 0 <= row["peak_mb"] < 200 and row["ratio"] == pytest.approx(1e6 * row["peak_mb"] / (4 * 266_610))
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_verifying_costs_little_more_than_the_forward_pass(capsys):
+    assert commands.main(["speed", "--only", "evaluate", "--evaluated", "lenet300-100-sq"]) == 0
+    assert "verified on 10,000 images" in capsys.readouterr().out
 
 
 def test_an_unknown_section_is_refused(capsys):
