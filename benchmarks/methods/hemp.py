@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.methods.plain import fine_step, scalar
+from benchmarks.methods.plain import Fine
 from zoo.codec import Coded, psi_round
 
 
@@ -65,13 +65,10 @@ class HEMP(nn.Module):
         groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
         self.order = [g.name for g in groups]
         self.groups = [g for g in groups if all(len(shape) > 1 for shape in g.shapes)]
-        self.fine = [g for g in groups if g not in self.groups]
+        self.fine = Fine([g for g in groups if g not in self.groups], weights, self.options["bits"])
         if several := [g.name for g in self.groups if len(g.tensors) > 1]:
             raise ValueError(f"HEMP quantises layer by layer (partitioning \"layers\"); {several} hold several tensors")
         self.theta = nn.ParameterList(nn.Parameter(weights[g.tensors[0]].detach().clone()) for g in self.groups)
-        self.biases = nn.ParameterDict(
-            {name.replace(".", "/"): nn.Parameter(weights[name].detach().clone()) for g in self.fine for name in g.tensors}
-        )
         zero = self.options["zero"] or self.prune["sparsity"] > 0
         for i, (group, theta) in enumerate(zip(self.groups, self.theta, strict=True)):
             count = self.options["levels"]
@@ -88,7 +85,7 @@ class HEMP(nn.Module):
         self.register_buffer("bits", torch.zeros(len(self.groups)))
 
     def parameter_sets(self) -> list[dict]:
-        return [{"optimizer": "main", "params": [*self.theta, *self.biases.values()]}]
+        return [{"optimizer": "main", "params": [*self.theta, *self.fine.parameters()]}]
 
     def weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
         """State-dict name -> theta: what the task sees, or with `averaged` the network that `finish` stores."""
@@ -101,12 +98,7 @@ class HEMP(nn.Module):
                 theta[group.tensors[0]] = _Replace.apply(w, quantise(w.detach(), levels))
             else:
                 theta[group.tensors[0]] = w
-        for group in self.fine:
-            step = self._fine_step(group) if averaged else None
-            for name in group.tensors:
-                bias = self.biases[name.replace(".", "/")]
-                theta[name] = bias.detach().div(step).round().mul(step) if averaged else bias
-        return theta
+        return theta | self.fine.weights(averaged)
 
     @torch.no_grad()
     def regularise(self, step: int, generator: torch.Generator) -> None:
@@ -172,14 +164,8 @@ class HEMP(nn.Module):
             used, phi = np.unique(indices, return_inverse=True)
             codebook = self.stored_levels(i).cpu().numpy()[used]
             coded[group.name] = Coded("codebook", model, phi.astype(np.int32)[:, None], {"codebook": codebook[None]})
-        for group in self.fine:
-            step = self._fine_step(group)
-            bias = torch.cat([self.biases[name.replace(".", "/")].reshape(-1) for name in group.tensors])
-            coded[group.name] = scalar(bias.div(step).round().to(torch.int32).cpu().numpy()[:, None], step)
+        coded |= self.fine.finish()
         return {name: coded[name] for name in self.order}
-
-    def _fine_step(self, group) -> float:
-        return fine_step([self.biases[name.replace(".", "/")] for name in group.tensors], self.options["bits"])
 
     @torch.no_grad()
     def _prune(self, step: int) -> None:

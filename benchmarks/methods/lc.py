@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.methods.plain import fine_step, scalar
+from benchmarks.methods.plain import Fine
 from benchmarks.quantisers import Quantiser
 from zoo.codec import Coded, encode, psi_round
 
@@ -52,11 +52,8 @@ class LC(nn.Module):
         groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
         self.order = [g.name for g in groups]
         self.groups = [g for g in groups if all(len(shape) > 1 for shape in g.shapes)]
-        self.fine = [g for g in groups if g not in self.groups]
-        self.theta, self.biases = nn.ParameterList(), nn.ParameterDict()
-        for group in self.fine:
-            for name in group.tensors:
-                self.biases[name.replace(".", "/")] = nn.Parameter(weights[name].detach().clone())
+        self.fine = Fine([g for g in groups if g not in self.groups], weights, self.options["bits"])
+        self.theta = nn.ParameterList()
         for i, group in enumerate(self.groups):
             flat = torch.cat([weights[t].detach().reshape(-1) for t in group.tensors])
             self.theta.append(nn.Parameter(flat))
@@ -78,7 +75,7 @@ class LC(nn.Module):
         return 1 / self.mu(step)
 
     def parameter_sets(self) -> list[dict]:
-        return [{"optimizer": "main", "params": [*self.theta, *self.biases.values()]}]
+        return [{"optimizer": "main", "params": [*self.theta, *self.fine.parameters()]}]
 
     def weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
         """State-dict name -> theta: the continuous w, or with `averaged` the quantised network that `finish` stores."""
@@ -90,12 +87,7 @@ class LC(nn.Module):
             for name, shape in zip(group.tensors, group.shapes, strict=True):
                 theta[name] = flat[start : start + math.prod(shape)].reshape(shape)
                 start += math.prod(shape)
-        for group in self.fine:
-            step = self._fine_step(group)
-            for name in group.tensors:
-                bias = self.biases[name.replace(".", "/")]
-                theta[name] = bias.detach().div(step).round().mul(step) if averaged else bias
-        return theta
+        return theta | self.fine.weights(averaged)
 
     @torch.no_grad()
     def regularise(self, step: int, generator: torch.Generator) -> None:
@@ -155,14 +147,8 @@ class LC(nn.Module):
             layout = {group.name: group.shapes}
             sizes = [len(encode("", "", {group.name: option}, layout)) for option in options]
             coded[group.name] = options[int(np.argmin(sizes))]
-        for group in self.fine:
-            step = self._fine_step(group)
-            bias = torch.cat([self.biases[name.replace(".", "/")].reshape(-1) for name in group.tensors])
-            coded[group.name] = scalar(bias.div(step).round().to(torch.int32).cpu().numpy()[:, None], step)
+        coded |= self.fine.finish()
         return {name: coded[name] for name in self.order}
-
-    def _fine_step(self, group) -> float:
-        return fine_step([self.biases[name.replace(".", "/")] for name in group.tensors], self.options["bits"])
 
 
 def paper_bytes(groups: dict[str, Coded]) -> tuple[int, str]:

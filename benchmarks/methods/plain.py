@@ -83,6 +83,42 @@ class Plain(nn.Module):
                 yield group.name, fine, means[name].div(fine).round().reshape(-1, 1), name, shape
 
 
+class Fine(nn.Module):
+    """Groups that a method does not quantise, biases as a rule: trained as they are, stored on a grid too fine to matter."""
+
+    def __init__(self, groups, weights: dict[str, torch.Tensor], bits: int):
+        super().__init__()
+        self.groups, self.bits = groups, bits
+        self.theta = nn.ParameterDict(
+            {_key(name): nn.Parameter(weights[name].detach().clone()) for group in groups for name in group.tensors}
+        )
+
+    def weights(self, averaged: bool) -> dict[str, torch.Tensor]:
+        """State-dict name -> theta, or with `averaged` what `finish` stores."""
+        found = {}
+        for group in self.groups:
+            tensors = {name: self.theta[_key(name)] for name in group.tensors}
+            if averaged:
+                step = fine_step(list(tensors.values()), self.bits)
+                tensors = {name: theta.detach().div(step).round().mul(step) for name, theta in tensors.items()}
+            found |= tensors
+        return found
+
+    @torch.no_grad()
+    def finish(self) -> dict[str, Coded]:
+        coded = {}
+        for group in self.groups:
+            tensors = [self.theta[_key(name)] for name in group.tensors]
+            step = fine_step(tensors, self.bits)
+            flat = torch.cat([theta.reshape(-1) for theta in tensors])
+            coded[group.name] = scalar(flat.div(step).round().to(torch.int32).cpu().numpy()[:, None], step)
+        return coded
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # the keys of a ParameterDict have no dots
+
+
 def fine_step(tensors: list[torch.Tensor], bits: int, step: float | None = None) -> float:
     """`step`, or max |theta| / 2^(bits-1), at the precision of a file; 1 for tensors of zeros."""
     largest = max(float(t.detach().abs().max()) for t in tensors)
