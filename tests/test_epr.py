@@ -185,3 +185,38 @@ def test_decoders_by_group():
     torch.testing.assert_close(theta["conv1.weight"], network.conv1.weight, rtol=0, atol=5e-4)
     with pytest.raises(ValueError, match="does not know the options"):
         EPR(network, partitionings.get("resnet20-4"), {"lamda": 1}, 10)
+
+
+def test_relative_steps_are_in_units_of_each_tensor_s_size():
+    made, network = method("vgg16", relative=True, step={"convs": 2.0, "default": 0.5})
+    weights, theta = dict(network.named_parameters()), made.weights()
+    for name, factor in (("conv1.weight", 2.0), ("conv9.weight", 2.0), ("fc3.weight", 0.5)):
+        step = factor * float(weights[name].detach().square().mean().sqrt())
+        if factor == 0.5:
+            torch.testing.assert_close(theta[name], (weights[name] / step).round() * step, rtol=1e-4, atol=1e-7)
+        group = next(i for i, g in enumerate(made.groups) if name in g.tensors)
+        row = made.groups[group].tensors.index(name)
+        torch.testing.assert_close(made.log_scale[group].exp()[row], torch.full((9 if "conv" in name else 1,), step))
+    stored = made.finish()
+    assert stored["convs"].psi["scale"].shape == (13, 9) and stored["fc1"].psi["scale"].shape == (1, 1)
+    arrays = reparam.decode("dft", stored["convs"].phi, stored["convs"].psi, list(made.groups[0].shapes))
+    shown = made.weights(averaged=True)
+    for name, array in zip(made.groups[0].tensors, arrays, strict=True):
+        np.testing.assert_allclose(array, shown[name].detach().numpy(), rtol=1e-2, atol=2e-4)
+
+
+def test_densities_of_tensors_see_their_own_tensor_alone():
+    """Two tensors of one group, one of zeros: under a shared density its zeros cost what the other's integers make them cost."""
+    made, _ = method(densities="tensor", step=0.05, **{"lambda": 1.0, "noise": "expected", "density_lr": 0.05})
+    with torch.no_grad():
+        made.phi[0][: 784 * 300] = 0.0  # fc1; fc2 stays as it is
+    assert made.density.matrices[0].shape[0] == 6  # fc1, fc2, fc3 and three biases
+    optimizer = torch.optim.Adam(made.density.parameters(), 0.05)
+    for step in range(60):
+        optimizer.zero_grad()
+        made.regularise(4 * step, torch.Generator())
+        optimizer.step()
+    columns = made.density.bits(torch.zeros(1))[:, 0].detach()
+    assert float(columns[0]) < 0.05 < 1.0 < float(columns[1])
+    slope = made.slope_0.reshape(-1)
+    assert slope[784 * 300 :].abs().max() > 0 and slope.shape == (784 * 300 + 300 * 100,)
