@@ -125,13 +125,13 @@ def complete(
 
 
 def fewest(partitioning: Partitioning, coded: dict[str, Coded]) -> dict[str, Coded]:
-    """The same integers, BN's and biases under the entropy model with the fewest bytes: zeros in a row cost nothing in context."""
-    best = {}
+    """The same integers, BN's under the entropy model with the fewest bytes: zeros in a row cost nothing in context."""
+    best = dict(coded)
     for group in partitioning.groups:
-        options = [coded[group.name]]
         if group.name.startswith("bn."):
-            options.append(replace(coded[group.name], model="context"))
-        best[group.name] = min(options, key=lambda o: len(codec.encode(partitioning.network, "", {group.name: o}, {group.name: group.shapes})))
+            options = [coded[group.name], replace(coded[group.name], model="context")]
+            files = [codec.encode(partitioning.network, "", {group.name: o}, {group.name: group.shapes}) for o in options]
+            best[group.name] = min(zip(options, files, strict=True), key=lambda pair: len(pair[1]))[0]
     return best
 
 

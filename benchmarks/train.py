@@ -31,7 +31,6 @@ from benchmarks.recipe import Recipe
 from zoo import codec, networks, partitionings
 from zoo.registry import write
 
-
 SCORED = 2_560  # training images that tell which channels matter
 
 

@@ -217,6 +217,6 @@ def test_densities_of_tensors_see_their_own_tensor_alone():
         made.regularise(4 * step, torch.Generator())
         optimizer.step()
     columns = made.density.bits(torch.zeros(1))[:, 0].detach()
-    assert float(columns[0]) < 0.05 < 1.0 < float(columns[1])
+    assert float(columns[0]) < 0.05 < 0.5 < float(columns[1])
     slope = made.slope_0.reshape(-1)
     assert slope[784 * 300 :].abs().max() > 0 and slope.shape == (784 * 300 + 300 * 100,)

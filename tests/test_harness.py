@@ -373,9 +373,9 @@ def test_a_tested_sweep_measures_each_file_once_and_is_drawn_beside_the_paper(re
 
     monkeypatch.setattr(sweep, "train_one", train_one)
     monkeypatch.setattr(sweep.verify, "measure", measure)
-    args = ["sweep", str(recipe_file), "--over", "lambda=1e-4,2e-4", "--runs", str(tmp_path / "r"), "--out", str(tmp_path), "--test"]
+    args = ["sweep", str(recipe_file), "--over", "lambda=1e-4,2e-4", "--runs", str(tmp_path / "r"), "--out", str(tmp_path)]
     for _ in range(2):  # the second time nothing is measured
-        assert commands.main(args) == 0
+        assert commands.main([*args, "--test"]) == 0
     assert measured == [b"0.0001", b"0.0002"]
     with open(tmp_path / "lenet300-100-test-options-lambda.csv", newline="") as file:
         assert [row["test_errors"] for row in csv.DictReader(file)] == ["201", "202"]

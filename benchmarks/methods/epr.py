@@ -56,8 +56,8 @@ class EPR(nn.Module):
             own = step.get(group.name, step.get("default", 0.1)) if isinstance(step, dict) else step
             counts = [math.prod(shape) // l for shape in group.shapes]
             self.rows.append(counts)
-            sizes = [float(part.square().mean().sqrt()) or 1.0 for part in rows.split(counts)] if self.options["relative"] else [1.0]
-            steps = own * torch.tensor(sizes)  # (tensors or 1,)
+            parts = rows.split(counts) if self.options["relative"] else []
+            steps = own * torch.tensor([float(part.square().mean().sqrt()) or 1.0 for part in parts] or [1.0])  # (T or 1,)
             self.units.append(float(steps.log().mean().exp()))
             self.phi.append(nn.Parameter(rows / self._by_row(i, steps[:, None])))
             self.log_scale.append(nn.Parameter(steps.log()[:, None].repeat(1, l), requires_grad=self.options["learn_steps"]))
