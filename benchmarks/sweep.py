@@ -44,11 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     key, values = parse(args.over)
-    path = args.out / f"{recipes.read(args.recipe).id}-{key.replace('.', '-')}.csv"
+    own = recipes.read(args.recipe)
+    path = args.out / f"{own.id}-{key.replace('.', '-')}.csv"
     rows = []
     for value in values:
         overrides = (*args.set, f"{key}={value}")
         recipe = recipes.read(args.recipe, overrides)
+        if recipes.deciding(recipe) == recipes.deciding(own):
+            overrides = ()  # the recipe's own run
         for seed in args.seed or recipe.seeds[:1]:
             out = folder(args.runs, recipe.id, seed, overrides)
             outcome = train_one(recipe, seed, out, args.device, threads=args.threads)

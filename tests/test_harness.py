@@ -343,6 +343,7 @@ def test_compare_pairs_the_answers(tmp_path, monkeypatch, capsys):
 
 def test_sweep_writes_a_point_for_each_value(recipe_file, tmp_path, monkeypatch, capsys):
     seen = []
+    recipe_file.write_text(recipe_file.read_text() + "[options]\nlambda = 1e-4\n")
 
     def train_one(recipe, seed, out, device, threads=None):
         seen.append((recipe.options["lambda"], seed, str(out)))
@@ -352,6 +353,7 @@ def test_sweep_writes_a_point_for_each_value(recipe_file, tmp_path, monkeypatch,
     args = ["sweep", str(recipe_file), "--over", "lambda=1e-4,2e-4", "--runs", str(tmp_path / "r"), "--out", str(tmp_path)]
     assert commands.main(args) == 0
     assert [s[:2] for s in seen] == [(1e-4, 0), (2e-4, 0)] and seen[0][2] != seen[1][2]
+    assert seen[0][2] == str(tmp_path / "r" / "lenet300-100-test" / "seed-0")  # the recipe's own value: its own run
     with open(tmp_path / "lenet300-100-test-options-lambda.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["size_bytes"] for row in rows] == ["10000", "5000"]
