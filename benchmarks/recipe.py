@@ -33,7 +33,7 @@ class Finish:
     """How what the method leaves (BN) is coded: see benchmarks/finish.py. Without effect where it leaves nothing."""
 
     penalty: float | None = None  # nats a bit; None: the method's lambda, else 1e-8
-    images: int = 10_000  # training images for BN's statistics; a fifth of them during training
+    images: int = 10_000  # training images for BN's statistics; a fifth of them during training, a quarter for scores of channels
     heldout: int = 2_000  # held-out images that judge precisions
 
 

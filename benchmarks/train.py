@@ -31,8 +31,6 @@ from benchmarks.recipe import Recipe
 from zoo import codec, networks, partitionings
 from zoo.registry import write
 
-SCORED = 2_560  # training images that tell which channels matter
-
 
 class Run:
     """One seed of a recipe, at some step: everything that a checkpoint holds."""
@@ -78,7 +76,7 @@ class Run:
             return nn.functional.cross_entropy(logits.float(), labels)
 
         with self._autocast():
-            found = thin.scores(self.recipe.network, self.network, self._first_batches(SCORED), loss)
+            found = thin.scores(self.recipe.network, self.network, self._first_batches(self.recipe.finish.images // 4), loss)
         for score in found.values():
             self._sum(score)
         self.kept = thin.choose({space: score.cpu() for space, score in found.items()}, self.recipe.keep)

@@ -1,5 +1,6 @@
 """Training: recipes that exist, runs that survive their death, several processes that agree."""
 
+import copy
 import json
 import os
 import subprocess
@@ -186,8 +187,8 @@ def short(id: str, *overrides: str) -> recipe.Recipe:
 def test_a_recipe_with_warm_start_teacher_and_bf16_is_resumed_exactly(cifar, tmp_path, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
-    monkeypatch.setattr(train, "_entry", lambda name: {"resnet20-4-ref": reference}[name])
-    own = short("resnet20-4-sq")
+    monkeypatch.setattr(train, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference), "taught": reference}[name])
+    own = short("resnet20-4-sq", "teacher=taught", "distill=0.7", "temperature=2.0")
     whole = train.run(own, 0, tmp_path / "whole").read_bytes()
     train.run(own, 0, tmp_path / "parts", stop_after=2)
     assert train.run(own, 0, tmp_path / "parts").read_bytes() == whole
@@ -211,7 +212,7 @@ def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch
     reference.load_state_dict(partitionings.constants(parts), strict=False)
     reference.eval()
     monkeypatch.setattr(train, "_entry", lambda name: reference)
-    own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "teacher=")
+    own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "keep={}")
     training = train.Run(own, 0)
     images, _ = training.batches.train(0, 0, 1)
     with torch.no_grad():
@@ -219,10 +220,12 @@ def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("id", ["vgg16-ref", "vgg16-dft", "resnet20-4-ref", "resnet20-4-dft", "resnet20-4-orth"])
+@pytest.mark.parametrize(
+    "id", ["vgg16-ref", "vgg16-dft", "vgg16-lc-ternary", "resnet20-4-half", "resnet20-4-dft", "resnet20-4-orth"]
+)
 def test_recipes_for_cifar_run(id, cifar, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_entry", lambda name: networks.build(name.removesuffix("-ref")).eval())
     own = short(id)
+    monkeypatch.setattr(train, "_entry", lambda name: networks.build(own.network).eval())
     blob = train.run(own, 0, tmp_path).read_bytes()
     codec.decode(blob, partitionings.layout)
     assert json.loads((tmp_path / "outcome.json").read_text())["heldout_examples"] == 20
