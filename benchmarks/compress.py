@@ -600,8 +600,7 @@ class Job:
                     values.append((grown, step))
                 coded = [finish.code(values, 0, True)]
                 coded += [replace(coded[0], model="classes")] if len(group.tensors) > 8 else []
-            sizes = [len(codec.encode(self.partitioning.network, "", {group.name: c}, {group.name: group.shapes})) for c in coded]
-            out[group.name] = coded[int(np.argmin(sizes))]
+            out[group.name] = finish.shortest(group, coded)
         return out
 
     def encode(self, groups: dict[str, Coded]) -> bytes:

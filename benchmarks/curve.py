@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FIELDS = ("method", "bytes", "images", "agreement", "errors", "reference_errors", "tuned_epochs", "weights", "sha256")
@@ -38,13 +40,8 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def draw(path: Path) -> Path:
     """The SVG beside the CSV: deterministic, so that it changes only with the numbers."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.hashsalt": "zoo", "font.size": 9}):
-        figure, axes = pyplot.subplots(figsize=(5.6, 3.6))
+    out = path.with_suffix(".svg")
+    with _axes(out, "bytes of the whole file [decimal MB]", "same answer as the uncompressed network [%]", "lower right") as axes:
         rows = read(path)
         for method, marker in (("dft", "o"), ("sq", "s")):
             own = [r for r in rows if r["method"] == method]
@@ -56,27 +53,15 @@ def draw(path: Path) -> Path:
         if other != path and other.is_file():
             points = sorted((int(r["bytes"]) / 1e6, float(r["agreement_percent"])) for r in read(other))
             axes.plot(*zip(*points, strict=True), "x--", color="gray", label="NNCodec 2.1, no calibration (1,000 images)")
-        axes.set_xlabel("bytes of the whole file [decimal MB]")
-        axes.set_ylabel("same answer as the uncompressed network [%]")
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower right")
-        out = path.with_suffix(".svg")
-        figure.savefig(out, bbox_inches="tight", metadata={"Date": None})
-        pyplot.close(figure)
     return out
 
 
 def sweeps(network: str, folder: Path) -> bytes:
     """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
     from zoo import registry
 
-    with pyplot.rc_context({"svg.hashsalt": "zoo", "font.size": 9}):
-        figure, axes = pyplot.subplots(figsize=(5.6, 3.6))
+    out = io.BytesIO()
+    with _axes(out, "bytes of the whole file [decimal kB]", "top-1 error on the test set [%]", "upper right") as axes:
         paths = [path for path in sorted(folder.glob(f"{network}-*.csv")) if "test_errors" in read(path)[0]]
         for path, marker in zip(paths, "osD^v", strict=False):
             rows = sorted(read(path), key=lambda r: int(r["size_bytes"]))
@@ -90,11 +75,23 @@ def sweeps(network: str, folder: Path) -> bytes:
                     continue
                 axes.plot(q.size_bytes / 1e3, q.error, "x", color="0.4")
                 axes.annotate(f"{q.method}, quoted", (q.size_bytes / 1e3, q.error), fontsize=7, color="0.4")
-        axes.set_xlabel("bytes of the whole file [decimal kB]")
-        axes.set_ylabel("top-1 error on the test set [%]")
+    return out.getvalue()
+
+
+@contextmanager
+def _axes(out: Path | io.BytesIO, x: str, y: str, legend: str) -> Iterator:
+    """Axes to draw on; then the figure is written to `out` as SVG, the same bytes for the same numbers."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": "zoo", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(5.6, 3.6))
+        yield axes
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right")
-        out = io.BytesIO()
+        axes.legend(loc=legend)
         figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
         pyplot.close(figure)
-    return out.getvalue()

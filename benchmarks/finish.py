@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from zoo import codec, partitionings
 from zoo.codec import Coded
-from zoo.partitionings import BN_EPS, Partitioning
+from zoo.partitionings import BN_EPS, Group, Partitioning
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Statistics = dict[str, torch.Tensor]  # buffer name of a BN layer -> its mean or variance
@@ -124,14 +124,17 @@ def complete(
     return {group.name: every[group.name] for group in partitioning.groups}
 
 
+def shortest(group: Group, options: Iterable[Coded]) -> Coded:
+    """The way to code a group that makes the shortest file; the first of equal ones."""
+    return min(options, key=lambda option: len(codec.encode("", "", {group.name: option}, {group.name: group.shapes})))
+
+
 def fewest(partitioning: Partitioning, coded: dict[str, Coded]) -> dict[str, Coded]:
     """The same integers, BN's under the entropy model with the fewest bytes: zeros in a row cost nothing in context."""
     best = dict(coded)
     for group in partitioning.groups:
         if group.name.startswith("bn."):
-            options = [coded[group.name], replace(coded[group.name], model="context")]
-            files = [codec.encode(partitioning.network, "", {group.name: o}, {group.name: group.shapes}) for o in options]
-            best[group.name] = min(zip(options, files, strict=True), key=lambda pair: len(pair[1]))[0]
+            best[group.name] = shortest(group, [coded[group.name], replace(coded[group.name], model="context")])
     return best
 
 

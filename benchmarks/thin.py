@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.batches import Batch
 from zoo import networks
 from zoo.codec import Coded
 from zoo.partitionings import Partitioning
 
 Kept = dict[str, torch.Tensor]  # space -> numbers of the channels that stay, ascending
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def spaces(network: str) -> dict[str, tuple[str | None, ...]]:
@@ -62,20 +62,17 @@ def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Call
     The gate of a channel is one number that multiplies its BN output (or its neuron); the squares of the derivatives by
     it are summed over batches, and over the layers of a space (Molchanov et al. 2019, section 3.2, "gate").
     """
-    own, named, total = spaces(network), dict(module.named_parameters()), {}
-    gates = [name for name, where in own.items() if where[0] and name in named and not ("conv" in name and len(where) == 2)]
+    gates = {name.rpartition(".")[0]: where[0] for name, where in spaces(network).items() if where[0]}
+    gates = {layer: s for layer, s in gates.items() if isinstance(module.get_submodule(layer), nn.BatchNorm2d | nn.Linear)}
+    total: dict[str, torch.Tensor] = {}
     module.train()
     for images, labels in batches:
         module.zero_grad()
         loss(module(images), labels).backward()
-        parts: dict[str, torch.Tensor] = {}
-        for name in gates:
-            p, layer = named[name], name.rpartition(".")[0]
-            parts[layer] = parts.get(layer, 0) + (p.detach() * p.grad).double().reshape(len(p), -1).sum(1)
-        for name in gates:
-            if name.endswith(".weight"):
-                space = own[name][0]
-                total[space] = total.get(space, 0) + parts[name.rpartition(".")[0]] ** 2
+        for layer, space in gates.items():
+            own = module.get_submodule(layer).parameters()
+            slope = sum((p.detach() * p.grad).double().reshape(len(p), -1).sum(1) for p in own)
+            total[space] = total.get(space, 0) + slope**2
     module.zero_grad(set_to_none=True)
     return total
 
@@ -154,18 +151,19 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
 def _places(network: str, kept: Kept) -> dict[str, np.ndarray]:
     """Where the channels of the thin network stand in the full one: first, or behind those of the space before."""
     places = {space: np.arange(len(channels)) for space, channels in kept.items()}
-    if networks.spec(network).base == "resnet20-4":
-        for space, first in WITHIN.items():  # in order: a stage begins with the channels of the one before
-            width = networks.shapes(network)[f"layer{first[-1]}.0.conv2.weight"][0]
+    shapes = networks.shapes(network)
+    widths = {where[0]: shapes[name][0] for name, where in spaces(network).items()}
+    for space, first in WITHIN.items():  # in order: a stage begins with the channels of the one before
+        if space in kept:
             added = len(kept[space]) - len(kept[first])
-            places[space] = np.concatenate([places[first], width + np.arange(added)])
+            places[space] = np.concatenate([places[first], widths[first] + np.arange(added)])
     return places
 
 
 def _vectors(layer: str, space: str | None) -> dict[str, tuple[str | None]]:
     """What a layer has one number of for each channel."""
     kinds = ("weight", "bias", "running_mean", "running_var") if "bn" in layer else ("bias",)
-    return {f"{layer}.{kind}": (space,) for kind in kinds if not layer.startswith("conv")}
+    return {f"{layer}.{kind}": (space,) for kind in kinds}
 
 
 def _cut(tensor: torch.Tensor, where: tuple[str | None, ...], kept: Kept) -> torch.Tensor:

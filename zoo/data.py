@@ -4,7 +4,7 @@
     digest(pixels, labels) == EXPECTED[dataset, split]      or the source is refused
 
     data.load("cifar10", "train").pixels            # (50000, 32, 32, 3) uint8, memory-mapped
-    data.image_folder("/data/imagenet", "val")[0]   # (PIL image, class index 0..999)
+    data.image_folder("path/to/imagenet", "val")[0]   # (PIL image, class index 0..999)
 
 MNIST: LeCun, Bottou, Bengio, Haffner 1998. CIFAR-10: Krizhevsky 2009. ImageNet: Russakovsky et al. 2015.
 """

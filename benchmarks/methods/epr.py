@@ -56,20 +56,17 @@ class EPR(nn.Module):
             own = step.get(group.name, step.get("default", 0.1)) if isinstance(step, dict) else step
             counts = [math.prod(shape) // l for shape in group.shapes]
             self.rows.append(counts)
-            parts = rows.split(counts) if self.options["relative"] else []
-            steps = own * torch.tensor([float(part.square().mean().sqrt()) or 1.0 for part in parts] or [1.0])  # (T or 1,)
+            parts = rows.split(counts) if self.options["relative"] else [rows]
+            units = [float(part.square().mean().sqrt()) or 1.0 for part in parts] if self.options["relative"] else [1.0]
+            steps = own * torch.tensor(units)  # (T or 1,)
             self.units.append(float(steps.log().mean().exp()))
-            self.phi.append(nn.Parameter(rows / self._by_row(i, steps[:, None])))
+            self.phi.append(nn.Parameter(torch.cat([part / s for part, s in zip(parts, steps, strict=True)])))
             self.log_scale.append(nn.Parameter(steps.log()[:, None].repeat(1, l), requires_grad=self.options["learn_steps"]))
             self.shift.append(nn.Parameter(torch.zeros(1, l), requires_grad=self.options["shift"]))
             self.register_buffer(f"mean_{i}", self.phi[i].detach().clone())
             self.register_buffer(f"slope_{i}", torch.zeros_like(self.phi[i]))
         self.density = FactorisedDensity(sum(part.shape[1] for part in self._parts()))
         self.register_buffer("bits", torch.zeros(()))
-
-    def _by_row(self, i: int, values: torch.Tensor) -> torch.Tensor:
-        """Values of the tensors of group i, or one for all (T or 1, 1) -> one for each row of phi (d or 1, 1)."""
-        return values if len(values) == 1 else values.repeat_interleave(torch.tensor(self.rows[i]), 0)
 
     def _parts(self) -> list[torch.Tensor]:
         """phi cut into what shares densities: groups, or tensors."""
@@ -96,8 +93,8 @@ class EPR(nn.Module):
             phi = getattr(self, f"mean_{i}") if averaged else self.phi[i]
             phi = _Round.apply(phi)
             scale, shift = self.log_scale[i].exp(), self.shift[i] if self.options["shift"] else None
-            for k, (name, shape, part) in enumerate(zip(group.tensors, group.shapes, phi.split(self.rows[i]), strict=True)):
-                own = scale[k % len(scale)]  # (l,)
+            scale = scale.expand(len(group.tensors), -1)  # (T, l)
+            for name, shape, part, own in zip(group.tensors, group.shapes, phi.split(self.rows[i]), scale, strict=True):
                 theta[name] = reparam.apply(self.decoders[group.name], part, own, shift, shape)
         return theta
 

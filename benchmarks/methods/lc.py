@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.finish import shortest
 from benchmarks.methods.plain import Fine
 from benchmarks.quantisers import Quantiser
-from zoo.codec import Coded, encode, psi_round
+from zoo.codec import Coded, psi_round
 
 SMALLEST = ("static", "context")
 OURS = {"l_steps": 200, "mu": 1e-3, "mu_last": 10.0, "multipliers": True, "bits": 10, "model": "smallest"}
@@ -144,9 +145,7 @@ class LC(nn.Module):
             psi = {"codebook": self.stored_codebook(i).numpy()[None, entries]}
             models = SMALLEST if self.options["model"] == "smallest" else (self.options["model"],)
             options = [Coded("codebook", model, phi.astype(np.int32)[:, None], psi) for model in models]
-            layout = {group.name: group.shapes}
-            sizes = [len(encode("", "", {group.name: option}, layout)) for option in options]
-            coded[group.name] = options[int(np.argmin(sizes))]
+            coded[group.name] = shortest(group, options)
         coded |= self.fine.finish()
         return {name: coded[name] for name in self.order}
 
