@@ -23,6 +23,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 MAX_ALPHABET = 1 << 14
 MAX_EXPONENT = 40
+MANTISSAS = 8  # precisions of a table's weights: 0 to 7 bits after the first
 BYTE = Table([1] * 256)  # codes the bytes of escaped values
 
 
@@ -66,10 +67,10 @@ class Alphabet:
                 bins, spans = _bins(counts[begin:end], rare, coarse)
                 if best is not None and len(bins) + outside >= best[0]:
                     break  # a weight takes a bit or more
-                for mantissa in range(8):
-                    weights, bits = _price(bins, spans, coarse, mantissa)
-                    if best is None or bits + outside < best[0]:
-                        best = bits + outside, low + begin, low + end - 1, rare > 0, mantissa, weights, coarse
+                weights, bits = _prices(bins, spans, coarse)
+                mantissa = int(bits.argmin())
+                if best is None or bits[mantissa] + outside < best[0]:
+                    best = bits[mantissa] + outside, low + begin, low + end - 1, rare > 0, mantissa, weights[mantissa], coarse
         _, low, high, escape, mantissa, weights, coarse = best
         return cls(low, high, escape, mantissa, weights.tolist(), coarse)
 
@@ -285,22 +286,28 @@ def _golomb_bits(low: int, span: int) -> int:
     return 2 * ((abs(2 * low) + 4).bit_length() + (span + 4).bit_length())
 
 
-def _price(bins: np.ndarray, spans: np.ndarray, coarse: int, mantissa: int) -> tuple[np.ndarray, float]:
-    """Weights rounded to mantissa + 1 significant bits, and the bits that table and symbols take with them."""
+def _prices(bins: np.ndarray, spans: np.ndarray, coarse: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (M, n) rounded to 1 .. M significant bits, and the bits (M,) that table and symbols take with them."""
+    mantissa = np.arange(MANTISSAS)[:, None]
+    used = bins > 0
     weights = -(-(bins << mantissa + coarse) // spans)
-    drop = np.maximum(np.frexp(weights.astype(np.float64))[1] - mantissa - 1, 0)  # frexp: the bit length
+    drop = np.maximum(_bit_length(weights) - mantissa - 1, 0)
     weights = (weights + (1 << drop >> 1)) >> drop << drop
-    used = weights > 0
-    exponents = np.where(used, np.frexp(weights.astype(np.float64))[1] - mantissa, 0).astype(np.int64)
-    weights >>= (smallest := int(exponents[used].min()) - 1)  # ratios are all that counts
-    exponents[used] -= smallest
+    exponents = np.where(used, _bit_length(weights) - mantissa, 0)
+    smallest = exponents.min(1, keepdims=True, where=used, initial=64) - 1
+    weights >>= smallest  # ratios are all that counts
+    exponents -= smallest * used
     steps = np.diff(exponents, prepend=0)
-    golomb = 2 * np.frexp(np.where(steps > 0, 2 * steps, 1 - 2 * steps).astype(np.float64))[1] - 1
-    table = int(golomb.sum()) + mantissa * int(used.sum()) + 2 * (coarse + 1).bit_length()
-    total = math.log2(float((weights * spans).sum()))
-    if exponents.max() > MAX_EXPONENT:
-        return weights, math.inf
-    return weights, table + float((bins[used] * (total - np.log2(weights[used].astype(np.float64)))).sum())
+    golomb = 2 * _bit_length(np.where(steps > 0, 2 * steps, 1 - 2 * steps)) - 1
+    table = golomb.sum(1) + mantissa[:, 0] * used.sum() + 2 * (coarse + 1).bit_length()
+    total = np.log2((weights * spans).sum(1, keepdims=True).astype(np.float64))
+    symbols = bins[used] * (total - np.log2(np.compress(used, weights, axis=1).astype(np.float64)))
+    return weights, np.where(exponents.max(1) > MAX_EXPONENT, np.inf, table + symbols.sum(1))
+
+
+def _bit_length(values: np.ndarray) -> np.ndarray:
+    """int64, 0 for 0: exact below 2^53."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
 
 
 def _distances(values: np.ndarray, low: int, high: int) -> np.ndarray:
