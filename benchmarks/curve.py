@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PAPER_STEPS = {"mnist": 200_000, "cifar10": 512_000}  # Oktay et al. 2019, sections 3.1 and 3.2
 FIELDS = ("method", "bytes", "images", "agreement", "errors", "reference_errors", "tuned_epochs", "weights", "sha256")
 
 
@@ -58,23 +59,26 @@ def draw(path: Path) -> Path:
 
 def sweeps(network: str, folder: Path) -> bytes:
     """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it."""
-    from zoo import registry
+    from zoo import networks, registry
 
-    out = io.BytesIO()
+    out, schedules = io.BytesIO(), []
     with _axes(out, "bytes of the whole file [decimal kB]", "top-1 error on the test set [%]", "upper right") as axes:
         paths = [path for path in sorted(folder.glob(f"{network}-*.csv")) if "test_errors" in read(path)[0]]
         for path, marker in zip(paths, "osD^v", strict=False):
             rows = sorted(read(path), key=lambda r: int(r["size_bytes"]))
+            schedules += [f"{int(r['steps']):,} steps of {r['batch']} images from {r['warm_start'] or 'scratch'}" for r in rows]
             error = [100 * int(r["test_errors"]) / int(r["test_examples"]) for r in rows]
             name = path.stem.removeprefix(f"{network}-").partition("-")[0].upper()
             axes.plot([int(r["size_bytes"]) / 1e3 for r in rows], error, marker=marker, label=f"{name}, measured")
         for q in registry.quoted().values():
             if q.network == network and (q.method.startswith("EPR") or q.method == "Uncompressed"):
-                if q.size_bytes > 5e6:
-                    axes.axhline(q.error, color="0.55", linewidth=0.8, linestyle=":")
+                if q.method == "Uncompressed":
+                    axes.axhline(q.error, color="0.4", linewidth=0.8, linestyle=":", label=f"{q.method}, quoted: {q.size}")
                     continue
                 axes.plot(q.size_bytes / 1e3, q.error, "x", color="0.4")
                 axes.annotate(f"{q.method}, quoted", (q.size_bytes / 1e3, q.error), fontsize=7, color="0.4")
+        own, paper = "; ".join(dict.fromkeys(schedules)), PAPER_STEPS.get(networks.spec(network).dataset)
+        axes.set_title(f"measured: {own}" + (f"\nquoted: {paper:,} steps" if paper else ""), fontsize=7)
     return out.getvalue()
 
 

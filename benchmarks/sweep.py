@@ -27,7 +27,7 @@ from zoo import registry, verify
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("setting", "value", "seed", "size_bytes", "heldout_errors", "heldout_examples", "heldout_error_percent", "seconds")
-TESTED = ("test_errors", "test_examples", "sha256")  # more columns of a sweep with --test
+TESTED = ("test_errors", "test_examples", "sha256", "steps", "batch", "warm_start")  # more columns of a sweep with --test
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
             percent = 100 * outcome["heldout_errors"] / outcome["heldout_examples"]
             rows[-1]["heldout_error_percent"] = f"{percent:.2f}"
             if args.test:
-                rows[-1] |= tested(out)
+                rows[-1] |= tested(out) | {key: getattr(recipe, key) for key in ("steps", "batch", "warm_start")}
             registry.write(path, table(rows).encode())
             if args.test:
                 registry.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))

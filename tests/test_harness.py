@@ -382,7 +382,8 @@ def test_a_tested_sweep_measures_each_file_once_and_is_drawn_beside_the_paper(re
     with open(tmp_path / "lenet300-100-test-options-lambda.csv", newline="") as file:
         assert [row["test_errors"] for row in csv.DictReader(file)] == ["201", "202"]
     svg = (tmp_path / "lenet300-100-sweeps.svg").read_text()
-    assert svg.count("TEST, measured") == 1 and "EPR (SQ), quoted" in svg
+    assert svg.count("TEST, measured") == 1 and "EPR (SQ), quoted" in svg and "Uncompressed, quoted: 1.06 MB" in svg
+    assert "measured: 3 steps of 16 images from scratch" in svg and "quoted: 200,000 steps" in svg
 
 
 @pytest.mark.parametrize("over", ["lambda", "=1,2", "lambda=", "lambda=1,,2", "lambda=1,1"])
