@@ -73,7 +73,7 @@ def test_the_order_of_the_stream_is_that_of_the_page():
                             if rows[oo] == r and columns[ii] == c:
                                 listed[k].append(phi[start + oo * i + ii, place])
         start += o * i
-    for wanted, found in zip(listed, model._gather(phi), strict=True):
+    for wanted, found in zip(listed, model._gather(phi, len(model.tables)), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer
-from zoo.codec.entropy import Alphabet, BitCounter
+from zoo.codec.entropy import Alphabet
 from zoo.errors import CorruptArtifact
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -58,20 +58,11 @@ class Classes:
             np.clip(np.rint(np.concatenate([[base - lowest], places, rows, columns])), -MAX_SHARE, MAX_SHARE).astype(np.int64)
             for base, places, rows, columns in wanted
         ]
-        symbols: list[list[np.ndarray]] = [[] for _ in range(MAX_CLASSES)]
-        for cube, tensor in zip(model._cubes(phi), model._rectangles(MAX_CLASSES), strict=True):
-            for plane, rectangles in zip(_sorted(cube, tensor), tensor.rectangles, strict=True):
-                for k, rows, columns in rectangles:
-                    symbols[k].append(plane[rows, columns].reshape(-1))
-        count = max((k + 1 for k in range(MAX_CLASSES) if symbols[k]), default=1)
-        gathered = [np.concatenate(s) if s else np.zeros(0, np.int32) for s in symbols[:count]]
-        model.tables = [Alphabet.fit(values) for values in gathered]
+        symbols = model._gather(phi, MAX_CLASSES)
+        count = max((k + 1 for k, values in enumerate(symbols) if len(values)), default=1)
+        model.tables = [Alphabet.fit(values) for values in symbols[:count]]
         model.kinds = [Alphabet.fit(values) for values in model._by_kind()]
-        counter = BitCounter()
-        for alphabet in model.kinds + model.tables:
-            alphabet.write(counter)
-        bits = counter.count + math.fsum(t.bits(values) for t, values in zip(model.tables, gathered, strict=True))
-        return model, bits + math.fsum(a.bits(v) for a, v in zip(model.kinds, model._by_kind(), strict=True))
+        return model, math.fsum(alphabet.cost for alphabet in model.kinds + model.tables)
 
     def write(self, writer: Writer) -> None:
         writer.golomb(len(self.tables), 3)
@@ -90,7 +81,7 @@ class Classes:
         return cls(shapes, l, tables, kinds, None)
 
     def push(self, coder: Ans, phi: np.ndarray) -> None:
-        for table, values in list(zip(self.tables, self._gather(phi), strict=True))[::-1]:
+        for table, values in list(zip(self.tables, self._gather(phi, len(self.tables)), strict=True))[::-1]:
             table.push(coder, values)
         for alphabet, values in list(zip(self.kinds, self._by_kind(), strict=True))[::-1]:
             alphabet.push(coder, values)
@@ -121,7 +112,8 @@ class Classes:
         return out.T
 
     def bits(self, phi: np.ndarray) -> float:
-        symbols = math.fsum(table.bits(values) for table, values in zip(self.tables, self._gather(phi), strict=True))
+        gathered = self._gather(phi, len(self.tables))
+        symbols = math.fsum(table.bits(values) for table, values in zip(self.tables, gathered, strict=True))
         return symbols + math.fsum(a.bits(v) for a, v in zip(self.kinds, self._by_kind(), strict=True))
 
     def _cubes(self, phi: np.ndarray):
@@ -155,10 +147,10 @@ class Classes:
     def _rectangles(self, count: int) -> list[_Tensor]:
         return [_rectangles(shares, planes, count) for shares, planes in zip(self.shares, self.planes, strict=True)]
 
-    def _gather(self, phi: np.ndarray) -> list[np.ndarray]:
-        """The symbols of each class, in the order of the stream."""
-        symbols: list[list[np.ndarray]] = [[] for _ in self.tables]
-        for cube, tensor in zip(self._cubes(phi), self._rectangles(len(self.tables)), strict=True):
+    def _gather(self, phi: np.ndarray, count: int) -> list[np.ndarray]:
+        """The symbols of each of `count` classes, in the order of the stream."""
+        symbols: list[list[np.ndarray]] = [[] for _ in range(count)]
+        for cube, tensor in zip(self._cubes(phi), self._rectangles(count), strict=True):
             for plane, rectangles in zip(_sorted(cube, tensor), tensor.rectangles, strict=True):
                 for k, rows, columns in rectangles:
                     symbols[k].append(plane[rows, columns].reshape(-1))

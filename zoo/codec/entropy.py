@@ -36,7 +36,7 @@ class Alphabet:
 
     def __init__(self, low: int, high: int, escape: bool, mantissa: int, weights: list[int], coarse: int = 0):
         self.low, self.high, self.escape, self.mantissa = low, high, escape, mantissa
-        self.weights, self.coarse = weights, coarse
+        self.weights, self.coarse, self.cost = weights, coarse, math.nan
         size = high - low + 1
         every = weights
         if coarse:
@@ -45,9 +45,9 @@ class Alphabet:
 
     @classmethod
     def fit(cls, values: np.ndarray) -> Alphabet:
-        """The alphabet with the fewest bits for these integers, its own table included."""
+        """The alphabet with the fewest bits for these integers, its own table included; `cost` says how many."""
         if not len(values):
-            return cls(0, 0, False, 0, [1])
+            values = np.zeros(1, np.int32)
         low, high = int(values.min()), int(values.max())
         far = values[:0]
         if high - low >= MAX_ALPHABET:  # only a window around the median can be listed
@@ -71,8 +71,10 @@ class Alphabet:
                 mantissa = int(bits.argmin())
                 if best is None or bits[mantissa] + outside < best[0]:
                     best = bits[mantissa] + outside, low + begin, low + end - 1, rare > 0, mantissa, weights[mantissa], coarse
-        _, low, high, escape, mantissa, weights, coarse = best
-        return cls(low, high, escape, mantissa, weights.tolist(), coarse)
+        cost, low, high, escape, mantissa, weights, coarse = best
+        found = cls(low, high, escape, mantissa, weights.tolist(), coarse)
+        found.cost = float(cost)
+        return found
 
     def write(self, writer: Writer) -> None:
         writer.signed(self.low, 2)
