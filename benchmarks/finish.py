@@ -190,15 +190,15 @@ class _Search:
         """
         layer, _, kind = name.rpartition(".")
         if f"{layer}.running_var" not in self.found:
-            return self.rest[name], _size(self.rest[name])
+            return self.rest[name], size(self.rest[name])
         gamma, beta = self.rest[f"{layer}.weight"], self.rest[f"{layer}.bias"]
         mean, variance = self.found[f"{layer}.running_mean"], self.found[f"{layer}.running_var"]
         scale = np.where(variance > DEAD, gamma / np.sqrt(variance + BN_EPS), 0.0)
         if kind == "weight":
-            return scale, _size(scale)
+            return scale, size(scale)
         if name.replace(".bias", ".weight") in state:
             scale = state[f"{layer}.weight"].double().numpy()
-        return beta - mean * scale, _size(scale * np.sqrt(variance))  # against the deviation of the layer's output
+        return beta - mean * scale, size(scale * np.sqrt(variance))  # against the deviation of the layer's output
 
 
 def code(tensors: list[tuple[np.ndarray, float]], k: int, own: bool) -> Coded:
@@ -212,7 +212,7 @@ def code(tensors: list[tuple[np.ndarray, float]], k: int, own: bool) -> Coded:
     return Coded("scalar", "static", phi.astype(np.int32)[:, None], {"scale": steps})
 
 
-def _size(values: np.ndarray) -> float:
+def size(values: np.ndarray) -> float:
     """Root mean square of what is not zero; 1 where all is."""
     values = values[values != 0]
     return float(np.sqrt(np.mean(values * values))) if values.size else 1.0

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import zoo
-from benchmarks import compress, reference, rounding
-from benchmarks.compress import Layer, Rounder
+from benchmarks import calibration, compress, ptq, reference, rounder, rounding
+from benchmarks.calibration import Layer
+from benchmarks.rounder import Rounder
 from zoo import codec, data, networks, partitionings
 
 
@@ -21,14 +22,14 @@ def one_thread():
 
 def test_which_batch_normalisation_takes_up_what():
     torch.manual_seed(0)
-    found = {layer.name: layer for layer in compress.layers(networks.build("resnet20-4").eval(), (3, 32, 32))}
+    found = {layer.name: layer for layer in calibration.layers(networks.build("resnet20-4").eval(), (3, 32, 32))}
     second = found["layer1.1.conv2"]
     assert (second.rows, second.inputs, second.kernel) == (None, "layer1.1.bn2", 9)  # its output is added to the shortcut
     assert (found["layer1.1.conv1"].rows, found["layer1.1.conv1"].inputs) == ("layer1.1.bn2", "layer1.1.bn1")
     assert found["layer2.0.conv1"].inputs is None  # the shortcut takes the same activation
     assert found["conv1"].rows == "layer1.0.bn1"  # the first block activates before its paths part
     assert found["layer1.0.conv2"].rows is None and found["fc"].rows is None
-    lenet = compress.layers(networks.build("lenet5-caffe").eval(), (1, 28, 28))
+    lenet = calibration.layers(networks.build("lenet5-caffe").eval(), (1, 28, 28))
     assert [(layer.name, layer.kernel, layer.rows, layer.inputs) for layer in lenet] == [
         ("conv1", 25, None, None), ("conv2", 25, None, None), ("fc1", 1, None, None), ("fc2", 1, None, None)
     ]  # fmt: skip
@@ -37,7 +38,7 @@ def test_which_batch_normalisation_takes_up_what():
 def test_looking_for_them_leaves_the_weights_alone():
     network = networks.build("resnet20-4").eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    compress.layers(network, (3, 32, 32))
+    calibration.layers(network, (3, 32, 32))
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
@@ -45,7 +46,7 @@ def test_looking_for_them_leaves_the_weights_alone():
 def test_patches_are_what_the_convolution_sees(stride, padding):
     conv = torch.nn.Conv2d(5, 7, 3, stride=stride, padding=padding, bias=False)
     x = torch.randn(2, 5, 9, 8)
-    rows, count = compress.patches(x, conv, 2, torch.Generator().manual_seed(0))
+    rows, count = calibration.patches(x, conv, 2, torch.Generator().manual_seed(0))
     wanted = F.conv2d(x, conv.weight, stride=stride, padding=padding)
     assert count == wanted.shape[2] * wanted.shape[3]  # few positions: all are taken
     place = torch.randperm(count, generator=torch.Generator().manual_seed(0))
@@ -60,7 +61,7 @@ def test_importance_predicts_the_divergence_of_a_small_change():
     for p in network.parameters():
         p.mul_(2.0)
     x = torch.rand(400, 1, 28, 28)
-    found, logits = compress.sensitivity(network, x, ["fc1", "fc2", "fc3"])
+    found, logits = calibration.sensitivity(network, x, ["fc1", "fc2", "fc3"])
     s = found["fc2/importance"]
     chosen, size = int(s.argmax()), 0.05
     noise = torch.zeros(400, 100)
@@ -68,14 +69,14 @@ def test_importance_predicts_the_divergence_of_a_small_change():
     handle = network.fc2.register_forward_hook(lambda m, i, out: out + noise)
     moved = network(x)
     handle.remove()
-    measured = float(compress.divergence(logits, moved, compress.TEMPERATURE).mean()) * compress.TEMPERATURE**2
+    measured = float(ptq.divergence(logits, moved, calibration.TEMPERATURE).mean()) * calibration.TEMPERATURE**2
     assert measured == pytest.approx(0.5 * float(s[chosen]) * size**2, rel=0.4)
 
 
 def test_covariances_of_dense_layers_are_those_of_their_inputs():
     network = networks.build("lenet300-100").eval().requires_grad_(False)
     x = torch.rand(300, 1, 28, 28)
-    h = compress.covariances(network, x, ["fc2"])["fc2"]
+    h = calibration.covariances(network, x, ["fc2"])["fc2"]
     inputs = F.relu(network.fc1(x.flatten(1)))
     wanted = torch.cov(inputs.T, correction=0)
     torch.testing.assert_close(h.diagonal(), wanted.diagonal() + 1e-3 * wanted.diagonal().mean(), rtol=1e-3, atol=1e-6)
@@ -91,9 +92,9 @@ def test_latents_measure_the_error_of_the_weights(decoder):
     w, e = rng.standard_normal((6, 36)).astype(np.float32), rng.standard_normal((6, 36)).astype(np.float32)
     x = rng.standard_normal((100, 36))
     h = (x.T @ x / 100).astype(np.float32)
-    y, z = compress.to_latents(decoder, w, 9), compress.to_latents(decoder, e, 9)
-    t = compress.transform_hessian(decoder, h, 9)
-    np.testing.assert_allclose(compress.from_latents(decoder, y, 9), w, atol=1e-5)
+    y, z = rounder.to_latents(decoder, w, 9), rounder.to_latents(decoder, e, 9)
+    t = rounder.transform_hessian(decoder, h, 9)
+    np.testing.assert_allclose(rounder.from_latents(decoder, y, 9), w, atol=1e-5)
     np.testing.assert_allclose(np.einsum("od,de,oe->o", z, t, z), np.einsum("od,de,oe->o", e, h, e), rtol=1e-4)
     assert np.allclose(t, t.T, atol=1e-5)
 
@@ -105,11 +106,11 @@ def test_a_rounded_layer_beats_plain_rounding_at_the_same_bits():
     h = (x.T @ x / len(x)).astype(np.float32)
     w = (0.1 * rng.laplace(size=(40, 10, 3, 3))).astype(np.float32)
     importance = np.exp(rng.standard_normal(40)).astype(np.float32)
-    rounder = Rounder(Layer("a", "a.weight", 9, "bn", "before"), "dft", w, h, importance)
-    found = rounder.round(2e-3)
-    restored = compress.unround("dft", found)
+    layer = Rounder(Layer("a", "a.weight", 9, "bn", "before"), "dft", w, h, importance)
+    found = layer.round(2e-3)
+    restored = rounder.unround("dft", found)
     error = restored - w.reshape(40, -1)
-    s = np.maximum(importance, compress.FLOOR * importance.mean())
+    s = np.maximum(importance, rounder.FLOOR * importance.mean())
     nats = 0.5 * float((s * np.einsum("od,de,oe->o", error, h, error)).sum())
     assert nats == pytest.approx(found.error, rel=1e-3)
     for step in np.geomspace(0.02, 1, 200):  # the finest plain step that needs no more bits
@@ -118,7 +119,7 @@ def test_a_rounded_layer_beats_plain_rounding_at_the_same_bits():
             break
     e = plain * step - w.reshape(40, -1)
     assert found.error < 0.6 * 0.5 * float((s * np.einsum("od,de,oe->o", e, h, e)).sum())
-    cheaper = rounder.refine(found, 4e-3)
+    cheaper = layer.refine(found, 4e-3)
     assert cheaper.bits < found.bits and cheaper.error > found.error
 
 
@@ -130,6 +131,18 @@ def test_sizes_are_decimal():
         compress.parse_bytes("5 GiB")
 
 
+@pytest.mark.parametrize("slope", [-0.15, -0.35, -1.0, -3.0])
+@pytest.mark.parametrize("off", [0.1, 0.7, 1.3, 10.0])
+def test_the_search_for_a_price_ends(slope, off):
+    """Bytes fall as a power of the price, faster than new steps alone would have it or slower; a sweep moves them little."""
+    price, full, tried, steps = 1e-9 * off, True, [], 0.0
+    while not tried or not 0.9905 <= tried[-1][2] <= 0.9985:
+        steps = price if full else steps
+        tried.append([price, full, (steps / 1e-9) ** slope * (price / steps) ** -0.06])
+        price, full = compress._next_price(tried, 0.9965)
+        assert len(tried) <= compress.ATTEMPTS
+
+
 @pytest.fixture
 def mnist_job(tmp_path):
     torch.manual_seed(0)
@@ -138,7 +151,7 @@ def mnist_job(tmp_path):
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "lenet5-caffe")
     pixels = np.asarray(data.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
-    return compress.Job(weights, "dft", pixels, tmp_path / "work")
+    return ptq.Job(weights, "dft", pixels, tmp_path / "work")
 
 
 def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
@@ -150,15 +163,15 @@ def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
     with torch.no_grad():
         logits = network(mnist_job.images)
     wanted = mnist_job.logits
-    close = float(compress.divergence(wanted, logits).mean())
-    rough = float(compress.divergence(wanted, wanted.roll(1, 0)).mean())
+    close = float(ptq.divergence(wanted, logits).mean())
+    rough = float(ptq.divergence(wanted, wanted.roll(1, 0)).mean())
     assert close < 0.3 * rough  # random weights hold nothing superfluous: about one bit each is left
     assert float((logits.argmax(1) == wanted.argmax(1)).float().mean()) > 0.7
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path, monkeypatch):
     whole = compress.compress(mnist_job, 50_000, tmp_path / "a")
-    count, proper = [], compress.Rounded.save
+    count, proper = [], rounder.Rounded.save
 
     def stop(self, path):
         count.append(path)
@@ -166,10 +179,10 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path,
             raise KeyboardInterrupt
         proper(self, path)
 
-    monkeypatch.setattr(compress.Rounded, "save", stop)
+    monkeypatch.setattr(rounder.Rounded, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         compress.compress(mnist_job, 50_000, tmp_path / "b")
-    again = compress.Job(mnist_job.reference, "dft", mnist_job.pixels, mnist_job.folder)
+    again = ptq.Job(mnist_job.reference, "dft", mnist_job.pixels, mnist_job.folder)
     assert compress.compress(again, 50_000, tmp_path / "b") == whole
     assert len(count) > 3
 
@@ -204,7 +217,7 @@ def test_a_residual_network_with_batch_normalisation(method, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "resnet18:10")
-    job = compress.Job(weights, method, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
+    job = ptq.Job(weights, method, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
     job.images = x
     blob = compress.compress(job, 2_400_000, tmp_path / "a", epochs=1)
     assert 2_376_000 <= len(blob) <= 2_400_000

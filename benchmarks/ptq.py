@@ -1,0 +1,255 @@
+"""Post-training quantisation of a whole network: one price of a bit in all layers, then BN tuned and coded.
+
+The expected damage to the answers (KL divergence, to second order) of an error e in the weights of output o is taken as
+s_o e^T H e / 2, with H the covariance of the inputs and s_o the Fisher information of the output, summed over
+its positions (Martens & Grosse 2015, K-FAC, section 3, whose G is cut to its diagonal here). So nats are traded for bits at
+one price lambda in all layers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+from tqdm import tqdm
+
+from benchmarks import checkpoint, finish, reference
+from benchmarks.calibration import BATCH, TEMPERATURE, Layer, batches, covariances, layers, sensitivity
+from benchmarks.rounder import Rounded, Rounder, unround
+from zoo import codec, networks, partitionings, preprocessing
+from zoo.codec import Coded
+
+FINER = 8.0  # how much cheaper a bit of BN is: its errors add up over all positions, and it is 1 % of the file
+
+
+class Job:
+    """Weights, calibration images and a method; `statistics` and `round` keep what they find in `folder`."""
+
+    def __init__(self, weights: reference.Reference, method: str, pixels: np.ndarray, folder: Path, seed: int = 0):
+        self.reference, self.method, self.folder, self.seed, self.pixels = weights, method, folder, seed, pixels
+        self.partitioning = partitionings.get(weights.network)
+        self.state = reference.fold(weights.state)
+        self.network = self._build()
+        self.images = preprocessing.preprocess(weights.preprocessing)(pixels)  # (N, C, H, W)
+        self.layers = layers(self._build(torch.float32), networks.spec(weights.network).input_shape)
+        self.decoders = {
+            tensor: ("sq" if method == "sq" else group.decoder) if group.decoder == "dft" else "scalar"
+            for group in self.partitioning.groups
+            for tensor in group.tensors
+        }
+        self.logits: torch.Tensor | None = None
+
+    def _build(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The uncompressed network; large ones in bfloat16, whose error is far below what compression does."""
+        network = networks.build(self.reference.network)
+        network.load_state_dict(self.state)
+        network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        return network.to(dtype or self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.partitioning.parameters > 5_000_000 else torch.float32
+
+    def statistics(self) -> None:
+        """Importance and moments of outputs, logits, covariances of inputs: read, or found and kept."""
+        names, x = [layer.name for layer in self.layers], self.images.to(self.dtype)
+        path = self.folder / "outputs.safetensors"
+        if not path.is_file():
+            found, logits = sensitivity(self.network, x, names, self.seed)
+            checkpoint.save(path, found | {"logits": logits})
+        self.outputs = checkpoint.load(path)
+        self.logits = self.outputs.pop("logits")
+        if not all(self._covariance(name).is_file() for name in names):  # they are large: each is read when it is needed
+            for name, h in covariances(self.network, x, names, self.seed).items():
+                checkpoint.save(self._covariance(name), h)
+
+    def _covariance(self, name: str) -> Path:
+        return self.folder / "inputs" / f"{name}.safetensors"
+
+    def covariance(self, layer: Layer) -> np.ndarray:
+        """H (d, d) of the layer's input patches."""
+        return checkpoint.load(self._covariance(layer.name)).numpy()
+
+    def rounder(self, layer: Layer) -> Rounder:
+        weight = self.state[layer.weight].numpy()
+        importance = self.outputs[f"{layer.name}/importance"].numpy()
+        return Rounder(layer, self.decoders[layer.weight], weight, self.covariance(layer), importance)
+
+    def price(self, target_bits: float, some: int = 40) -> float:
+        """The lambda at which all layers together should take so many bits, from a few rows of each."""
+        start, sizes, found = self._first_guess(target_bits), [], []
+        guesses = (4.0, 1.0, 0.25)
+        for layer in tqdm(self.layers, desc="price of a bit", disable=None):
+            rounder = self.rounder(layer)
+            parts = [rounder.round(start * guess, sweeps=1, some=some) for guess in guesses]
+            found.append([part.bits / part.q.size for part in parts])
+            sizes.append(rounder.y.size)
+        bits = np.array(found).T @ np.array(sizes)
+        return float(start * np.exp(np.interp(0.95 * target_bits, bits, np.log(guesses))))
+
+    def _first_guess(self, target_bits: float) -> float:
+        """Reverse water-filling over weights as if they were independent Gaussians (Cover & Thomas, section 10.3.3)."""
+        energy, count = [], []
+        for layer in self.layers:
+            h = np.diag(self.covariance(layer))
+            w = self.state[layer.weight].numpy().reshape(-1, len(h))[:: max(1, len(self.state[layer.weight]) // 32)]
+            s = float(self.outputs[f"{layer.name}/importance"].mean())
+            energy.append(0.1 * s * w * w * h)  # a tenth: what is left once other columns adapt
+            count.append(self.state[layer.weight].numel())
+        low, high = -40.0, 10.0
+        while high - low > 0.1:
+            middle = (low + high) / 2
+            each = [np.maximum(0.5 * np.log2(e / math.exp(middle) + 1e-30), 0).mean() for e in energy]
+            rate = sum(n * bits for n, bits in zip(count, each, strict=True))
+            low, high = (middle, high) if rate > target_bits else (low, middle)
+        return math.exp(low)
+
+    def round(self, lam: float, folder: Path, previous: dict[str, Rounded] | None = None) -> dict[str, Rounded]:
+        """Every layer at `lam`, anew or from a previous result by one more sweep; layers that `folder` has are read."""
+        out = {}
+        for layer in tqdm(self.layers, desc=f"rounding at {lam:.3g} nats a bit", disable=None):
+            path = folder / f"{layer.name}.safetensors"
+            if path.is_file():
+                out[layer.name] = Rounded.load(path)
+                continue
+            rounder = self.rounder(layer)
+            out[layer.name] = rounder.refine(previous[layer.name], lam) if previous else rounder.round(lam)
+            out[layer.name].save(path)
+        return out
+
+    def compressed(self, rounded: dict[str, Rounded]) -> nn.Module:
+        """The network with the rounded weights, of the layers that were rounded, and its old BN; float32."""
+        network = self._build(torch.float32)
+        modules = dict(network.named_modules())
+        for layer in self.layers:
+            if layer.name not in rounded:
+                continue
+            weight = unround(self.decoders[layer.weight], rounded[layer.name])
+            modules[layer.name].weight.copy_(torch.from_numpy(weight.reshape(self.state[layer.weight].shape)))
+        return network
+
+    def tune(self, network: nn.Module, epochs: float, rate: float = 2e-3) -> None:
+        """BN's scales and biases towards the uncompressed network's answers on the images and their mirror images.
+
+        Loss: KL divergence at TEMPERATURE; Adam on relative changes of scales, and on biases in units of their
+        channel's deviation.
+        """
+        modules = dict(network.named_modules())
+        bn = {name: m for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)}
+        if not bn or not epochs:
+            return
+        mirrored = self._mirrored_logits()
+        network.to(self.dtype)
+        for m in bn.values():
+            m.float()
+        start = {n: (m.weight.clone(), m.bias.clone()) for n, m in bn.items()}
+        moved = {n: tuple(torch.zeros_like(p, requires_grad=True) for p in (m.weight, m.bias)) for n, m in bn.items()}
+        deviation = self._deviations(start)
+        optimizer = torch.optim.Adam([p for pair in moved.values() for p in pair], lr=rate, betas=(0.9, 0.99))
+        generator = torch.Generator().manual_seed(self.seed)
+        steps = max(1, round(epochs * len(self.images) / BATCH))
+        bar = tqdm(range(steps), desc="tuning", disable=None)
+        order: list[int] = []
+        for step in bar:
+            while len(order) < BATCH:
+                order += torch.randperm(len(self.images), generator=generator).tolist()
+            chosen, order = order[:BATCH], order[BATCH:]
+            flip = bool(torch.randint(2, (), generator=generator))
+            x = self.images[chosen].to(self.dtype).to(memory_format=torch.channels_last)
+            wanted = (mirrored if flip else self.logits)[chosen]
+            values = {}
+            for n, (u, v) in moved.items():
+                values[f"{n}.weight"] = start[n][0] * (1 + u)
+                values[f"{n}.bias"] = start[n][1] + deviation[n] * v
+            logits = functional_call(network, values, (x.flip(3) if flip else x,)).float()
+            loss = divergence(wanted, logits, TEMPERATURE).mean() * TEMPERATURE**2
+            optimizer.zero_grad()
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.step()
+            bar.set_postfix_str(f"divergence {loss.item():.4f}")
+        network.float()
+        with torch.no_grad():
+            for n, (u, v) in moved.items():
+                bn[n].weight.copy_(start[n][0] * (1 + u))
+                bn[n].bias.copy_(start[n][1] + deviation[n] * v)
+
+    def _deviations(self, start: dict) -> dict[str, torch.Tensor]:
+        """Standard deviation of each BN layer's output, where a layer runs right before it; else the size of its scale."""
+        out = {name: weight.abs() for name, (weight, _) in start.items()}
+        for layer in self.layers:
+            if layer.rows:
+                out[layer.rows] = start[layer.rows][0].abs() * self.outputs[f"{layer.name}/variance"].clamp_min(1e-12).sqrt()
+        return out
+
+    @torch.no_grad()
+    def _mirrored_logits(self) -> torch.Tensor:
+        path = self.folder / "mirrored.safetensors"
+        if not path.is_file():
+            x = self.images.to(self.dtype)
+            checkpoint.save(path, torch.cat([self.network(b.flip(3)).float() for b in batches(x)]))
+        return checkpoint.load(path)
+
+    def groups(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, Coded]:
+        """All groups of the file: integers of the layers, and BN, biases in integers of a step each tensor."""
+        by_weight = {layer.weight: layer for layer in self.layers}
+        vectors, out = self._vectors(network, rounded, lam), {}
+        for group in self.partitioning.groups:
+            if group.tensors[0] in by_weight:
+                parts = [rounded[by_weight[t].name] for t in group.tensors]
+                l = len(parts[0].places)
+                phi = np.concatenate([part.q.astype(np.int32).reshape(-1, l) for part in parts])
+                psi = {"scale": np.stack([part.places for part in parts])}
+                options = [Coded(self.decoders[group.tensors[0]], model, phi, psi) for model in ("static", "classes")]
+            else:
+                options = [finish.code([vectors[name] for name in group.tensors], 0, True)]
+                options += [replace(options[0], model="classes")] if len(group.tensors) > 8 else []
+            out[group.name] = finish.shortest(group, options)
+        return out
+
+    def _vectors(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, tuple[np.ndarray, float]]:
+        """Name -> values of BN's scales and biases and of other biases, as in the file, and the step that `lam` asks for."""
+        state = {name: t.detach().double().numpy() for name, t in network.named_parameters() if t.dim() == 1}
+        factor = {name: np.ones(len(t)) for name, t in state.items() if name.endswith(".weight")}
+        shift = {name: f.copy() for name, f in factor.items()}
+        for layer in self.layers:
+            found = rounded[layer.name]
+            if layer.rows:
+                factor[f"{layer.rows}.weight"] *= found.rows
+            if layer.inputs:
+                factor[f"{layer.inputs}.weight"] *= found.inputs
+                shift[f"{layer.inputs}.weight"] *= found.inputs
+        before = {f"{layer.rows or layer.name}.{kind}": layer for layer in self.layers for kind in ("weight", "bias")}
+        out = {}
+        for name, value in state.items():
+            weight = name.removesuffix("bias") + "weight"
+            bn = weight in factor
+            grown = value * (factor[name] if name in factor else shift[weight] if bn else 1.0)
+            step = finish.size(grown) * 2.0**-6
+            if name in before:
+                s = self.outputs[f"{before[name].name}/importance"].double().numpy() / 2
+                if name == weight:  # an error in a scale is multiplied by the layer's output
+                    s = s * self.outputs[f"{before[name].name}/variance"].double().numpy()
+                if bn:  # s is for errors of the layer's output, before BN multiplies it
+                    taken = np.abs(grown if name == weight else state[weight] * shift[weight])
+                    s = s / np.maximum(taken, 1e-3 * taken.max() + 1e-20) ** 2
+                if s.mean() > 0:
+                    step = min(8 * step, math.sqrt(6 * lam / FINER / math.log(2) / float(s.mean())))
+            out[name] = grown, step
+        return out
+
+    def encode(self, groups: dict[str, Coded]) -> bytes:
+        layout = {group.name: group.shapes for group in self.partitioning.groups}
+        return codec.encode(self.partitioning.network, self.partitioning.name, groups, layout)
+
+
+def divergence(wanted: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """KL divergence (nats) of answers from those wanted: (N, classes) twice -> (N,)."""
+    p, q = torch.log_softmax(wanted / temperature, 1), torch.log_softmax(logits / temperature, 1)
+    return (p.exp() * (p - q)).sum(1)

@@ -1,0 +1,146 @@
+"""One layer of a network, rounded at a price of a bit: its latents, its steps, its integers, and its weights again.
+
+    W --to_latents--> y = T theta --steps--> y / step --rounding.minimise--> q --unround--> W
+
+A step is c sqrt(lambda / (s h)), what uniform quantisation wants at that price; BN's scale takes up the factor of each
+output channel, and that of an input channel where only BN and ReLU precede.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import checkpoint, rounding
+from benchmarks.calibration import Layer
+from zoo import codec, reparam
+
+FLOOR = 0.1  # of a layer's mean importance: few images know a channel's importance only roughly
+STEP = 2.2  # c; high-rate theory says sqrt(6 / ln 2) = 2.9, choices made with the rate in view want finer steps
+SWEEPS = 3
+
+
+@dataclass
+class Rounded:
+    """Integers of one layer and what turns them into weights: W = rows_o inputs_i f(integers, places).
+
+    q: float32 (O, I * kernel); rows (O,), inputs (I,), places (kernel,): float32. error is in nats, bits as priced.
+    """
+
+    q: np.ndarray
+    rows: np.ndarray
+    inputs: np.ndarray
+    places: np.ndarray
+    error: float
+    bits: float
+
+    def save(self, path: Path) -> None:
+        state = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in asdict(self).items()}
+        checkpoint.save(path, state)
+
+    @classmethod
+    def load(cls, path: Path) -> Rounded:
+        state = checkpoint.load(path)
+        return cls(**{key: v.numpy() if isinstance(v, torch.Tensor) else v for key, v in state.items()})
+
+
+def to_latents(decoder: str, rows: np.ndarray, kernel: int) -> np.ndarray:
+    """y = T theta for weights (O, I * kernel), in float32."""
+    matrix = reparam.basis(decoder, kernel)
+    if matrix is None:
+        return rows
+    return (rows.reshape(-1, kernel) @ matrix.T.astype(np.float32)).reshape(rows.shape)
+
+
+def from_latents(decoder: str, rows: np.ndarray, kernel: int) -> np.ndarray:
+    matrix = reparam.basis(decoder, kernel)
+    if matrix is None:
+        return rows
+    return (rows.reshape(-1, kernel) @ matrix.astype(np.float32)).reshape(rows.shape)
+
+
+def transform_hessian(decoder: str, hessian: np.ndarray, kernel: int) -> np.ndarray:
+    """H of the latents: (I x B) H (I x B)^T for the basis B of a kernel."""
+    matrix = reparam.basis(decoder, kernel)
+    if matrix is None:
+        return hessian
+    d = len(hessian)
+    b = matrix.astype(np.float32)
+    half = (hessian.reshape(-1, kernel) @ b.T).reshape(d, d)
+    return np.ascontiguousarray((half.T.reshape(-1, kernel) @ b.T).reshape(d, d))
+
+
+class Rounder:
+    """One layer under one decoder: rounds at any price."""
+
+    def __init__(self, layer: Layer, decoder: str, weight: np.ndarray, hessian: np.ndarray, importance: np.ndarray):
+        self.layer, self.decoder = layer, decoder
+        flat = np.ascontiguousarray(weight.reshape(len(weight), -1), np.float32)
+        self.kernel = layer.kernel if decoder == "sq" or reparam.basis(decoder, layer.kernel) is not None else 1
+        self.y = to_latents(decoder, flat, self.kernel)
+        self.hessian = transform_hessian(decoder, np.ascontiguousarray(hessian, np.float32), self.kernel)
+        if layer.rows is None:  # nobody follows who would tell which outputs matter for images yet to come
+            importance = np.full_like(importance, importance.mean())
+        self.importance = 0.5 * np.maximum(importance, max(FLOOR * float(importance.mean()), 1e-20)).astype(np.float32)
+        self._factor: rounding.Factor | None = None
+
+    @property
+    def factor(self) -> rounding.Factor:
+        if self._factor is None:
+            self._factor = rounding.factorise(self.hessian)
+        return self._factor
+
+    def steps(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """Typical curvature of a column, and relative steps of the kernel's places and of input channels."""
+        log = np.log(rounding.conditional(self.factor)).reshape(-1, self.kernel)
+        wanted = log.mean() / 2 - log / 2
+        places = np.exp(np.clip(wanted.mean(0), -1.5, 1.5)) if self.kernel > 1 else np.ones(1)
+        inputs = np.exp(np.clip(wanted.mean(1), -1.5, 1.5)) if self.layer.inputs else np.ones(len(log))
+        return float(np.exp(log.mean())), places, inputs.astype(np.float32)
+
+    def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, some: int | None = None) -> Rounded:
+        """Integers at `lam` nats a bit; `some`: of that many rows only, for estimates."""
+        chosen = slice(None) if some is None or some >= len(self.y) else np.linspace(0, len(self.y) - 1, some).astype(int)
+        importance = self.importance[chosen]
+        level, relative, inputs = self.steps()
+        base = step * math.sqrt(lam / level)
+        if self.layer.rows is None:
+            rows = np.ones(len(importance), np.float32)
+            base /= math.sqrt(float(np.exp(np.log(importance).mean())))
+        else:
+            rows = 1 / np.sqrt(importance)
+            typical = float(np.exp(np.log(rows).mean()))
+            rows, base = (rows / typical).astype(np.float32), base * typical
+        places = codec.psi_round(np.float32(base * relative))
+        y, h, weight = self._scaled(chosen, rows, inputs, places)
+        known = rounding.rescale(self.factor, (inputs[:, None] * places[None, :]).reshape(-1))
+        q, _ = rounding.minimise(y, h, weight, lam, self.kernel, sweeps, known)
+        return self._priced(Rounded(q, rows, inputs, places, 0.0, 0.0), y, h, weight)
+
+    def refine(self, rounded: Rounded, lam: float) -> Rounded:
+        """The same steps at another price: one more sweep."""
+        y, h, weight = self._scaled(slice(None), rounded.rows, rounded.inputs, rounded.places)
+        q = rounding.descend(y, rounded.q, h, weight, lam, rounding.Rate.fit(rounded.q, self.kernel))
+        return self._priced(replace(rounded, q=q), y, h, weight)
+
+    def _scaled(self, chosen, rows, inputs, places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Latents, Hessian and importance in units of the steps."""
+        columns = (inputs[:, None] * places[None, :]).reshape(-1)
+        y = self.y[chosen] / rows[:, None] / columns
+        return y, self.hessian * columns[:, None] * columns, self.importance[chosen] * rows * rows
+
+    def _priced(self, rounded: Rounded, y, h, weight) -> Rounded:
+        rate = rounding.Rate.fit(rounded.q, self.kernel)
+        error = rounding.objective(y, rounded.q, h, weight, 0.0, rate)
+        return replace(rounded, error=error, bits=rate.bits(rounded.q))
+
+
+def unround(decoder: str, rounded: Rounded) -> np.ndarray:
+    """The weights as the network with its own BN has them, float32 (O, I * kernel)."""
+    kernel = len(rounded.places)
+    w = from_latents(decoder, rounded.q * np.tile(rounded.places, rounded.q.shape[1] // kernel), kernel)
+    return w * rounded.rows[:, None] * np.repeat(rounded.inputs, kernel)
