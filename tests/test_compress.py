@@ -219,8 +219,11 @@ def test_a_residual_network_with_batch_normalisation(method, tmp_path):
     weights = reference.load(str(path), "resnet18:10")
     job = ptq.Job(weights, method, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
     job.images = x
-    blob = compress.compress(job, 2_400_000, tmp_path / "a", epochs=1)
-    assert 2_376_000 <= len(blob) <= 2_400_000
-    with torch.no_grad():
-        logits = zoo.from_bytes(blob)(x)
-    assert float((logits.argmax(1) == job.logits.argmax(1)).float().mean()) > 0.85
+    close = {}
+    for epochs in (0, 1):
+        blob = compress.compress(job, 2_400_000, tmp_path / "a", epochs=epochs)
+        assert 2_376_000 <= len(blob) <= 2_400_000
+        with torch.no_grad():
+            close[epochs] = float(ptq.divergence(job.logits, zoo.from_bytes(blob)(x)).mean())
+    rough = float(ptq.divergence(job.logits, job.logits.roll(1, 0)).mean())
+    assert close[1] < 0.9 * close[0] < 0.3 * rough  # most answers of random weights are one class: agreement says little
