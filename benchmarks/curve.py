@@ -62,7 +62,7 @@ def sweeps(network: str, folder: Path) -> bytes:
     from zoo import networks, registry
 
     out, schedules = io.BytesIO(), []
-    with _axes(out, "bytes of the whole file [decimal kB]", "top-1 error on the test set [%]", "upper right") as axes:
+    with _axes(out, "bytes of the whole file [decimal kB]", "top-1 error on the test set [%]", "best") as axes:
         paths = [path for path in sorted(folder.glob(f"{network}-*.csv")) if "test_errors" in read(path)[0]]
         for path, marker in zip(paths, "osD^v", strict=False):
             rows = sorted(read(path), key=lambda r: int(r["size_bytes"]))
@@ -76,7 +76,8 @@ def sweeps(network: str, folder: Path) -> bytes:
                     axes.axhline(q.error, color="0.4", linewidth=0.8, linestyle=":", label=f"{q.method}, quoted: {q.size}")
                     continue
                 axes.plot(q.size_bytes / 1e3, q.error, "x", color="0.4")
-                axes.annotate(f"{q.method}, quoted", (q.size_bytes / 1e3, q.error), fontsize=7, color="0.4")
+                place = {"xytext": (-6, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+                axes.annotate(f"{q.method}, quoted", (q.size_bytes / 1e3, q.error), fontsize=7, color="0.4", **place)
         own, paper = "; ".join(dict.fromkeys(schedules)), PAPER_STEPS.get(networks.spec(network).dataset)
         axes.set_title(f"measured: {own}" + (f"\nquoted: {paper:,} steps" if paper else ""), fontsize=7)
     return out.getvalue()

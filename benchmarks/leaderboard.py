@@ -25,7 +25,7 @@ from zoo.registry import Entry, Quoted
 
 ROOT = Path(__file__).parent.parent
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
-RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote
+RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote; people may put a caption NAME.md beside NAME.svg
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 # Colour-blind safe (Okabe and Ito 2008), with markers that differ too.
@@ -118,7 +118,9 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
             parts.append("**Measured** here, from the committed files:\n")
             parts.append(_markdown(measured_rows(own)))
         curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
-        parts += [f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n" for c in curves if c.suffix == ".svg"]
+        for c in (c for c in curves if c.suffix == ".svg"):
+            parts.append(f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n")
+            parts += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
         tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
         if tables:
             parts.append(f"Curves; test errors are in those that have a column of that name: {tables}.\n")
