@@ -110,11 +110,11 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
     """
     lam, _, size = tried[-1]
     full = abs(math.log(size / goal)) > NEAR
-    above = min((t for t in tried if t[1] == full and t[2] >= goal), key=lambda t: t[2], default=None)
-    below = max((t for t in tried if t[1] == full and t[2] < goal), key=lambda t: t[2], default=None)
+    above = min((t for t in tried if t[1] and t[2] >= goal), key=lambda t: t[2], default=None)
+    below = max((t for t in tried if t[1] and t[2] < goal), key=lambda t: t[2], default=None)
     if full and above and below:
         share = math.log(goal / above[2]) / math.log(below[2] / above[2])
-        return above[0] * math.exp(share * math.log(below[0] / above[0])), full
+        return above[0] * math.exp(share * math.log(below[0] / above[0])), True
     slope, steepest, flattest = (-0.35, -1.0, -0.15) if full else (-0.06, -0.5, -0.02)
     same = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
     if same and (full or not tried[-1][1]):

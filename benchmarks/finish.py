@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from benchmarks.batches import Batch
 from zoo import codec, partitionings
 from zoo.codec import Coded
 from zoo.partitionings import BN_EPS, Group, Partitioning
 
-Batch = tuple[torch.Tensor, torch.Tensor]
 Statistics = dict[str, torch.Tensor]  # buffer name of a BN layer -> its mean or variance
 FINEST, START, COARSEST = 10, 6, 0  # a step is 2^-k of a tensor's typical size
 DEAD = 1e-12  # variance of a channel whose input is constant: it is nothing but its bias
