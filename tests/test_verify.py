@@ -61,6 +61,17 @@ def test_measure_takes_ids_and_paths_and_the_test_set_by_itself(entry, mnist_sta
         assert zoo.measure(source, progress=False).errors == entry.test_errors
 
 
+def test_measure_takes_data_set_and_preprocessing_from_the_record(artifacts, lenet_blob, monkeypatch):
+    raw = dataclasses.replace(preprocessing.SPECS["mnist"], name="mnist-raw", scale=1.0)
+    monkeypatch.setitem(preprocessing.SPECS, "mnist-raw", raw)
+    made = make_entry(artifacts, "raw", lenet_blob, preprocessing="mnist-raw")
+    recorded = verify.read_golden(made.folder)
+    for source in (made.id, made.folder):
+        assert np.allclose(zoo.measure(source, None).golden, recorded)
+    usual = zoo.measure(made.path, None).golden  # a bare file has no record
+    assert np.array_equal(usual, zoo.measure(made.id, None, preprocess="mnist").golden) and not np.allclose(usual, recorded)
+
+
 def test_the_batch_size_changes_nothing(lenet_blob):
     images = standin_images(37)
     whole = verify.measure(lenet_blob, images, progress=False)
@@ -456,3 +467,10 @@ def test_a_sample_that_leaves_its_folder_is_refused(tmp_path):
 def test_committed_entries_agree_with_their_files(name):
     found = verify.check(registry.find(name), bytes_only=registry.find(name).dataset != "mnist", progress=False)
     found.check()
+
+
+@pytest.mark.parametrize("name", ["lenet300-100-sq", "resnet20-4-dft", "resnet50-dft"])
+def test_measuring_a_committed_entry_gives_its_golden_outputs(name):
+    recorded = verify.read_golden(registry.find(name).folder)
+    found = zoo.measure(name, None).golden
+    assert np.abs(found - recorded).max() <= verify.TOLERANCE * np.abs(recorded).max()

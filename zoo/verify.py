@@ -115,16 +115,25 @@ def measure(
     Args:
         source: the file's bytes, or an id or path that `zoo.load` takes.
         images: "test" for the test set of the data set; images of your own; None to test nothing.
-        dataset: that of the network if None. With "test", ImageNet needs ZOO_DATA.
-        preprocess: name for `zoo.preprocessing`; the data set's own if None.
+        dataset: if None, that of the entry; where the source has no record (bytes, a bare file), that of the network.
+            With "test", ImageNet needs ZOO_DATA.
+        preprocess: name for `zoo.preprocessing`; if None, that of the entry, without a record the data set's own.
         device: where the network runs, always in float32 and eval mode.
         batch: images at a time; changes nothing but speed.
 
-    Raises `CorruptArtifact` for a file that is none, `DataUnavailable` or `WrongData` for the test set.
+    Raises `UnknownModel` for an id or path that is none, `CorruptArtifact` for a file that is none, `DataUnavailable` or
+    `WrongData` for the test set, `ZooError` for a data set or preprocessing that is not known.
     """
     import torch
 
-    blob = source if isinstance(source, bytes) else registry.read(registry.locate(source))
+    if isinstance(source, bytes):
+        blob = source
+    else:
+        entry = registry.locate(source)
+        blob = registry.read(entry)
+        if isinstance(entry, Entry):
+            dataset = entry.dataset if dataset is None else dataset
+            preprocess = entry.preprocessing if preprocess is None else preprocess
     header, network = codec.read_header(blob), zoo.from_bytes(blob).to(device)
     spec = networks.spec(header.network)
     dataset = spec.dataset if dataset is None else dataset
