@@ -59,8 +59,6 @@ def train_one(recipe, seed: int, out: Path, device: str = "cpu", resume: bool = 
         if recipes.deciding(made_by) == recipes.deciding(recipe):
             print(f"{out}: finished before; --restart trains it again", file=sys.stderr)
             return json.loads(finished.read_text())
-    if not resume:
-        finished.unlink(missing_ok=True)  # else an interrupted restart would look finished
     torch.set_num_threads(threads or default_threads(recipe.dataset))
     train.run(recipe, seed, out, device, resume)
     return json.loads(finished.read_text()) if finished.is_file() else {}  # only the first of several processes writes

@@ -276,7 +276,7 @@ class Run:
 
 
 def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, stop_after: int | None = None) -> Path:
-    """Trains one seed to its end and writes `out`/model.zoo and `out`/train.log; returns the model's path.
+    """Trains one seed to its end and writes `out`/train.log, model.zoo and at last outcome.json; returns the model's path.
 
     Continues from `out`/checkpoint.safetensors unless `resume` is False. `stop_after` ends early, with a checkpoint.
     """
@@ -284,6 +284,8 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
     path, chief = out / "checkpoint.safetensors", training.rank == 0
     if resume and path.exists():
         training.restore(checkpoint.load(path, device))
+    if chief:
+        (out / "outcome.json").unlink(missing_ok=True)  # it says "finished", perhaps of another recipe
     if not training.log:
         training.log = _preamble(recipe, seed, device, training.world)
     last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
@@ -323,8 +325,8 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
         write(out / "train.log", ("\n".join(training.log) + "\n").encode())
         examples = training.batches.heldout_count
         outcome = {"seed": seed, "size_bytes": len(blob), "heldout_errors": errors, "heldout_examples": examples}
-        write(out / "outcome.json", json.dumps(outcome | {"seconds": round(training.seconds)}).encode())
         write(out / "model.zoo", blob)
+        write(out / "outcome.json", json.dumps(outcome | {"seconds": round(training.seconds)}).encode())  # last: finished
         tqdm.write(training.log[-1])
     return out / "model.zoo"
 

@@ -127,14 +127,6 @@ def test_a_finished_run_is_found_and_not_trained_again(runs, recipe_file, monkey
     assert "80 of 5,000" in run.describe(recipe, outcome)
 
 
-def test_a_restart_forgets_the_outcome_at_once(runs, recipe_file, monkeypatch):
-    """Else a restart that was killed would look finished."""
-    recipe = recipes.read(recipe_file)
-    out = run.folder(runs, recipe.id, 1)
-    monkeypatch.setattr("benchmarks.train.run", lambda *_: None)
-    assert run.train_one(recipe, 1, out, resume=False, threads=1) == {} and not (out / "outcome.json").exists()
-
-
 def test_threads_are_shared_by_the_processes_of_a_machine(monkeypatch):
     monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
     assert (run.default_threads("mnist"), run.default_threads("cifar10")) == (1, 8)

@@ -13,7 +13,7 @@ import torch
 import training_process
 from PIL import Image
 
-from benchmarks import batches, finish, methods, recipe, train
+from benchmarks import batches, finish, methods, recipe, run, train
 from zoo import codec, data, networks, partitionings, preprocessing, reparam
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,6 +142,30 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, standin):
     with pytest.raises(ValueError, match="another recipe or seed"):
         train.run(training_process.small(steps=4, options={"lambda": 1e-5}), 0, tmp_path)
     assert not (tmp_path / "model.zoo").exists()
+
+
+def test_the_outcome_of_an_earlier_recipe_is_forgotten_when_training_begins(tmp_path, standin):
+    """Else a half-trained run whose checkpoint somebody deleted would be reported, and evaluated, with the old model."""
+    run.train_one(training_process.small(steps=2), 0, tmp_path, threads=1)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    new = training_process.small(steps=4, checkpoint_every=2, options={"lambda": 1e-5})
+    train.run(new, 0, tmp_path, stop_after=2)
+    assert not (tmp_path / "outcome.json").exists()
+    assert run.train_one(new, 0, tmp_path, threads=1)["size_bytes"] == (tmp_path / "model.zoo").stat().st_size
+
+
+def test_a_restart_forgets_the_outcome_before_its_first_step(tmp_path, standin):
+    """Else a restart that was killed would look finished."""
+    train.run(training_process.small(steps=2), 0, tmp_path)
+    train.run(training_process.small(steps=2), 0, tmp_path, resume=False, stop_after=0)
+    assert not (tmp_path / "outcome.json").exists()
+
+
+def test_the_outcome_is_written_after_the_model(tmp_path, standin, monkeypatch):
+    written = []
+    monkeypatch.setattr(train, "write", lambda path, content: written.append(path.name))
+    train.run(training_process.small(steps=2), 0, tmp_path)
+    assert written[-2:] == ["model.zoo", "outcome.json"]
 
 
 def test_sgd_s_rate_is_one_for_weights_whatever_the_unit_of_the_latents(standin):
