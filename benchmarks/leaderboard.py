@@ -170,21 +170,25 @@ def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
 
 
 def readme_table(entries: Sequence[Entry]) -> str:
-    """The front of each network: entries that no other entry beats, and beside them what their method's paper states."""
+    """The front of each network: entries that no other entry beats, and the published result that each stands beside."""
     quoted, rows = registry.quoted(), []
     for own, _ in by_network(entries, ()).values():
         best = pareto(own)
         for e in [e for e in own if e.id in best or e.test_errors is None][:README_ROWS]:
-            paper = quoted.get(e.quoted or "")
+            beside = quoted.get(e.quoted or "")
             rows.append({
                 "network": e.network,
                 "entry": f"`{e.id}`",
                 "bytes of the file": f"{e.size_bytes:,}",
                 "ratio": f"{e.ratio:,.0f}x",
                 "error, measured": "not yet measured" if e.top1_error is None else f"{e.top1_error:.2f} %",
-                "the method's paper (quoted)": "" if paper is None else f"{paper.size}, {paper.error:g} %",
+                "published result beside it (quoted)": "" if beside is None else _published(beside),
             })  # fmt: skip
     return _markdown(rows) if rows else "No entries yet.\n"
+
+
+def _published(q: Quoted) -> str:
+    return f"{q.method}: {q.size}, {q.error:g} %" + (" (second-hand)" if q.note == "second-hand" else "")
 
 
 def insert(text: str, table: str) -> str:

@@ -114,9 +114,12 @@ def test_the_claim_stands_beside_the_measurement(claim, text, tmp_path, monkeypa
     assert row.get("aimed at", "") == text
 
 
-def test_readme_shows_the_front_beside_the_papers_own_claim():
-    table = leaderboard.readme_table(ENTRIES)
-    assert "`lenet300-100-small`" in table and "8.56 KB, 1.9 %" in table and "not yet measured" in table
+def test_readme_shows_the_front_beside_the_published_result_that_the_entry_names():
+    other = entry("vgg16-small", 50_000, 900, "vgg16", quoted="vgg16/lilnetx-76")
+    table = leaderboard.readme_table([*ENTRIES[:4], other, ENTRIES[4]])
+    assert "published result beside it (quoted)" in table and "not yet measured" in table
+    assert "| `lenet300-100-small` |" in table and "| EPR (SQ): 8.56 KB, 1.9 % |" in table
+    assert "| LilNetX: 76 KB, 10 % (second-hand) |" in table
     assert "lenet300-100-worse" not in table
 
 
