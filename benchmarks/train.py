@@ -279,6 +279,7 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
     """Trains one seed to its end and writes `out`/train.log, model.zoo and at last outcome.json; returns the model's path.
 
     Continues from `out`/checkpoint.safetensors unless `resume` is False. `stop_after` ends early, with a checkpoint.
+    Raises FloatingPointError where training has diverged; the last checkpoint is from before that.
     """
     training = Run(recipe, seed, device)
     path, chief = out / "checkpoint.safetensors", training.rank == 0
@@ -299,18 +300,22 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
         bar.update()
         if training.step % 100 == 0:
             bar.set_postfix_str(_line(float(loss), training) + shown, refresh=False)
-        if training.step % recipe.evaluate_every == 0 or training.step == recipe.steps:
+        evaluating = training.step % recipe.evaluate_every == 0 or training.step == recipe.steps
+        saving = training.step % recipe.checkpoint_every == 0 or training.step == last
+        if evaluating or saving:
+            total = loss_sum.clone()
+            training._sum(total)
+            mean = float(total) / counted / training.world
+            if not math.isfinite(mean):  # before the last good checkpoint is overwritten
+                raise FloatingPointError(f"the loss is {mean} at step {training.step}: lower the learning rate")
+        if evaluating:
             errors = training.heldout_errors()
             shown = f", held-out {errors}/{training.batches.heldout_count}"
-            training._sum(loss_sum)
-            mean = float(loss_sum) / counted / training.world
             loss_sum, counted = torch.zeros_like(loss_sum), 0
             training.seconds = time.perf_counter() - started
             shares = training.shares()
             training.log.append(f"step {training.step}, {_line(mean, training)}{shown}{shares}, {training.seconds:.0f} s")
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} at step {training.step}: lower the learning rate")
-        if training.step % recipe.checkpoint_every == 0 or training.step == last:
+        if saving:
             training.seconds = time.perf_counter() - started
             if chief:
                 checkpoint.save(path, training.state())

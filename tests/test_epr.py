@@ -130,6 +130,12 @@ def test_latents_that_have_run_away_are_reported():
         rate([torch.tensor([[0.0], [1e5]])], density(1), "expected", None)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_latents_that_are_not_numbers_are_reported(value):
+    with pytest.raises(FloatingPointError, match="phi is not finite: training has diverged, lower the learning rate"):
+        rate([torch.zeros(3, 1), torch.tensor([[0.0], [value]])], density(2), "expected", None)
+
+
 def method(network: str = "lenet300-100", **options) -> tuple[EPR, nn.Module]:
     torch.manual_seed(0)
     built = networks.build(network)

@@ -13,6 +13,7 @@ import torch
 import training_process
 from PIL import Image
 
+from benchmarks import __main__ as commands
 from benchmarks import batches, finish, methods, recipe, run, train
 from zoo import codec, data, networks, partitionings, preprocessing, reparam
 
@@ -166,6 +167,30 @@ def test_the_outcome_is_written_after_the_model(tmp_path, standin, monkeypatch):
     monkeypatch.setattr(train, "write", lambda path, content: written.append(path.name))
     train.run(training_process.small(steps=2), 0, tmp_path)
     assert written[-2:] == ["model.zoo", "outcome.json"]
+
+
+def test_divergence_is_reported_and_the_last_good_checkpoint_stays(tmp_path, standin):
+    own = training_process.small(method="plain", options={}, steps=6, checkpoint_every=2)
+    train.run(own, 0, tmp_path, stop_after=2)
+    good = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def diverged(self):
+        self.step += 1
+        return torch.tensor(float("nan") if self.step == 3 else 1.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Run, "train_step", diverged)
+        with pytest.raises(FloatingPointError, match="the loss is nan at step 4: lower the learning rate"):
+            train.run(own, 0, tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
+
+
+def test_a_learning_rate_that_diverges_is_one_line_of_the_command(tmp_path, standin, capsys):
+    path = tmp_path / "x.toml"
+    path.write_text('id = "x"\nnetwork = "lenet300-100"\nmethod = "epr"\nsteps = 40\nbatch = 32\n[optimizer]\nlr = 1e38\n')
+    assert commands.main(["train", str(path), "--seed", "0", "--out", str(tmp_path)]) == 1
+    assert "python -m benchmarks train: phi is not finite: training has diverged" in capsys.readouterr().err
+    assert not (tmp_path / "x" / "seed-0" / "checkpoint.safetensors").exists()
 
 
 def test_sgd_s_rate_is_one_for_weights_whatever_the_unit_of_the_latents(standin):

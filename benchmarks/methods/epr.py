@@ -146,11 +146,13 @@ def rate(groups: list[torch.Tensor], density: FactorisedDensity, noise: str, gen
     Adds d (bits a symbol) / d density to the .grad of the density's parameters. A density is evaluated on a grid over
     the range of phi, once a column; the bits of each noisy phi are interpolated, so an element costs a gather, not a
     small network. With noise="expected" the table is averaged over the unit interval first, which is the expectation
-    of the loss over the noise.
+    of the loss over the noise. Raises FloatingPointError where phi is not finite, ValueError where its range is too wide.
     """
     device = groups[0].device
-    low = math.floor(min(float(phi.min()) for phi in groups)) - 1
-    high = math.ceil(max(float(phi.max()) for phi in groups)) + 1
+    ends = [float(end) for phi in groups for end in phi.aminmax()]
+    if not all(map(math.isfinite, ends)):
+        raise FloatingPointError("phi is not finite: training has diverged, lower the learning rate")
+    low, high = math.floor(min(ends)) - 1, math.ceil(max(ends)) + 1
     points = (high - low) * GRID + 1
     if points > 4096 * GRID:
         raise ValueError(f"phi spans {high - low} steps: the initial step is far too small, or training has diverged")
