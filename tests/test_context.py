@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_codec_damage import seal, text
 from test_codec_reader import BYTES, Bytes, Stream, edges, read_alphabet, read_column
 
-from zoo import codec
+import zoo
+from zoo import codec, registry
 from zoo.codec import context, entropy
 from zoo.codec.ans import ConstrictionAns, PythonAns
-from zoo.codec.bits import Reader, Writer
+from zoo.codec.bits import Reader, Writer, varint
 from zoo.codec.context import Contexts, Counted, Fixed, Lanes, Plane, Window
 from zoo.errors import CorruptArtifact
 
@@ -303,22 +305,29 @@ WINDOW = (("signed", 0, 2), ("golomb", 3, 2), ("bits", 0, 1))  # four integers f
 
 
 @pytest.mark.parametrize(
-    ("count", "fields"),
+    ("words", "count", "fields"),
     [
-        (100, [("golomb", 4)]),  # order 5
-        (100, [("golomb", 1), *WINDOW, ("golomb", 100, 6)]),  # 101 lanes for 100 integers
-        (10**7, [("golomb", 1), *WINDOW, ("golomb", 0, 6)]),  # ten million rows of one lane
-        (100, [("golomb", 1), ("signed", 0, 2), ("golomb", 0, 2), ("bits", 0, 1)]),  # a constant
-        (100, [("golomb", 1), ("signed", 2**31 - 2, 2), ("golomb", 3, 2), ("bits", 0, 1)]),  # beyond 32 bits
-        (100, [("golomb", 1), ("signed", 0, 2), ("golomb", 2**31, 2), ("bits", 0, 1)]),  # two billion symbols
-        (100, [("golomb", 1), *WINDOW, ("golomb", 9, 6), ("bits", 0, 1), ("bits", 0, 3), ("golomb", 1)]),  # class 1 of one
-        (  # 200 classes, order 4: eight million contexts
+        ("order 5; at most 4", 100, [("golomb", 4)]),
+        ("100 integers in 101 lanes", 100, [("golomb", 1), *WINDOW, ("golomb", 100, 6)]),
+        ("in 1 lanes; at most 32,768 rows", 10**7, [("golomb", 1), *WINDOW, ("golomb", 0, 6)]),
+        ("a constant", 100, [("golomb", 1), ("signed", 0, 2), ("golomb", 0, 2), ("bits", 0, 1)]),
+        ("beyond 32 bits", 100, [("golomb", 1), ("signed", 2**31 - 2, 2), ("golomb", 3, 2), ("bits", 0, 1)]),
+        ("16,385 integers; at most 16,384", 100, [("golomb", 1), ("signed", 0, 2), ("golomb", 2**14, 2), ("bits", 0, 1)]),
+        ("integers; at most 16,384", 100, [("golomb", 1), ("signed", 0, 2), ("golomb", 2**31, 2), ("bits", 0, 1)]),
+        (
+            "class 1 above the first row; there are only 1",
+            100,
+            [("golomb", 1), *WINDOW, ("golomb", 9, 6), ("bits", 0, 1), ("bits", 0, 3), ("golomb", 1)],
+        ),
+        (
+            "8,000,000 contexts of 200 symbols; at most 262,144",
             1000,
             [("golomb", 3), ("signed", 0, 2), ("golomb", 199, 2), ("bits", 0, 1), ("golomb", 99, 6), ("bits", 0, 1)]
             + [("bits", 1, 1)] * 199
             + [("golomb", 0), ("bits", 0, 1)],
         ),
-        (  # counted tables of 64 classes and symbols, renewed for 16384 rows
+        (
+            "67,108,864 updates of tables in 16,384 rows; at most 2,097,152",
             16384,
             [("golomb", 1), ("signed", 0, 2), ("golomb", 63, 2), ("bits", 0, 1), ("golomb", 0, 6), ("bits", 0, 1)]
             + [("bits", 1, 1)] * 63
@@ -326,9 +335,67 @@ WINDOW = (("signed", 0, 2), ("golomb", 3, 2), ("bits", 0, 1))  # four integers f
         ),
     ],
 )
-def test_side_information_beyond_its_bounds_is_refused(count, fields):
-    with pytest.raises(CorruptArtifact):
+def test_side_information_beyond_its_bounds_is_refused(words, count, fields):
+    with pytest.raises(CorruptArtifact, match=words):
         Plane.read(Reader(hostile(*fields)), count)
+
+
+def test_a_table_of_as_many_integers_as_the_page_allows_is_read():
+    fields = [("golomb", 1), ("signed", 0, 2), ("golomb", 2**14 - 1, 2), ("bits", 0, 1), ("golomb", 9, 6), ("bits", 0, 1)]
+    fields += [*[("bits", 0, 1)] * (2**14 - 1), ("golomb", 0), ("bits", 0, 1), ("bits", 0, 1), ("bits", 0, 3), ("signed", 1)]
+    plane = Plane.read(Reader(hostile(*fields, *[("signed", 0)] * (2**14 - 1))), 100)
+    assert plane.window.symbols == 2**14
+
+
+def slow_plane(count: int, rows: int) -> Plane:
+    """Counted tables of two symbols, renewed and halved for each of so many rows."""
+    lanes, contexts = Lanes(count, -(-count // rows), False), Contexts(4, np.arange(2), 0)
+    return Plane(None, Window(0, 2, False), lanes, contexts, Counted(3, 1, 0, [1, 1]))
+
+
+def test_a_small_file_does_not_keep_the_reader_busy():
+    """One column takes seconds and is allowed; 49 of them would take minutes."""
+    layout, writer = {"g": ((128, 256, 7, 7),)}, Writer()
+    for _ in range(49):
+        slow_plane(1 << 15, 1 << 14).write(writer)
+    count = 49 << 15
+    inner = text("n") + text("p") + varint(count) + varint(1) + b"\1" + text("sq") + text("context") + bytes(98)
+    blob = seal(inner + writer.to_bytes())
+    assert len(blob) < 1000
+    begin = time.process_time()
+    with pytest.raises(CorruptArtifact, match="steps to decode; at most 4,194,304"):
+        codec.decode(blob, lambda header: layout)
+    assert time.process_time() - begin < 1
+
+
+def test_the_encoder_stays_within_the_steps_of_a_file(monkeypatch):
+    values = markov(2000, 50, 3, 0.9)
+    layout = {name: ((40, 50),) for name in "abc"}
+    groups = {name: codec.Coded("scalar", "context", values[:, None], {"scale": np.ones((1, 1), "f4")}) for name in layout}
+    plenty = codec.encode("n", "p", groups, layout)
+    steps = context.fit(values, layout["a"]).steps
+    assert 0 < steps < context.MAX_STEPS // 3
+    monkeypatch.setattr(context, "MAX_STEPS", 2 * steps)
+    with pytest.raises(CorruptArtifact, match="steps to decode"):
+        codec.decode(plenty, lambda header: layout)
+    blob = codec.encode("n", "p", groups, layout)
+    assert len(blob) > len(plenty)  # the third group goes without contexts
+    _, decoded = codec.decode(blob, lambda header: layout)
+    assert all(np.array_equal(decoded[name].phi[:, 0], values) for name in layout)
+
+
+def test_the_encoder_chooses_nothing_that_the_reader_refuses(monkeypatch):
+    values = markov(2000, 50, 6, 0.9)
+    chosen = context.fit(values, ((40, 50),), counted=False)
+    assert chosen.order > 1
+    monkeypatch.setattr(context, "MAX_UPDATES", chosen.lanes.rows * chosen.contexts.count - 1)
+    roundtrip(context.fit(values, ((40, 50),), counted=False), values)
+
+
+@pytest.mark.parametrize("name", ["lenet300-100-lc-pow2", "vgg16-dft-small", "resnet20-4-orth", "resnet50-dft"])
+def test_committed_files_are_far_from_the_bound(name, monkeypatch):
+    monkeypatch.setattr(context, "MAX_STEPS", context.MAX_STEPS // 3)
+    zoo.decode(registry.read(registry.find(name)))
 
 
 def test_tables_of_zero_weight_are_refused():

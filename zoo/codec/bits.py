@@ -11,6 +11,7 @@ class Writer:
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._bits, self._held = 0, 0
+        self.steps = 0  # that decoding the contexts written so far takes, see context.py
 
     def raw(self, data: bytes) -> None:
         self.align()
@@ -65,6 +66,7 @@ class Reader:
         self.data = memoryview(data)
         self.position = 0  # bytes
         self._bits, self._held = 0, 0
+        self.steps = 0  # that decoding the contexts read so far takes, see context.py
 
     def raw(self, count: int) -> memoryview:
         self.align()

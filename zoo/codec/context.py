@@ -21,6 +21,7 @@ import numpy as np
 from zoo.codec.ans import ONE, PRECISION, Ans, Table, ideal_bits
 from zoo.codec.bits import Reader, Writer
 from zoo.codec.entropy import (
+    MAX_ALPHABET,
     Alphabet,
     BitCounter,
     escape_count,
@@ -38,6 +39,7 @@ MAX_ORDER = 4
 MAX_ROWS = 1 << 15  # lanes must be many enough that a hostile file cannot make the decoder crawl
 MAX_CELLS = 1 << 18  # contexts times symbols
 MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted
+MAX_STEPS = 1 << 22  # of all columns of a file together (`_steps`): two seconds or so
 LISTED = 256  # integers; the encoder does not look for contexts in larger alphabets
 COUNTED = 1 << 19  # symbols; nor for counted tables, which decode slowly, in larger tensors
 
@@ -220,8 +222,10 @@ class Window:
     @classmethod
     def read(cls, reader: Reader) -> Window:
         low, span = reader.signed(2), reader.golomb(2) + 1
-        if span > MAX_CELLS or not -(2**31) <= low < low + span <= 2**31:
-            raise CorruptArtifact(f"contexts of the {span:,} integers from {low:,}")
+        if span > MAX_ALPHABET:
+            raise CorruptArtifact(f"contexts of {span:,} integers; at most {MAX_ALPHABET:,} are allowed")
+        if not -(2**31) <= low < low + span <= 2**31:
+            raise CorruptArtifact(f"contexts of the integers from {low:,} to {low + span - 1:,}, beyond 32 bits")
         window = cls(low, span, bool(reader.bits(1)))
         if window.symbols < 2:
             raise CorruptArtifact("contexts of a constant")
@@ -234,7 +238,7 @@ class Window:
 
 
 class Plane:
-    """One column of phi: the window of listed integers, lanes, contexts and tables; or an alphabet (order 1)."""
+    """One column of phi: the window of listed integers, lanes, contexts and tables; or an alphabet alone (order 1)."""
 
     def __init__(
         self,
@@ -250,6 +254,13 @@ class Plane:
     @property
     def order(self) -> int:
         return self.contexts.order if self.contexts else 1
+
+    @property
+    def steps(self) -> int:
+        if self.contexts is None:
+            return 0
+        counted = isinstance(self.tables, Counted)
+        return _steps(self.lanes.rows, self.contexts.count, self.window.symbols, counted)
 
     def write(self, writer: Writer) -> None:
         writer.golomb(self.order - 1)
@@ -274,15 +285,22 @@ class Plane:
             return cls(Alphabet.read(reader))
         window, lanes = Window.read(reader), reader.golomb(6) + 1
         if lanes > count or -(-count // lanes) > MAX_ROWS:
-            raise CorruptArtifact(f"{count:,} integers in {lanes:,} lanes")
+            raise CorruptArtifact(f"{count:,} integers in {lanes:,} lanes; at most {MAX_ROWS:,} rows are allowed, and as many "
+                                  "lanes as integers")  # fmt: skip
         lanes = Lanes(count, lanes, bool(reader.bits(1)))
         steps = [reader.bits(1) for _ in range(window.symbols - 1)]
         groups, pad = sum(steps) + 1, reader.golomb()
-        cells = groups ** (order - 1) * window.symbols
-        counted = reader.bits(1)
-        work = lanes.rows * (cells if counted else groups ** (order - 1))
-        if pad >= groups or cells > MAX_CELLS or work > MAX_UPDATES:
-            raise CorruptArtifact(f"{groups} classes (pad {pad}) of {window.symbols} symbols at order {order}")
+        if pad >= groups:
+            raise CorruptArtifact(f"class {pad} above the first row; there are only {groups}")
+        number, counted = groups ** (order - 1), reader.bits(1)
+        if number * window.symbols > MAX_CELLS:
+            raise CorruptArtifact(f"{number:,} contexts of {window.symbols:,} symbols; at most {MAX_CELLS:,} of both are allowed")
+        updates = lanes.rows * number * (window.symbols if counted else 1)
+        if updates > MAX_UPDATES:
+            raise CorruptArtifact(f"{updates:,} updates of tables in {lanes.rows:,} rows; at most {MAX_UPDATES:,} are allowed")
+        reader.steps += _steps(lanes.rows, number, window.symbols, counted)
+        if reader.steps > MAX_STEPS:
+            raise CorruptArtifact(f"contexts that take {reader.steps:,} steps to decode; at most {MAX_STEPS:,} are allowed")
         contexts = Contexts(order, np.cumsum([0, *steps]), pad)
         return cls(None, window, lanes, contexts, (Counted if counted else Fixed).read(reader, contexts))
 
@@ -351,6 +369,11 @@ class Plane:
             contexts = self.contexts.follow(contexts, symbols)
 
 
+def _steps(rows: int, contexts: int, symbols: int, counted: bool) -> int:
+    """What a column takes to decode beside its symbols, in steps of about half a microsecond."""
+    return rows * (128 + contexts * symbols if counted else 16 + contexts)
+
+
 class Context:
     """One `Plane` a column of phi. Order, lanes, classes and tables are the encoder's choice, by bytes."""
 
@@ -364,7 +387,10 @@ class Context:
         return cls([fit(np.ascontiguousarray(column), shapes, phi.shape[1]) for column in phi.T], len(phi))
 
     def write(self, writer: Writer) -> None:
-        for plane in self.planes:
+        for i, plane in enumerate(self.planes):
+            if writer.steps + plane.steps > MAX_STEPS:  # the groups before left too few: no reader would take it
+                self.planes[i] = plane = Plane(plane.alphabet)
+            writer.steps += plane.steps
             plane.write(writer)
         writer.align()
 
@@ -423,10 +449,12 @@ def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: 
                 contexts = Contexts(order, np.array(groups), _pad(np.array(groups), symbols))
                 if contexts.groups < 2 or contexts.count * window.symbols > MAX_CELLS:
                     continue
+                if contexts.count * lanes.rows > MAX_UPDATES:
+                    continue
                 cells = _cells(lanes, contexts, matrix)
                 if not counted:
                     for tables in _fixed(cells.sum(0)):
-                        plane = Plane(None, window, lanes, contexts, tables)
+                        plane = Plane(alphabet, window, lanes, contexts, tables)
                         bits = tables.bits(cells.sum(0)) + escaped + plane.header_bits()
                         if bits < least:
                             best, least = plane, bits
@@ -438,7 +466,7 @@ def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: 
     if adaptive is not None:
         _, tables, lanes, contexts, cells = adaptive
         tables, bits = _tune(tables, contexts, cells)
-        plane = Plane(None, window, lanes, contexts, tables)
+        plane = Plane(alphabet, window, lanes, contexts, tables)
         if bits + escaped + plane.header_bits() < least:
             best = plane
     return best
