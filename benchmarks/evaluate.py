@@ -193,6 +193,8 @@ def write_entry(
             os.replace(place, staging / "before")
         os.replace(new, place)
     finally:
+        if (staging / "before").exists() and not place.exists():  # interrupted between the two
+            os.replace(staging / "before", place)
         shutil.rmtree(staging, ignore_errors=True)
     return registry.load_record(place)
 

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import os
 from dataclasses import asdict, replace
 from fractions import Fraction
 from types import SimpleNamespace
@@ -229,6 +230,21 @@ def test_a_failure_while_writing_leaves_nothing(runs, recipe_file, tmp_path, mon
     with pytest.raises(OSError, match="disk full"):
         evaluate.evaluate(recipe_file, runs, tmp_path / "artifacts")
     assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+def test_an_interruption_between_old_and_new_leaves_the_old(runs, recipe_file, tmp_path, monkeypatch):
+    out = tmp_path / "artifacts"
+    first, replace_ = evaluate.evaluate(recipe_file, runs, out), os.replace
+
+    def interrupted(source, target):
+        if target == out / first.id and source.name != "before":
+            raise KeyboardInterrupt
+        replace_(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evaluate.os, "replace", interrupted)
+        evaluate.evaluate(recipe_file, runs, out)
+    assert registry.load_record(out / first.id) == first and [p.name for p in out.iterdir()] == [first.id]
 
 
 # ---------------------------------------------------------------------------------------- the papers' own counting
