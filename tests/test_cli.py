@@ -140,6 +140,16 @@ def test_verify_fails_with_the_exact_difference(entry, capsys):
     assert lines[-1] == "0 of 1 entries agree with their records"
 
 
+def test_verify_goes_on_after_a_record_that_cannot_be_read(entry, artifacts, capsys):
+    (artifacts / "broken").mkdir()
+    (artifacts / "broken" / "entry.json").write_text("{")
+    for names in ((), ("broken", entry.id)):
+        status, lines, err = run(capsys, "verify", "--bytes-only", *names)
+        assert status == 1 and err == "" and len(lines) == 4
+        assert lines[0].startswith("broken") and "FAILED" in lines[0] and "cannot be read" in lines[1]
+        assert lines[2].startswith(entry.id) and lines[2].endswith("OK")
+
+
 def test_verify_without_data_or_entries_is_an_error(entry, monkeypatch, capsys):
     def refuse(*_):
         raise DataUnavailable("nothing there:\n  1. cache")

@@ -102,3 +102,12 @@ def test_the_real_client_finds_a_file_in_its_cache_without_a_network(entry, tmp_
         registry.read(there)
     registry.write(cache / "models--someone--zoo" / "snapshots" / REVISION / "model.zoo", blob)
     assert registry.read(there) == blob
+
+
+@pytest.mark.parametrize("repo", ["no/such/repo", "a b/zoo", "someone/zoo.git"])
+def test_a_repo_that_cannot_be_is_the_records_fault(entry, repo):
+    there = dataclasses.replace(entry, hub={"repo": repo, "revision": REVISION, "file": "model.zoo"})
+    entry.path.unlink()
+    with pytest.raises(CorruptArtifact, match="names no file of the Hugging Face Hub"):
+        registry.read(there)
+    assert verify.check(there).status == "FAILED"

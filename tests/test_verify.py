@@ -173,7 +173,8 @@ def test_bytes_only_needs_no_data(entry, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("bytes_only", [False, True])
-def test_a_wrong_record_fails(entry, change, message, bytes_only, mnist_standin):
+def test_a_wrong_record_fails(artifacts, lenet_blob, change, message, bytes_only):
+    entry = make_entry(artifacts, "untested", lenet_blob)  # unless bytes_only, on MNIST itself
     rewrite(entry, **change)
     found = outcome(entry, bytes_only=bytes_only)
     assert found.status == "FAILED" and len(found.problems) == 1 and message in found.problems[0]
@@ -280,6 +281,25 @@ def test_all_entries_or_some(entry, artifacts, lenet_blob):
     assert [o.id for o in verify.verify([entry.id], bytes_only=True)] == [entry.id]
     with pytest.raises(UnknownModel):
         next(verify.verify([entry.id, "nobody"]))
+
+
+def test_a_record_that_cannot_be_read_does_not_stop_the_others(entry, artifacts, lenet_blob):
+    make_entry(artifacts, "another", lenet_blob)
+    (artifacts / "another" / "entry.json").write_text("{")
+    for names in ((), ("another", entry.id)):
+        bad, good = verify.verify(names, bytes_only=True)
+        assert bad.id == "another" and bad.status == "FAILED" and "cannot be read" in bad.problems[0]
+        assert good.id == entry.id and good.ok
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(entry, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(entry.path), "read_bytes", refuse)
+        found = outcome(entry)
+    assert found.status == "FAILED" and found.problems == [f"[Errno 13] Permission denied: '{entry.path}'"]
 
 
 def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_standin):

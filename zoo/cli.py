@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `zoo list`, `zoo info` and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zoo import registry
-from zoo.errors import ZooError
+from zoo.errors import CorruptArtifact, ZooError
 
 EXIT_FAILED, EXIT_ERROR = 1, 2
 
@@ -151,7 +152,8 @@ bits/weight  all bytes of the group, over its symbols"""
 
 def _verify(args: argparse.Namespace) -> int:
     for name in args.ids:  # an unknown id is an error before torch is loaded
-        registry.find(name)
+        with contextlib.suppress(CorruptArtifact):  # a problem of that entry alone, told with the others
+            registry.find(name)
     names = args.ids or registry.ids()
     if not names:
         raise ZooError(f"there is nothing to verify: no entries in {', '.join(map(str, registry.roots()))}")

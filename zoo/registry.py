@@ -283,6 +283,8 @@ def _from_hub(entry: Entry) -> Path:
         return Path(path)
     except LocalEntryNotFoundError:
         pass
+    except ValueError as error:  # HFValidationError: no repo can be called so
+        raise CorruptArtifact(f"{entry.id}: the record names no file of the Hugging Face Hub: {error}") from error
     size = f"{entry.size_bytes / 1e6:.2f} MB"
     print(f"zoo: {entry.id} ({size}) is not on this machine; asking https://huggingface.co/{repo}", file=sys.stderr)
     try:

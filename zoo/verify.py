@@ -137,11 +137,7 @@ def measure(
     header, network = codec.read_header(blob), zoo.from_bytes(blob).to(device)
     spec = networks.spec(header.network)
     dataset = spec.dataset if dataset is None else dataset
-    name = dataset if preprocess is None else preprocess
-    if name not in preprocessing.SPECS or dataset not in BATCH:
-        known = f"data sets {', '.join(BATCH)}; preprocessings {', '.join(preprocessing.SPECS)}"
-        raise ZooError(f"data set {dataset!r} with preprocessing {name!r} is not known; there are {known}")
-    transform = preprocessing.SPECS[name]
+    transform = _transform(dataset, dataset if preprocess is None else preprocess)
     with torch.inference_mode(), _full_precision():
         golden = network(_input(transform, data.golden_input(dataset), device)).cpu().numpy()
     found = Measurement(
@@ -180,6 +176,14 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
 def test_images(dataset: str, root: str | os.PathLike | None = None) -> data.Images | data.ImageFolder:
     """The whole test set; for ImageNet the validation images below `root` or ZOO_DATA."""
     return data.image_folder(root, "val") if dataset == "imagenet" else data.load(dataset, "test", root)
+
+
+def _transform(dataset: str, name: str) -> preprocessing.Preprocessing:
+    """The preprocessing of that name, for a data set that is known."""
+    if name not in preprocessing.SPECS or dataset not in BATCH:
+        known = f"data sets {', '.join(BATCH)}; preprocessings {', '.join(preprocessing.SPECS)}"
+        raise ZooError(f"data set {dataset!r} with preprocessing {name!r} is not known; there are {known}")
+    return preprocessing.SPECS[name]
 
 
 def _test(network, images, transform, device: str, batch: int, progress: bool) -> dict:
@@ -384,15 +388,26 @@ def verify(
     on the official validation set that the record lacks are written into it. `sample_root` is the folder of the sample
     of ImageNet that a record speaks of.
 
-    Raises `UnknownModel` for a name, before anything is measured.
+    Raises `UnknownModel` for a name, before anything is measured; a record that cannot be read is a problem of its outcome.
     """
     names = list(names) or registry.ids()
-    known = {name: registry.find(name) for name in names}
+    known = {name: _find(name) for name in names}
     import torch  # noqa: F401  not to be counted in the first entry's seconds
 
     for entry in known.values():
+        if isinstance(entry, Outcome):
+            yield entry
+            continue
         yield check(entry, bytes_only=bytes_only, data_root=data_root, sample_root=sample_root, write=write,
                     device=device, progress=progress)  # fmt: skip
+
+
+def _find(name: str) -> Entry | Outcome:
+    """The entry, or the verdict on a record that cannot be read."""
+    try:
+        return registry.find(name)
+    except CorruptArtifact as error:
+        return Outcome(name, problems=[str(error)])
 
 
 def check(
@@ -414,7 +429,7 @@ def check(
             outcome.problems.append(str(error))
         else:
             outcome.unavailable = str(error)
-    except ZooError as error:
+    except (ZooError, OSError) as error:  # OSError: a file that is there and cannot be read
         outcome.problems.append(str(error))
     outcome.seconds = time.perf_counter() - began
     return outcome
@@ -428,6 +443,7 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
         outcome.problems.append(_damaged(entry, blob, complaint))
         return
     usual = {"dataset": entry.dataset, "preprocess": entry.preprocessing} | options
+    _transform(entry.dataset, entry.preprocessing)  # unknown names: an error before images are looked for
     images = None if bytes_only else _images(entry, outcome, data_root)
     found = measure(blob, images, **usual)
     for name in ("network", "partitioning", "parameters", "weights_sha256"):
