@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from zoo import networks, registry
 
 PAPER_STEPS = {"mnist": 200_000, "cifar10": 512_000}  # Oktay et al. 2019, sections 3.1 and 3.2
 FIELDS = ("method", "bytes", "images", "agreement", "errors", "reference_errors", "tuned_epochs", "weights", "sha256")
@@ -24,24 +27,23 @@ def add(path: Path, row: dict) -> None:
     rows = [r for r in read(path) if r["sha256"] != row["sha256"]] if path.is_file() else []
     rows.append({key: str(row[key]) for key in FIELDS})
     rows.sort(key=lambda r: (r["method"], int(r["bytes"])))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    registry.write(path, text.getvalue().encode())
     draw(path)
 
 
 def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by the names in its first line; every cell is a string."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def draw(path: Path) -> Path:
-    """The SVG beside the CSV: deterministic, so that it changes only with the numbers."""
-    out = path.with_suffix(".svg")
+    """The SVG beside the CSV, its path: deterministic, so that it changes only with the numbers."""
+    out = io.BytesIO()
     with _axes(out, "bytes of the whole file [decimal MB]", "same answer as the uncompressed network [%]", "lower right") as axes:
         rows = read(path)
         for method, marker in (("dft", "o"), ("sq", "s")):
@@ -54,21 +56,21 @@ def draw(path: Path) -> Path:
         if other != path and other.is_file():
             points = sorted((int(r["bytes"]) / 1e6, float(r["agreement_percent"])) for r in read(other))
             axes.plot(*zip(*points, strict=True), "x--", color="gray", label="NNCodec 2.1, no calibration (1,000 images)")
-    return out
+    return registry.write(path.with_suffix(".svg"), out.getvalue())
 
 
 def sweeps(network: str, folder: Path) -> bytes:
     """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it."""
-    from zoo import networks, registry
-
     out, schedules = io.BytesIO(), []
     with _axes(out, "bytes of the whole file [decimal kB]", "top-1 error on the test set [%]", "best") as axes:
-        paths = [path for path in sorted(folder.glob(f"{network}-*.csv")) if "test_errors" in read(path)[0]]
-        for path, marker in zip(paths, "osD^v", strict=False):
-            rows = sorted(read(path), key=lambda r: int(r["size_bytes"]))
+        found = {path: [r for r in read(path) if r.get("test_errors")] for path in sorted(folder.glob(f"{network}-*.csv"))}
+        tested = [(path, rows) for path, rows in found.items() if rows]
+        for (path, rows), marker in zip(tested, itertools.cycle("osD^v"), strict=False):
+            rows.sort(key=lambda r: int(r["size_bytes"]))
             schedules += [f"{int(r['steps']):,} steps of {r['batch']} images from {r['warm_start'] or 'scratch'}" for r in rows]
             error = [100 * int(r["test_errors"]) / int(r["test_examples"]) for r in rows]
-            name = path.stem.removeprefix(f"{network}-").partition("-")[0].upper()
+            recipe, *overrides = path.stem.removeprefix(f"{network}-").split(",")
+            name = ", ".join([recipe.partition("-")[0].upper(), *overrides])
             axes.plot([int(r["size_bytes"]) / 1e3 for r in rows], error, marker=marker, label=f"{name}, measured")
         for q in registry.quoted().values():
             if q.network == network and (q.method.startswith("EPR") or q.method == "Uncompressed"):
@@ -84,7 +86,7 @@ def sweeps(network: str, folder: Path) -> bytes:
 
 
 @contextmanager
-def _axes(out: Path | io.BytesIO, x: str, y: str, legend: str) -> Iterator:
+def _axes(out: io.BytesIO, x: str, y: str, legend: str) -> Iterator:
     """Axes to draw on; then the figure is written to `out` as SVG, the same bytes for the same numbers."""
     import matplotlib
 

@@ -71,7 +71,12 @@ def default_threads(dataset: str) -> int:
 
 def folder(runs: Path, id: str, seed: int, overrides=()) -> Path:
     """Where the run of a seed lives: RUNS/<id>[,key=value...]/seed-<n>."""
-    return runs / ",".join([id, *(o.replace("/", "_").replace(" ", "") for o in overrides)]) / f"seed-{seed}"
+    return runs / named(id, overrides) / f"seed-{seed}"
+
+
+def named(id: str, overrides=()) -> str:
+    """<id>[,key=value...], as the name of a file."""
+    return ",".join([id, *(o.replace("/", "_").replace(" ", "") for o in overrides)])
 
 
 def logged_recipe(out: Path):

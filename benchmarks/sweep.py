@@ -3,10 +3,11 @@
     python -m benchmarks sweep lenet300-100-sq --over lambda=1e-6,2e-6,4e-6 --seed 0
     python -m benchmarks sweep resnet20-4-dft --over lambda=2e-7,4e-7,8e-7,16e-7 --test
 
-Each point is a run of its own in RUNS, so an interrupted sweep goes on where it stopped; the CSV
-(benchmarks/results/<id>-<setting>.csv) is written anew after each point. The test set has no part in it, unless --test
-asks for the points of a published curve: then each point's file is measured once and nothing is chosen, and the tested
-sweeps of a network are drawn together (benchmarks/results/<network>-sweeps.svg; Oktay et al. 2019, figure 4).
+Each point is a run of its own in RUNS, so an interrupted sweep goes on where it stopped. It joins the CSV
+(benchmarks/results/<id>-<setting>[,<what --set says>].csv), in the place of the same value and seed. The test set has no
+part in it, unless --test asks for the points of a published curve: then each point's file is measured once and nothing
+is chosen, and the tested sweeps of a network are drawn together (benchmarks/results/<network>-sweeps.svg; Oktay et al.
+2019, figure 4).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 
 from benchmarks import curve
 from benchmarks import recipe as recipes
+from benchmarks.evaluate import ARTIFACTS
 from benchmarks.recipe import Recipe
-from benchmarks.run import RUNS, describe, folder, train_one
+from benchmarks.run import RUNS, describe, folder, named, train_one
 from zoo import registry, verify
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     key, values = parse(args.over)
     own = recipes.read(args.recipe)
-    path = args.out / f"{own.id}-{key.replace('.', '-')}.csv"
-    rows = []
+    path = args.out / (named(f"{own.id}-{key.replace('.', '-')}", args.set) + ".csv")
+    rows = {(r["value"], r["seed"]): r for r in curve.read(path)} if path.is_file() else {}
     for value in values:
         overrides = (*args.set, f"{key}={value}")
         recipe = recipes.read(args.recipe, overrides)
@@ -55,12 +57,15 @@ def main(args: argparse.Namespace) -> None:
         for seed in args.seed or recipe.seeds[:1]:
             out = folder(args.runs, recipe.id, seed, overrides)
             outcome = train_one(recipe, seed, out, args.device, threads=args.threads)
-            rows.append({"setting": key, "value": value, **{k: v for k, v in outcome.items() if k in COLUMNS}})
-            percent = 100 * outcome["heldout_errors"] / outcome["heldout_examples"]
-            rows[-1]["heldout_error_percent"] = f"{percent:.2f}"
+            row = {"setting": key, "value": value, **{k: v for k, v in outcome.items() if k in COLUMNS}}
+            row["heldout_error_percent"] = f"{100 * outcome['heldout_errors'] / outcome['heldout_examples']:.2f}"
             if args.test:
-                rows[-1] |= tested(out) | {key: getattr(recipe, key) for key in ("steps", "batch", "warm_start")}
-            registry.write(path, table(rows).encode())
+                how = {key: getattr(recipe, key) for key in ("steps", "batch", "warm_start")}
+                row |= tested(out, recipe, args.device) | how
+            before = rows.get((value, str(seed)), {})
+            same = all(before.get(key) == str(row[key]) for key in ("size_bytes", "heldout_errors"))
+            rows[value, str(seed)] = before | row if same else row  # of the same file the test errors stay
+            registry.write(path, table(list(rows.values())).encode())
             if args.test:
                 registry.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))
             print(f"{key}={value}, seed {seed}: {describe(recipe, outcome)}")
@@ -80,13 +85,17 @@ def parse(over: str) -> tuple[str, list[str]]:
     return key, values
 
 
-def tested(run: Path) -> dict:
-    """Errors of the run's file on the test set: measured the first time that anybody asks, then read."""
+def tested(run: Path, recipe: Recipe, device: str = "cpu") -> dict:
+    """Errors of the run's file on the test set: read where the recipe's entry or an earlier sweep has them, else measured."""
     blob, kept = (run / registry.MODEL).read_bytes(), run / "tested.json"
     digest = hashlib.sha256(blob).hexdigest()
+    if (ARTIFACTS / recipe.id / registry.RECORD).is_file():
+        entry = registry.load_record(ARTIFACTS / recipe.id)
+        if entry.sha256 == digest and entry.test_errors is not None:
+            return {"test_errors": entry.test_errors, "test_examples": entry.test_examples, "sha256": digest}
     if kept.is_file() and (found := json.loads(kept.read_text()))["sha256"] == digest:
         return found
-    measured = verify.measure(blob)
+    measured = verify.measure(blob, dataset=recipe.dataset, preprocess=recipe.preprocess, device=device)
     found = {"test_errors": measured.errors, "test_examples": measured.examples, "sha256": digest}
     registry.write(kept, json.dumps(found).encode())
     return found
@@ -95,7 +104,8 @@ def tested(run: Path) -> dict:
 def table(rows: list[dict]) -> str:
     """The points as CSV, in the order in which they were run."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*COLUMNS, *(c for c in TESTED if c in rows[0])], lineterminator="\n")
+    columns = [*COLUMNS, *(c for c in TESTED if any(c in row for row in rows))]
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import compare, evaluate, run, speed, sweep
+from benchmarks import compare, curve, evaluate, run, speed, sweep
 from benchmarks import recipe as recipes
 from zoo import codec, data, partitionings, registry, verify
 from zoo.codec import Coded
 from zoo.errors import UnknownModel
 
 SEEDS = (0, 1, 2)
+MEASURE = verify.measure
 
 
 def random_file(network: str, seed: int, decoder: str = "scalar", span: int = 3) -> bytes:
@@ -349,49 +350,109 @@ def test_compare_pairs_the_answers(tmp_path, monkeypatch, capsys):
 # ------------------------------------------------------------------------------------------------------ sweep
 
 
-def test_sweep_writes_a_point_for_each_value(recipe_file, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def trained(recipe_file, tmp_path, monkeypatch):
+    """`sweep` of a recipe with lambda = 1e-4 whose runs cost nothing; the list of runs as (lambda, seed, folder)."""
     seen = []
     recipe_file.write_text(recipe_file.read_text() + "[options]\nlambda = 1e-4\n")
 
     def train_one(recipe, seed, out, device, threads=None):
         seen.append((recipe.options["lambda"], seed, str(out)))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "model.zoo").write_bytes(str(recipe.options["lambda"]).encode())
         return outcome(seed, round(1 / recipe.options["lambda"]), 50) | {"seconds": 3}
 
     monkeypatch.setattr(sweep, "train_one", train_one)
-    args = ["sweep", str(recipe_file), "--over", "lambda=1e-4,2e-4", "--runs", str(tmp_path / "r"), "--out", str(tmp_path)]
-    assert commands.main(args) == 0
-    assert [s[:2] for s in seen] == [(1e-4, 0), (2e-4, 0)] and seen[0][2] != seen[1][2]
-    assert seen[0][2] == str(tmp_path / "r" / "lenet300-100-test" / "seed-0")  # the recipe's own value: its own run
-    with open(tmp_path / "lenet300-100-test-options-lambda.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    monkeypatch.setattr(sweep, "ARTIFACTS", tmp_path / "artifacts")
+    return seen
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The files that `sweep --test` has measured, each with one error more than the one before, and how."""
+    found = []
+
+    def measure(blob, **how):
+        found.append((blob, how))
+        return SimpleNamespace(errors=200 + len(found), examples=10_000)
+
+    monkeypatch.setattr(sweep.verify, "measure", measure)
+    return found
+
+
+def swept(recipe_file, tmp_path, values: str, *more: str, name: str = "") -> list[dict]:
+    """Rows of the CSV after one more sweep over lambda."""
+    runs, out = str(tmp_path / "r"), str(tmp_path)
+    assert commands.main(["sweep", str(recipe_file), "--over", f"lambda={values}", "--runs", runs, "--out", out, *more]) == 0
+    with open(tmp_path / f"lenet300-100-test-options-lambda{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_sweep_writes_a_point_for_each_value(recipe_file, tmp_path, trained, capsys):
+    rows = swept(recipe_file, tmp_path, "1e-4,2e-4")
+    assert [s[:2] for s in trained] == [(1e-4, 0), (2e-4, 0)] and trained[0][2] != trained[1][2]
+    assert trained[0][2] == str(tmp_path / "r" / "lenet300-100-test" / "seed-0")  # the recipe's own value: its own run
     assert [row["size_bytes"] for row in rows] == ["10000", "5000"]
     assert [row["heldout_error_percent"] for row in rows] == ["1.00", "1.00"]
     assert "2 points" in capsys.readouterr().out
 
 
-def test_a_tested_sweep_measures_each_file_once_and_is_drawn_beside_the_paper(recipe_file, tmp_path, monkeypatch):
-    measured = []
+def test_one_more_value_joins_the_points_that_are_there(recipe_file, tmp_path, trained, measured):
+    swept(recipe_file, tmp_path, "1e-4,2e-4", "--test")
+    rows = swept(recipe_file, tmp_path, "2e-4,4e-4")  # one of them again, and neither tested
+    assert [(row["value"], row["test_errors"]) for row in rows] == [("1e-4", "201"), ("2e-4", "202"), ("4e-4", "")]
+    assert len(swept(recipe_file, tmp_path, "1e-4", "--seed", "1", "--test")) == 4
+    assert (tmp_path / "lenet300-100-sweeps.svg").is_file()  # without the point that is not tested
 
-    def train_one(recipe, seed, out, device, threads=None):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "model.zoo").write_bytes(str(recipe.options["lambda"]).encode())
-        return outcome(seed, round(1 / recipe.options["lambda"]), 50) | {"seconds": 3}
 
-    def measure(blob):
-        measured.append(blob)
-        return SimpleNamespace(errors=200 + len(measured), examples=10_000)
+def test_a_sweep_under_another_setting_has_a_file_of_its_own(recipe_file, tmp_path, trained, measured):
+    before = swept(recipe_file, tmp_path, "1e-4", "--test")
+    other = swept(recipe_file, tmp_path, "2e-4", "--test", "--set", "optimizer.lr=0.1", name=",optimizer.lr=0.1")
+    assert swept(recipe_file, tmp_path, "1e-4") == before and [row["value"] for row in other] == ["2e-4"]
+    svg = (tmp_path / "lenet300-100-sweeps.svg").read_text()
+    assert "TEST, measured" in svg and "TEST, optimizer.lr=0.1, measured" in svg
 
-    monkeypatch.setattr(sweep, "train_one", train_one)
-    monkeypatch.setattr(sweep.verify, "measure", measure)
-    args = ["sweep", str(recipe_file), "--over", "lambda=1e-4,2e-4", "--runs", str(tmp_path / "r"), "--out", str(tmp_path)]
+
+def test_a_tested_sweep_measures_each_file_once_and_is_drawn_beside_the_paper(recipe_file, tmp_path, trained, measured):
+    recipe_file.write_text('preprocessing = "other"\n' + recipe_file.read_text())
     for _ in range(2):  # the second time nothing is measured
-        assert commands.main([*args, "--test"]) == 0
-    assert measured == [b"0.0001", b"0.0002"]
-    with open(tmp_path / "lenet300-100-test-options-lambda.csv", newline="") as file:
-        assert [row["test_errors"] for row in csv.DictReader(file)] == ["201", "202"]
+        rows = swept(recipe_file, tmp_path, "1e-4,2e-4", "--test", "--device", "cuda")
+    how = {"dataset": "mnist", "preprocess": "other", "device": "cuda"}  # as `evaluate` measures
+    assert measured == [(b"0.0001", how), (b"0.0002", how)]
+    assert [row["test_errors"] for row in rows] == ["201", "202"]
     svg = (tmp_path / "lenet300-100-sweeps.svg").read_text()
     assert svg.count("TEST, measured") == 1 and "EPR (SQ), quoted" in svg and "Uncompressed, quoted: 1.06 MB" in svg
     assert "measured: 3 steps of 16 images from scratch" in svg and "quoted: 200,000 steps" in svg
+
+
+def test_a_file_that_has_an_entry_is_not_measured_again(tmp_path, recipe_file, measured, monkeypatch):
+    own, blob = recipes.read(recipe_file), random_file("lenet300-100", 0)
+    (tmp_path / "model.zoo").write_bytes(blob)
+    monkeypatch.setattr(sweep, "ARTIFACTS", tmp_path / "artifacts")
+    labels = np.zeros(10, np.uint8)
+    found = replace(MEASURE(blob, None, progress=False), predictions=labels, errors=7, examples=10, test_set="0" * 64)
+    evaluate.write_entry(own.id, blob, found, tmp_path / "artifacts", method="epr", dataset="mnist", preprocessing="mnist")
+    assert sweep.tested(tmp_path, own) == {"test_errors": 7, "test_examples": 10, "sha256": found.sha256} and not measured
+    (tmp_path / "model.zoo").write_bytes(random_file("lenet300-100", 1))
+    assert sweep.tested(tmp_path, own)["test_errors"] == 201 and len(measured) == 1
+
+
+def test_a_figure_of_sweeps_shows_all_of_them(tmp_path):
+    """More than there are markers."""
+    row = dict.fromkeys((*sweep.COLUMNS, *sweep.TESTED), "1")
+    for kind in "abcdefg":
+        (tmp_path / f"lenet300-100-{kind}-options-lambda.csv").write_text(sweep.table([row]))
+    assert curve.sweeps("lenet300-100", tmp_path).count(b", measured") == 7
+
+
+def test_curves_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(curve.registry, "write", lambda path, content: (written.append(path.name), path.write_bytes(content)))
+    row = dict.fromkeys(curve.FIELDS, "1") | {"method": "dft"}
+    curve.add(tmp_path / "x-curve.csv", row)
+    curve.add(tmp_path / "x-curve.csv", row | {"bytes": 0, "sha256": "2"})
+    assert [r["bytes"] for r in curve.read(tmp_path / "x-curve.csv")] == ["0", "1"]
+    assert written == 2 * ["x-curve.csv", "x-curve.svg"] and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("over", ["lambda", "=1,2", "lambda=", "lambda=1,,2", "lambda=1,1"])
