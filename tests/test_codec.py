@@ -400,6 +400,12 @@ def encode_one(coded: Coded, shapes=((2, 3),), name="g"):
 SCALE = {"scale": np.ones((1, 1), np.float32)}
 
 
+def codebook(entries: int, index: int = 0) -> Coded:
+    """Six numbers, the last one `index`."""
+    phi = np.array([[0]] * 5 + [[index]], np.int32)
+    return Coded("codebook", "static", phi, {"codebook": np.zeros((1, entries), np.float32)})
+
+
 @pytest.mark.parametrize(
     ("coded", "error", "words"),
     [
@@ -410,6 +416,11 @@ SCALE = {"scale": np.ones((1, 1), np.float32)}
         (Coded("scalar", "static", np.zeros((6, 1), np.int32), SCALE | {"gain": 1}), LayoutMismatch, "gain"),
         (Coded("scalar", "static", np.zeros((6, 1), np.int32), {"scale": np.array([[np.nan]])}), ValueError, "finite"),
         (Coded("scalar", "static", np.zeros((6, 1), np.int32), {"scale": np.array([[2.0**64]])}), ValueError, "2.64"),
+        (Coded("scalar", "static", np.zeros((6, 1), np.int32), {"scale": np.ones(1, "f4")}), LayoutMismatch, r"shape \(1,\)"),
+        (codebook(5000), LayoutMismatch, "codebook of 5,000 entries; 1 to 4,096"),
+        (codebook(0), LayoutMismatch, "codebook of 0 entries"),
+        (codebook(4, 4), LayoutMismatch, "codebook of 4 entries is asked for entries 0 to 4"),
+        (codebook(4, -1), LayoutMismatch, "asked for entries -1 to 0"),
         (Coded("dft", "static", np.zeros((6, 1), np.int32), SCALE), LayoutMismatch, "convolutions"),
         (Coded("dct", "static", np.zeros((6, 1), np.int32), SCALE), UnknownName, "dct"),
         (Coded("orth:x", "static", np.zeros((6, 1), np.int32), SCALE), UnknownName, "orth:x"),
@@ -436,6 +447,9 @@ def test_a_name_is_short_and_ascii():
         Writer().text("x" * 64)
     with pytest.raises(UnicodeEncodeError):
         Writer().text("é")
+    for name in ("a b", "a\n", "\x7f"):
+        with pytest.raises(ValueError, match="printable"):
+            codec.encode(name, "p", {}, {})
 
 
 def test_psi_round_keeps_eight_significant_bits():

@@ -273,12 +273,11 @@ def test_a_stream_that_is_too_short():
 
 def test_a_codebook_is_not_read_beyond_its_end():
     layout = {"g": ((2, 3),)}
-    group = codec.Coded("codebook", "static", np.full((6, 1), 4, np.int32), {"codebook": np.zeros((1, 4), np.float32)})
-    try:
-        blob = codec.encode("n", "p", {"g": group}, layout)
-    except LayoutMismatch:
-        return  # the writer refuses already
-    refused(blob, CorruptArtifact, "entry|entries", lambda header: layout)
+    group = codec.Coded("codebook", "static", np.full((6, 1), 4, np.int32), {"codebook": np.zeros((1, 5), np.float32)})
+    inner = body(codec.encode("n", "p", {"g": group}, layout))
+    shorter = inner.replace(varint(5) + bytes(2 * 5), varint(4) + bytes(2 * 4))
+    assert len(shorter) == len(inner) - 2
+    refused(seal(shorter), CorruptArtifact, "codebook of 4 entries", lambda header: layout)
 
 
 # ---- anything at all -----------------------------------------------------------------------------------------------

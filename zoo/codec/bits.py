@@ -22,10 +22,12 @@ class Writer:
         self.raw(varint(value))
 
     def text(self, value: str) -> None:
-        """One byte of length, then ASCII."""
+        """One byte of length, then printable ASCII without spaces. Raises ValueError for another name, or a longer one."""
         data = value.encode("ascii")
         if len(data) > 63:
             raise ValueError(f"name {value!r} is longer than 63 characters")
+        if not all(map(_printable, data)):
+            raise ValueError(f"name {value!r} is not printable ASCII without spaces")
         self.raw(bytes([len(data)]) + data)
 
     def bits(self, value: int, count: int) -> None:
@@ -93,7 +95,7 @@ class Reader:
         if length > 63:
             raise CorruptArtifact(f"a name of {length} characters at byte {self.position}; at most 63 are allowed")
         data = bytes(self.raw(length))
-        if not all(32 < byte < 127 for byte in data):
+        if not all(map(_printable, data)):
             raise CorruptArtifact(f"a name that is not printable ASCII at byte {self.position - length}: {data!r}")
         return data.decode("ascii")
 
@@ -135,3 +137,7 @@ def varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def _printable(byte: int) -> bool:
+    return 32 < byte < 127

@@ -71,7 +71,11 @@ def psi_round(values) -> np.ndarray:
 def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout: Layout) -> bytes:
     """The whole file of a network. `groups` and `layout` have the same names; layout's order is the file's.
 
-    Raises `LayoutMismatch` when a group's counts do not fit its shapes, `UnknownName` for a decoder or model.
+    A group's phi is int32 (d, l): d rows of l numbers, together its tensors; psi as in `reparam.psi_shapes`.
+
+    Raises `LayoutMismatch` when a group's counts or indices do not fit its shapes and psi, `UnknownName` for a decoder or
+    model, `TypeError` for phi that is not int32, `ValueError` for a psi that is not finite (or 2^64 and more) and for a name
+    that is not printable ASCII of at most 63 characters.
     """
     if list(groups) != list(layout):
         raise LayoutMismatch(f"groups {list(groups)} were given, the network has {list(layout)}")
@@ -217,8 +221,10 @@ def _pack_psi(group: Coded, tensors: int, l: int) -> tuple[int, bytes]:
         if name not in group.psi:
             continue
         values = np.ascontiguousarray(group.psi[name], np.float32)
-        if not any(len(values) == t and c in (None, values.shape[1]) for t, c in allowed[name]):
+        if values.ndim != 2 or not any(len(values) == t and c in (None, values.shape[1]) for t, c in allowed[name]):
             raise LayoutMismatch(f"psi {name!r} has shape {values.shape}, allowed are {allowed[name]}")
+        if name == "codebook":
+            _check_codebook(group.phi, values.shape[1])
         if not _in_range(values):
             raise ValueError(f"psi {name!r} holds a number that is not finite, or 2^64 and more")
         short = np.array_equal(psi_round(values), values)
@@ -228,6 +234,13 @@ def _pack_psi(group: Coded, tensors: int, l: int) -> tuple[int, bytes]:
         raw = values.view(np.uint32)
         data.raw((raw >> 16).astype("<u2").tobytes() if short else raw.astype("<u4").tobytes())
     return flags, data.to_bytes()
+
+
+def _check_codebook(phi: np.ndarray, entries: int) -> None:
+    if not 1 <= entries <= MAX_CODEBOOK:
+        raise LayoutMismatch(f"a codebook of {entries:,} entries; 1 to {MAX_CODEBOOK:,} are allowed")
+    if phi.size and not 0 <= phi.min() <= phi.max() < entries:
+        raise LayoutMismatch(f"a codebook of {entries:,} entries is asked for entries {phi.min()} to {phi.max()}")
 
 
 def _unpack_psi(reader: Reader, flags: int, decoder: str, tensors: int, l: int) -> dict[str, np.ndarray]:
