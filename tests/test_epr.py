@@ -168,17 +168,34 @@ def test_the_penalty_is_added_to_the_gradient_and_reused_between():
         torch.testing.assert_close(phi.grad, 2 * once)
 
 
-def test_what_is_stored_is_the_rounded_average():
-    made, _ = method(step=0.05)
+@pytest.mark.parametrize("network", ["lenet300-100", "resnet20-4"])  # the second has DFT kernels
+def test_what_is_evaluated_is_what_is_stored_the_rounded_average(network):
+    made, _ = method(network, step=0.05, shift=True)
     with torch.no_grad():
-        for phi in made.phi:
+        for phi, shift in zip(made.phi, made.shift, strict=True):
             phi.add_(3.0)
+            shift.add_(0.0123)
     made.after_step(0)  # decay 1/10: nine tenths of the way
     stored, shown = made.finish(), made.weights(averaged=True)
-    for group in partitionings.get("lenet300-100").groups:
+    assert shown.keys() == made.weights().keys()
+    for group in made.groups:
         arrays = reparam.decode(stored[group.name].decoder, stored[group.name].phi, stored[group.name].psi, list(group.shapes))
         for name, array in zip(group.tensors, arrays, strict=True):
-            np.testing.assert_allclose(array, shown[name].detach().numpy(), rtol=1e-2)  # steps have 8 bits in the file
+            np.testing.assert_array_equal(array, shown[name].numpy())
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"noise": "none"}, r"EPR's noise is one of \('uniform', 'expected'\), found 'none'"),
+        ({"densities": "tensors"}, r"EPR's densities is one of \('group', 'tensor'\), found 'tensors'"),
+        ({"step": {"convs": 0.1, "default": 0.1}}, r"EPR's step names \['convs'\]; the groups are fc1\+fc2, fc3, biases"),
+        ({"decoders": {"default": "sq"}}, r"EPR's decoders names \['default'\]; the groups are fc1\+fc2, fc3, biases"),
+    ],
+)
+def test_values_of_options_that_mean_nothing_are_refused(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        method(**options)
 
 
 def test_decoders_by_group():
@@ -208,7 +225,7 @@ def test_relative_steps_are_in_units_of_each_tensor_s_size():
     arrays = reparam.decode("dft", stored["convs"].phi, stored["convs"].psi, list(made.groups[0].shapes))
     shown = made.weights(averaged=True)
     for name, array in zip(made.groups[0].tensors, arrays, strict=True):
-        np.testing.assert_allclose(array, shown[name].detach().numpy(), rtol=1e-2, atol=2e-4)
+        np.testing.assert_array_equal(array, shown[name].numpy())
 
 
 def test_densities_of_tensors_see_their_own_tensor_alone():

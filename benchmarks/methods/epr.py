@@ -18,7 +18,7 @@ import math
 import torch
 from torch import nn
 
-from zoo import reparam
+from zoo import partitionings, reparam
 from zoo.codec import Coded, psi_round
 
 GRID = 16  # points a unit at which a density is evaluated; bits between them are interpolated linearly
@@ -28,11 +28,14 @@ class EPR(nn.Module):
     """The trainable side of one network's parameter groups.
 
     options: lambda (nats a bit), step (initial quantisation step; or {group: step}, "default" for the others),
-    learn_steps, noise ("uniform" as in the paper, or "expected": the same loss averaged over the noise in closed form),
-    rate_every (the rate's gradient is renewed every so many steps and reused in between), density_lr, phi_ema (decay),
-    decoders ({group: name}, else the partitioning's), model (of the file's tables), relative (each tensor has steps of
-    its own, and `step` is in units of the root mean square of its weights at the start), densities ("group": one for a
-    column of the group, as in the paper; "tensor": one for a column of each tensor, where the file's model adapts to it).
+    learn_steps, shift (whether f learns a shift, as in the paper's figure 3; here it does not by default), noise
+    ("uniform" as in the paper, or "expected": the same loss averaged over the noise in closed form), rate_every (the
+    rate's gradient is renewed every so many steps and reused in between), density_lr, phi_ema (decay), decoders ({group:
+    name}, else the partitioning's), model (of the file's tables), relative (each tensor has steps of its own, and `step`
+    is in units of the root mean square of its weights at the start), densities ("group": one for a column of the group,
+    as in the paper; "tensor": one for a column of each tensor, where the file's model adapts to it).
+
+    Raises ValueError for options, values and groups that it does not know.
     """
 
     def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
@@ -44,11 +47,19 @@ class EPR(nn.Module):
         if unknown := set(options) - set(defaults):
             raise ValueError(f"EPR does not know the options {sorted(unknown)}; it has {sorted(defaults)}")
         self.options = defaults | options
-        weights = dict(network.named_parameters())
+        for name, allowed in {"noise": ("uniform", "expected"), "densities": ("group", "tensor")}.items():
+            if self.options[name] not in allowed:
+                raise ValueError(f"EPR's {name} is one of {allowed}, found {self.options[name]!r}")
+        self.partitioning, weights = partitioning, dict(network.named_parameters())
         self.groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
+        step, groups = self.options["step"], [g.name for g in self.groups]
+        named = {"decoders": {*self.options["decoders"]}, "step": {*step} - {"default"} if isinstance(step, dict) else set()}
+        for name, given in named.items():
+            if unknown := given - set(groups):
+                raise ValueError(f"EPR's {name} names {sorted(unknown)}; the groups are {', '.join(groups)}")
         self.decoders = {g.name: self.options["decoders"].get(g.name, g.decoder) for g in self.groups}
         self.phi, self.log_scale, self.shift = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        step, self.units, self.rows = self.options["step"], [], []
+        self.units, self.rows = [], []
         for i, group in enumerate(self.groups):
             decoder = self.decoders[group.name]
             l = reparam.columns(decoder, group.shapes[0])
@@ -87,11 +98,13 @@ class EPR(nn.Module):
         ]
 
     def weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
-        """State-dict name -> theta. Gradients pass the rounding unchanged; `averaged` uses the averaged phi."""
+        """State-dict name -> theta. Gradients pass the rounding unchanged; `averaged` gives what `finish` stores, decoded."""
+        if averaged:
+            stored = partitionings.weights(self.partitioning, self.finish())
+            return {name: theta.to(self.bits.device) for name, theta in stored.items()}
         theta = {}
         for i, group in enumerate(self.groups):
-            phi = getattr(self, f"mean_{i}") if averaged else self.phi[i]
-            phi = _Round.apply(phi)
+            phi = _Round.apply(self.phi[i])
             scale, shift = self.log_scale[i].exp(), self.shift[i] if self.options["shift"] else None
             scale = scale.expand(len(group.tensors), -1)  # (T, l)
             for name, shape, part, own in zip(group.tensors, group.shapes, phi.split(self.rows[i]), scale, strict=True):
