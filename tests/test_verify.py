@@ -306,6 +306,7 @@ def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_sta
     made = make_entry(artifacts, "untested", lenet_blob)
     found = outcome(made)
     assert found.ok and "not in the record" in found.notes[0]
+    assert len(found.notes) == 1  # the command takes --write with ImageNet's --data alone
     assert outcome(made, write=True).ok
     now = registry.find("untested")
     assert now.test_errors == found.errors and now.test_set == mnist_standin.digest
@@ -434,6 +435,7 @@ def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, len
     assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))
 
     monkeypatch.setattr(verify, "_is_official", lambda _: True)
+    assert outcome(made, data_root=pictures).notes[-1] == "--write puts them there"
     found = outcome(made, data_root=pictures, write=True)
     assert found.ok and "written to" in found.notes[-1]
     now = registry.find(made.id)
