@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 from zoo import networks
 from zoo.errors import ZooError
 
 FOLDER = Path(__file__).parent / "recipes"
+CHOICES = {
+    "precision": ("float32", "bf16"),
+    "optimizer.name": ("adam", "sgd"),
+    "optimizer.schedule": ("constant", "cosine", "linear", "step"),
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def find(path: str | Path) -> Path:
 def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """The recipe at `path`, or of that id in benchmarks/recipes/, with `a.b=value` overrides (TOML values).
 
-    Raises ValueError naming every unknown key at once, FileNotFoundError with the recipes that exist.
+    Raises what `from_dict` does, ValueError for an override that cannot be, FileNotFoundError with the recipes that exist.
     """
     path = find(path)
     content = tomllib.loads(path.read_text())
@@ -121,6 +129,8 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         target = content
         for table in tables:
             target = target.setdefault(table, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"{override}: {table} is no table")
         target[last] = parsed
     return from_dict(content, str(path))
 
@@ -131,20 +141,71 @@ def deciding(recipe: Recipe) -> dict:
 
 
 def from_dict(content: dict, where: str = "recipe") -> Recipe:
+    """The recipe of a TOML file, a log or a checkpoint, checked.
+
+    Raises ValueError, which begins with `where`: for unknown and missing keys, all of them; then for values of a wrong type
+    or beyond CHOICES, all of them; then for a network that does not exist, a teacher without `distill`, an unsorted `shrink`.
+    """
     content = dict(content)
-    optimizer, finish, claim = (dict(content.pop(table, {})) for table in ("optimizer", "finish", "claim"))
+    tables = {"optimizer": Optimizer, "finish": Finish, "claim": Claim}
+    given = {name: content[name] for name in tables if isinstance(content.get(name), dict)}
     unknown = sorted(set(content) - {f.name for f in fields(Recipe)})
-    for table, keys, kind in (("optimizer", optimizer, Optimizer), ("finish", finish, Finish), ("claim", claim, Claim)):
-        unknown += [f"{table}.{k}" for k in sorted(set(keys) - {f.name for f in fields(kind)})]
+    for table, own in given.items():
+        unknown += [f"{table}.{k}" for k in sorted(set(own) - {f.name for f in fields(tables[table])})]
     missing = [k for k in ("id", "network", "method", "steps", "batch") if k not in content]
     if unknown or missing:
         raise ValueError(f"{where}: unknown keys {unknown or 'none'}, missing keys {missing or 'none'}")
+    wrong = _wrong(Recipe, content)
+    for table, own in given.items():
+        wrong += _wrong(tables[table], own, f"{table}.")
+    if wrong:
+        raise ValueError(f"{where}: {'; '.join(wrong)}")
     try:
         networks.spec(content["network"])
     except ZooError as error:
         raise ValueError(f"{where}: {error}") from error
-    if "milestones" in optimizer:
-        optimizer["milestones"] = tuple(optimizer["milestones"])
-    content["seeds"] = tuple(content.get("seeds", Recipe.seeds))
-    content["shrink"] = tuple((int(until), int(size)) for until, size in content.get("shrink", ()))
-    return Recipe(**content, optimizer=Optimizer(**optimizer), finish=Finish(**finish), claim=Claim(**claim))
+    parts = {table: kind(**_frozen(given.get(table, {}))) for table, kind in tables.items()}
+    recipe = Recipe(**_frozen(content | parts))
+    if recipe.teacher and not 0 < recipe.distill <= 1:
+        raise ValueError(f"{where}: distill is {recipe.distill}, expected a share above 0 and up to 1 with a teacher")
+    if any(a >= b for (a, _), (b, _) in itertools.pairwise(recipe.shrink)):
+        raise ValueError(f"{where}: shrink is {recipe.shrink}, expected ascending steps")
+    return recipe
+
+
+def _frozen(table: dict) -> dict:
+    """A table with its lists, and the lists in them, as tuples."""
+
+    def frozen(value):
+        return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
+
+    return {key: frozen(value) for key, value in table.items()}
+
+
+def _wrong(kind: type, content: dict, prefix: str = "") -> list[str]:
+    """What is wrong with the values of a table whose keys are fields of `kind`."""
+    hints, found = typing.get_type_hints(kind), []
+    for key, value in content.items():
+        if not _fits(value, hints[key]):
+            expected = str(hints[key]) if typing.get_args(hints[key]) else hints[key].__name__
+        elif prefix + key in CHOICES and value not in CHOICES[prefix + key]:
+            expected = f"one of {', '.join(CHOICES[prefix + key])}"
+        else:
+            continue
+        found.append(f"{prefix}{key} is {value!r}, expected {expected}")
+    return found
+
+
+def _fits(value, hint) -> bool:
+    """Whether a value of a TOML or JSON file is of a field's type: whole numbers are floats too, lists are tuples."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)):
+            return False
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if is_dataclass(hint):
+        return isinstance(value, dict)
+    return type(value) in ((int, float) if hint is float else (hint,))  # True is no number
