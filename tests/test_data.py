@@ -390,6 +390,17 @@ def test_a_download_fills_the_cache_once_and_both_splits_of_an_archive(host, tmp
     assert cached(tmp_path) == expected
 
 
+def test_other_users_of_a_shared_cache_can_read_it(host, tmp_path, tiny_cifar):
+    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    before = os.umask(0o022)
+    try:
+        data.load("cifar10", "train")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / "cache" / name).stat().st_mode) for name in cached(tmp_path)]
+    assert modes == [0o644] * 4
+
+
 def test_cached_pixels_are_mapped_and_writing_never_reaches_the_disk(host, tiny_cifar):
     host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
     images = data.load("cifar10", "train")

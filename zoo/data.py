@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo import sources
+from zoo import registry, sources
 from zoo.errors import DataUnavailable, WrongData
 
 if TYPE_CHECKING:
@@ -177,17 +176,6 @@ def _from_cache(dataset: str, split: str, cache: Path, failures: list[str]) -> I
         return None
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            np.save(out, array, allow_pickle=False)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _fetch(dataset: str, split: str, cache: Path, failures: list[str]) -> Images:
     """Ask the network sources in order; what is right goes to the cache. One process at a time."""
     from filelock import FileLock
@@ -210,7 +198,7 @@ def _fetch(dataset: str, split: str, cache: Path, failures: list[str]) -> Images
                     if name != split:
                         _checked(dataset, name, arrays, title)
                     for path, array in zip(_cache_paths(cache, name), arrays, strict=True):
-                        _save(path, array)
+                        registry.write(path, lambda out, array=array: np.save(out, array, allow_pickle=False))
             except (WrongData, OSError) as error:
                 failures.append(f"{title}: {error}")
                 continue

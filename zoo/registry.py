@@ -17,9 +17,11 @@ import os
 import re
 import sys
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import BinaryIO
 
 from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel
 
@@ -211,12 +213,16 @@ def save(entry: Entry, folder: str | os.PathLike | None = None) -> Path:
     return write(folder / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def write(path: Path, data: bytes) -> Path:
-    """Atomic: the file is there whole or not at all."""
+def write(path: Path, data: bytes | Callable[[BinaryIO], object]) -> Path:
+    """Atomic: the file is there whole or not at all. data: its bytes, or what writes them into an open file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
+        with open(part, "wb") as out:
+            if callable(data):
+                data(out)
+            else:
+                out.write(data)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -322,6 +328,8 @@ def _implausible(content: dict) -> list[str]:
     wrong = [f"{key} is no SHA-256" for key in ("sha256", "weights_sha256", "test_set", "recipe_sha256")
              if content.get(key) is not None and not re.fullmatch("[0-9a-f]{64}", content[key])]  # fmt: skip
     wrong += [f"{key} is {content[key]}" for key in ("size_bytes", "parameters") if content[key] <= 0]
+    wrong += [f"seeds holds {seed!r}, expected the outcome of each seed as a JSON object"
+              for seed in content.get("seeds", ()) if not isinstance(seed, dict)]  # fmt: skip
     tested = [content.get(key) for key in ("test_set", "test_errors", "test_examples")]
     if tested.count(None) not in (0, 3):
         wrong.append("test_set, test_errors and test_examples go together")
