@@ -204,6 +204,14 @@ def test_predict_names_what_is_no_picture(entry, tmp_path, capsys):
     assert status == 2 and err == f"zoo: no such file: {tmp_path / 'gone.png'}\n"
 
 
+@pytest.mark.parametrize("change", [{"preprocessing": "fog"}, {"dataset": "fog"}])
+def test_predict_with_a_wrong_record_says_so(entry, tmp_path, capsys, change):
+    registry.save(dataclasses.replace(entry, **change))
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    status, _, err = run(capsys, "predict", entry.id, tmp_path / "a.png")
+    assert status == 2 and err.startswith(f"zoo: the record of {entry.id} is wrong: no ") and "'fog'; there are" in err
+
+
 def test_decode_writes_what_load_gives(entry, tmp_path, capsys):
     from safetensors import safe_open
     from safetensors.torch import load_file

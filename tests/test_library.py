@@ -112,6 +112,19 @@ def test_list_models_is_sorted_and_takes_patterns(entry, artifacts, lenet_blob):
     assert zoo.info("another").top1_error is None
 
 
+@pytest.mark.parametrize(
+    ("call", "change", "message"),
+    [
+        (zoo.transforms, {"preprocessing": "fog"}, "no preprocessing 'fog'; there are mnist"),
+        (zoo.classes, {"dataset": "fog"}, "no data set 'fog'; there are mnist"),
+    ],
+)
+def test_records_with_unknown_names_are_wrong_records(entry, call, change, message):
+    registry.save(dataclasses.replace(entry, **change))
+    with pytest.raises(CorruptArtifact, match=f"record of {entry.id} is wrong: {message}"):
+        call(entry.id)
+
+
 def test_unknown_names_list_the_nearest(entry):
     for call in (zoo.load, zoo.info, zoo.transforms, zoo.classes):
         with pytest.raises(UnknownModel, match="'lenet300-100-standing'; nearest: lenet300-100-standin"):
@@ -225,6 +238,7 @@ def test_a_cut_file_is_named(entry):
         ({"test_errors": 201}, "201 errors of 200"),
         ({"id": "other"}, "not the folder's name"),
         ({"versions": []}, "versions is"),
+        ({"seeds": [{"seed": 0}, 1]}, "seeds holds 1, expected"),
     ],
 )
 def test_a_wrong_record_says_what_is_wrong(entry, change, message):

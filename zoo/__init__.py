@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from zoo import registry
-from zoo.errors import ZooError
+from zoo.errors import CorruptArtifact, ZooError
 from zoo.registry import Entry
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def load(name_or_path: str | os.PathLike) -> torch.nn.Module:
 
 
 def from_bytes(blob: bytes) -> torch.nn.Module:
-    """The network in the bytes of a model file, as `load` returns it."""
+    """The network in the bytes of a model file, as `load` returns it. Raises `CorruptArtifact` or a subclass."""
     import torch
 
     from zoo import codec, networks, partitionings
@@ -63,7 +63,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def info(name: str) -> Entry:
-    """The record of an entry, read-only. Raises `UnknownModel` with the nearest ids."""
+    """The record of an entry, read-only.
+
+    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record that cannot be read.
+    """
     return registry.find(name)
 
 
@@ -71,21 +74,39 @@ def transforms(name: str) -> Callable[..., torch.Tensor]:
     """What turns pictures into an entry's input, float32 (N, C, H, W); the one that its evaluation used.
 
     It takes a PIL image, a list of them, or a uint8 batch: see `zoo.preprocessing.preprocess`.
+    Raises as `info` does, and `CorruptArtifact` for a record with a preprocessing that is not known.
     """
     from zoo.preprocessing import preprocess
 
-    return preprocess(info(name).preprocessing)
+    entry = info(name)
+    try:
+        return preprocess(entry.preprocessing)
+    except ValueError as error:
+        raise CorruptArtifact(f"the record of {entry.id} is wrong: {error}") from error
 
 
 def classes(name: str) -> tuple[str, ...]:
-    """Names of an entry's classes, in the order of its outputs."""
+    """Names of an entry's classes, in the order of its outputs.
+
+    Raises as `info` does, and `CorruptArtifact` for a record with a data set that is not known.
+    """
     from zoo import data
 
-    return data.classes(info(name).dataset)
+    entry = info(name)
+    try:
+        return data.classes(entry.dataset)
+    except ValueError as error:
+        raise CorruptArtifact(f"the record of {entry.id} is wrong: {error}") from error
 
 
 def encode(network: str, partitioning: str, groups: Mapping[str, Coded]) -> bytes:
-    """The model file of a network from its coded groups: `zoo.codec.encode` with the layout filled in."""
+    """The model file of a network from its coded groups: `zoo.codec.encode` with the layout filled in.
+
+    groups: for each group of the partitioning, in its order, phi int32 (d, l) and psi as in `zoo.reparam.psi_shapes`.
+
+    Raises `UnknownName` for a network, partitioning, decoder or model, `LayoutMismatch` for groups or shapes that are not
+    the network's, `TypeError` for phi that is not int32, `ValueError` for a psi that is not finite (or 2^64 and more).
+    """
     from zoo import codec, partitionings
 
     layout = {group.name: group.shapes for group in partitionings.get(network, partitioning).groups}
@@ -93,7 +114,10 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded]) -> byte
 
 
 def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:
-    """What a model file holds, as integers: `zoo.codec.decode` with the layout filled in."""
+    """What a model file holds, as integers phi (d, l) for each group: `zoo.codec.decode` with the layout filled in.
+
+    Raises `CorruptArtifact` or a subclass.
+    """
     from zoo import codec, partitionings
 
     return codec.decode(blob, partitionings.layout)

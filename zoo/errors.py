@@ -1,8 +1,8 @@
-"""What can go wrong, by name. Every error of this package is a :class:`ZooError`."""
+"""What can go wrong, by name: errors of files, records and data are ZooErrors; wrong arguments are ValueError or TypeError."""
 
 
 class ZooError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors of files, records and data."""
 
 
 class CorruptArtifact(ZooError):
