@@ -114,6 +114,22 @@ def test_the_claim_stands_beside_the_measurement(claim, text, tmp_path, monkeypa
     assert row.get("aimed at", "") == text
 
 
+@pytest.mark.parametrize(
+    ("claim", "text"),
+    [
+        ("bytes = 6000000\nerror_percent = 26.0", "6,000,000 bytes and 26 %: not yet measured"),
+        ("bytes = 5000000\nerror_percent = 26.0", "5,000,000 bytes and 26 %: missed"),
+        ("bytes = 6000000", "6,000,000 bytes: reached"),
+    ],
+)
+def test_a_claim_about_an_error_that_nobody_measured_is_not_missed(claim, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(leaderboard, "ROOT", tmp_path)
+    recipe = f'id = "r"\nnetwork = "resnet50"\nmethod = "epr"\nsteps = 1\nbatch = 1\n[claim]\n{claim}\n'
+    (tmp_path / "r.toml").write_text(recipe)
+    (row,) = leaderboard.measured_rows([entry("resnet50-x", 5_400_000, None, "resnet50", recipe="r.toml")])
+    assert row["aimed at"] == text
+
+
 def test_readme_shows_the_front_beside_the_published_result_that_the_entry_names():
     other = entry("vgg16-small", 50_000, 900, "vgg16", quoted="vgg16/lilnetx-76")
     table = leaderboard.readme_table([*ENTRIES[:4], other, ENTRIES[4]])
