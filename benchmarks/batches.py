@@ -233,7 +233,7 @@ class Stream:
 
     def _epoch(self, epoch: int, rank: int, world: int, start: int) -> Iterator[dict]:
         """The rank's examples from number `start` on. Shards differ in length: who runs out begins again."""
-        examples = self.source.skip(self.heldout_count).shuffle(seed=self.seed + epoch, buffer_size=self.buffer)
+        examples = self.source.skip(self.heldout_count).shuffle(seed=mixed(self.seed, epoch), buffer_size=self.buffer)
         examples = self.split(examples, rank=rank, world_size=world) if world > 1 else examples
         once = examples.skip(start)
         while True:

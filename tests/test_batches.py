@@ -1,5 +1,6 @@
 """Batches: functions of (seed, step), the same for any number of processes, from memory, folders and streams."""
 
+import itertools
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -230,9 +231,15 @@ def hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets.distributed", distributed)
 
 
-def stream(**changes) -> batches.Stream:
+def stream(seed: int = 0, **changes) -> batches.Stream:
     given = {"network": "resnet18:50", "batch": 6, "data": "hf:someone/pictures", "augment": {"size": 32, "buffer": 10}}
-    return batches.open_(recipe_of(**given | changes), 0, CPU)
+    return batches.open_(recipe_of(**given | changes), seed, CPU)
+
+
+def test_no_epoch_of_a_seed_is_in_the_order_of_another_s(hub):
+    epochs = [stream(seed)._epoch(epoch, 0, 1, 0) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [tuple(example["label"] for example in itertools.islice(epoch, 45)) for epoch in epochs]
+    assert len(set(orders)) == 4
 
 
 def test_a_stream_is_resumed_exactly(hub):
