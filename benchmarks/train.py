@@ -132,7 +132,8 @@ class Run:
         coded, rest, own = self.method.finish(), self.rest.averages(), self.recipe.finish
         weights = self._placed(partitionings.weights(self.partitioning, coded)) | rest
         found = self._statistics(weights, own.images)
-        penalty = self.method.options.get("lambda", 1e-8) if own.penalty is None else own.penalty
+        price = getattr(self.method, "options", {}).get("lambda", 1e-8)
+        penalty = price if own.penalty is None else own.penalty
 
         def loss(state: dict[str, torch.Tensor]) -> float:
             with self._autocast():  # only differences count here

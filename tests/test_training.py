@@ -13,6 +13,7 @@ import torch
 import training_process
 from PIL import Image
 
+import zoo
 from benchmarks import __main__ as commands
 from benchmarks import batches, finish, methods, recipe, run, train
 from zoo import codec, data, networks, partitionings, preprocessing, reparam
@@ -247,6 +248,43 @@ def networks_weight(seed: int) -> torch.Tensor:
     return networks.build("lenet300-100").fc2.weight.detach()
 
 
+class Bare(torch.nn.Module):
+    """The interface of benchmarks/methods/__init__.py, and nothing more."""
+
+    def __init__(self, network, partitioning, options, steps):
+        super().__init__()
+        self.names = [name for group in partitioning.groups for name in group.tensors]
+        weights, self.partitioning = dict(network.named_parameters()), partitioning
+        self.theta = torch.nn.ParameterList(torch.nn.Parameter(weights[name].detach().clone()) for name in self.names)
+
+    def parameter_sets(self):
+        return [{"optimizer": "main", "params": list(self.theta)}]
+
+    def weights(self, averaged=False):
+        return dict(zip(self.names, self.theta, strict=True))
+
+    def regularise(self, step, generator):
+        pass
+
+    def after_step(self, step):
+        pass
+
+    def estimate(self):
+        return {}
+
+    def finish(self):
+        theta = {name: value.detach().numpy() for name, value in self.weights().items()}
+        rows = {g.name: np.concatenate([theta[name].reshape(-1, 1) for name in g.tensors]) for g in self.partitioning.groups}
+        scale = {"scale": np.full((1, 1), 2.0**-8, np.float32)}
+        return {name: codec.Coded("scalar", "static", np.rint(256 * x).astype(np.int32), scale) for name, x in rows.items()}
+
+
+def test_a_method_needs_no_more_than_the_interface(tmp_path, standin, monkeypatch):
+    monkeypatch.setattr(methods, "find", lambda name: Bare)
+    path = train.run(training_process.small(method="bare", steps=2), 0, tmp_path)
+    assert zoo.load(path).fc1.weight.shape == (300, 784)
+
+
 # --- networks with batch normalisation ----------------------------------------------------------------------
 
 
@@ -299,6 +337,20 @@ def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch
     images, _ = training.batches.train(0, 0, 1)
     with torch.no_grad():
         torch.testing.assert_close(training.network.train()(images), reference(images), rtol=2e-2, atol=2e-2)
+
+
+def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
+    own = recipe.from_dict({
+        "id": "x", "network": "resnet20-4", "method": "plain", "steps": 5, "batch": 2, "shrink": [[2, 8], [3, 16]],
+    })  # fmt: skip
+    training, seen = train.Run(own, 0), []
+    training.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = [training.batches.train(step, 0, 1)[0] for step in range(4)]
+    for _ in images:
+        training.train_step()
+    assert [x.shape[-1] for x in seen] == [8, 8, 16, 32]
+    torch.testing.assert_close(seen[2], images[2].unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5)))
+    assert torch.equal(seen[3], images[3])
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ A method owns the trainable form of a network's parameter groups. `train.py` cal
                  method.max_lr(step)                         optional: a bound on the scheduled learning rates
     method.weights(averaged=True)                            the weights that finish() would store, for held-out error
     method.finish()                                          {group: Coded}: integers phi, decoders and psi of the file
+    method.options                                           optional: its "lambda" is the nats a bit of what is coded at
+                                                             the end (BN), where the recipe does not say
 
 It is an nn.Module, so its state is in the checkpoint without a word more.
 """
