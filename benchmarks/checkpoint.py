@@ -25,6 +25,7 @@ def save(path: Path, state: Any) -> None:
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> Any:
+    """The state that `save` wrote, tensors on `device`, tuples as lists. Raises FileNotFoundError where there is none."""
     with safe_open(path, framework="pt", device=str(device)) as file:
         return _fill(json.loads(file.metadata()["tree"]), file)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.leaderboard import TITLES
 from zoo import registry, verify
 from zoo.registry import Entry
 
@@ -74,7 +75,7 @@ def compare(a: Entry, b: Entry) -> Comparison:
         if a.test_set != b.test_set:
             raise ValueError(f"{a.id} and {b.id} were measured on different test sets ({a.dataset} and {b.dataset})")
         answers = [verify.read_predictions(e.folder) for e in (a, b)]
-        labels, images = np.asarray(verify.test_images(a.dataset).labels), f"{data_name(a)} test"
+        labels, images = np.asarray(verify.test_images(a.dataset).labels), f"{TITLES[a.dataset]} test"
     elif a.sample and b.sample and a.sample.get("digest") == b.sample.get("digest"):
         samples = [verify.read_sample(e.folder) for e in (a, b)]
         answers, labels, images = [s.predictions for s in samples], samples[0].labels, f"the sample {a.sample['name']}"
@@ -102,7 +103,3 @@ def exact_mcnemar(b: int, c: int) -> float:
         tail += term
         term = term * (n - i) // (i + 1)
     return min(1.0, 2 * tail / 2**n) if n < 1000 else min(1.0, math.exp(math.log(2 * tail) - n * math.log(2)))
-
-
-def data_name(e: Entry) -> str:
-    return {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}.get(e.dataset, e.dataset)

@@ -1,4 +1,4 @@
-"""Measure what the seeds of a recipe gave, choose one without the test set, and write its entry: the only writer of records.
+"""Measure what the seeds of a recipe gave, choose one without the test set, and write its entry.
 
     python -m benchmarks evaluate lenet300-100-sq
 
@@ -6,7 +6,7 @@
         --zoo.measure--> bytes, digests, golden outputs, test errors of every seed  -->  artifacts/<id>/
 
 Model bytes under an id never change once they are published: an improvement is a new id. --replace-unpublished is for
-entries that nobody has seen.
+entries that nobody has seen. Only ImageNet's test errors come into a record later: `zoo verify ID --data PATH --write`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ ROOT = Path(__file__).parent.parent
 ARTIFACTS = ROOT / "artifacts"
 LICENSE = "Apache-2.0"  # of what is trained here
 VERSIONS = ("torch", "numpy", "constriction", "entropy-coded-zoo")
-COUNTED_AS = {"direct": "lc"}  # methods that share another's paper
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -217,7 +216,7 @@ def paper_bytes(method: str, blob: bytes) -> tuple[int | None, str | None]:
     if method == "epr":
         return _epr_bytes(blob)
     try:
-        module = importlib.import_module(f"benchmarks.methods.{COUNTED_AS.get(method, method)}")
+        module = importlib.import_module(f"benchmarks.methods.{method}")
     except ModuleNotFoundError:
         return None, None
     if not hasattr(module, "paper_bytes"):

@@ -1,6 +1,7 @@
 """Ratios of speed: both sides of each are measured in this run, in turn, on one thread, and the median counts.
 
-Times are CPU times of this process, so that other work on the machine disturbs them little.
+Times are CPU times of this process, so that other work on the machine disturbs them little; `evaluate` takes wall-clock
+times.
 
     python -m benchmarks speed                        everything, about two minutes
     python -m benchmarks speed --only load,codec --entries 'lenet*'

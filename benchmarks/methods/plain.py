@@ -106,6 +106,7 @@ class Fine(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> dict[str, Coded]:
+        """Groups of the file: integers (d, 1) under one scalar step a group, at file precision."""
         coded = {}
         for group in self.groups:
             tensors = [self.theta[_key(name)] for name in group.tensors]
