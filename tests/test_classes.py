@@ -17,7 +17,7 @@ def integers(shapes, l: int, seed: int, scale: float = 1.0) -> np.ndarray:
     """Whose size depends on row, column and place."""
     rng, parts = np.random.default_rng(seed), []
     for shape in shapes:
-        o, i, p = classes._planes(shape, l)
+        o, i, p = classes._planes(shape)
         size = np.exp(rng.standard_normal((o, 1, 1)) + rng.standard_normal((1, i, 1)) + 0.5 * rng.standard_normal((1, 1, p)))
         values = np.clip(np.rint(scale * size * rng.laplace(size=(o, i, p))), -(2**31), 2**31 - 1)
         parts.append(values.astype(np.int32).reshape(-1, l))
@@ -36,7 +36,7 @@ def round_trip(phi, shapes, name="classes"):
     return found, 8 * len(writer) + 32 * len(words), model
 
 
-@pytest.mark.parametrize("shapes, l", [*((s, 1) for s in SHAPES), (SHAPES[0], 9), (((3, 4, 3, 3),), 6)])
+@pytest.mark.parametrize("shapes, l", [*((s, 1) for s in SHAPES), (SHAPES[0], 9)])
 @pytest.mark.parametrize("scale", [0.05, 1.0, 300.0])
 def test_round_trip(shapes, l, scale):
     phi = integers(shapes, l, 0, scale)

@@ -21,10 +21,8 @@ import numpy as np
 
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer
-from zoo.codec.entropy import Alphabet
+from zoo.codec.entropy import Alphabet, Shapes
 from zoo.errors import CorruptArtifact
-
-Shapes = tuple[tuple[int, ...], ...]
 
 MAX_CLASSES = 64
 MAX_SHARE = 40
@@ -39,7 +37,7 @@ class Classes:
     name = "classes"
 
     def __init__(self, shapes: Shapes, l: int, tables: list[Alphabet], kinds: list[Alphabet], shares: list[np.ndarray] | None):
-        self.planes = [_planes(shape, l) for shape in shapes]
+        self.planes = [_planes(shape) for shape in shapes]
         self.l, self.tables, self.kinds, self.shares = l, tables, kinds, shares
 
     @classmethod
@@ -166,14 +164,11 @@ class _Tensor:
     rectangles: list[list[tuple[int, slice, slice]]]
 
 
-def _planes(shape: tuple[int, ...], l: int) -> tuple[int, int, int]:
+def _planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """(O, I, P) of a tensor: output channels, input channels, places in the kernel. A vector is one row."""
     if len(shape) < 2:
         return 1, math.prod(shape), 1
-    places = math.prod(shape[2:])
-    if l not in (1, places):
-        return math.prod(shape) // l, 1, l
-    return shape[0], shape[1], places
+    return shape[0], shape[1], math.prod(shape[2:])
 
 
 def _rectangles(shares: np.ndarray, planes: tuple[int, int, int], count: int) -> _Tensor:

@@ -24,7 +24,7 @@ DEFAULT_PARTITIONING = "paper"  # written as an empty name
 USUAL = ("scalar", "static")  # decoder and model: written as empty names, and the first group's unless it names others
 MAX_CODEBOOK = 1 << 12
 
-Layout = Mapping[str, tuple[tuple[int, ...], ...]]  # group name -> shapes of its tensors, in coding order
+Layout = Mapping[str, entropy.Shapes]  # group name -> shapes of its tensors, in coding order
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from zoo.codec.entropy import (
     MAX_ALPHABET,
     Alphabet,
     BitCounter,
+    Shapes,
     escape_count,
     pop_escapes,
     push_escapes,
@@ -32,8 +33,6 @@ from zoo.codec.entropy import (
     write_weights,
 )
 from zoo.errors import CorruptArtifact
-
-Shapes = tuple[tuple[int, ...], ...]
 
 MAX_ORDER = 4
 MAX_ROWS = 1 << 15  # lanes must be many enough that a hostile file cannot make the decoder crawl

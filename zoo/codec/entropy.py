@@ -1,12 +1,16 @@
 """Entropy models: how the integers of one group become symbols of the stream (FORMAT.md, section 5).
 
-A model is a class with a name, found in MODELS. It splits its work in four, because the stream is a stack:
+A model is a class with a `name`, found in MODELS. It splits its work, because the stream is a stack:
 
-    fit(phi, shapes)        -> model, tables chosen by what they cost and save together
-    write(writer)           side information into the header       read(reader, l, shapes) -> model
-    push(coder, phi)        symbols onto the stream, last first    pop(coder) -> phi (d, l)
+    fit(phi, shapes) -> model          the encoder's: tables chosen by what they cost and save together
+    write(writer)                      side information into the header
+    push(coder, phi)                   symbols onto the stream, last first
+    read(reader, l, shapes) -> model   the decoder's: from the side information, which it checks
+    pop(coder) -> phi                  int32 (d, l), symbols off the stream
+    bits(phi) -> float                 ideal code length of the symbols alone, for `anatomy`; may use what was popped
 
-To add one: a class with these methods, an entry in MODELS, a paragraph in FORMAT.md.
+shapes are those of the group's tensors. To add one: a class with these methods in a file of its own, named in the last
+line of zoo/codec/__init__.py, and a paragraph in FORMAT.md.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from zoo.codec.ans import Ans, Table, ideal_bits
 from zoo.codec.bits import Reader, Writer
 from zoo.errors import CorruptArtifact, UnknownName
 
-Shapes = tuple[tuple[int, ...], ...]
+Shapes = tuple[tuple[int, ...], ...]  # of the tensors of a group
 
 MAX_ALPHABET = 1 << 14
 MAX_EXPONENT = 40
@@ -333,18 +337,18 @@ def _escape_bytes(left: np.ndarray) -> list[np.ndarray]:
     return parts
 
 
-def escape_count(values: np.ndarray, low: int = 0, high: int = -1) -> int:
+def escape_count(values: np.ndarray, low: int, high: int) -> int:
     """Bytes that `push_escapes` codes."""
     return int(_escape_lengths(_distances(values, low, high) >> 1).sum())
 
 
-def push_escapes(coder: Ans, values: np.ndarray, low: int = 0, high: int = -1) -> None:
-    """Integers outside low .. high; with the empty range that is meant by default, any integers."""
+def push_escapes(coder: Ans, values: np.ndarray, low: int, high: int) -> None:
+    """Integers outside low .. high, by their distance from it."""
     for part in _escape_bytes(_distances(values, low, high))[::-1]:
         coder.push(part, BYTE)
 
 
-def pop_escapes(coder: Ans, count: int, low: int = 0, high: int = -1) -> np.ndarray:
+def pop_escapes(coder: Ans, count: int, low: int, high: int) -> np.ndarray:
     """int32 (count,)"""
     if not count:
         return np.empty(0, np.int32)
