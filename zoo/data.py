@@ -250,9 +250,11 @@ class ImageFolder(Sequence):
             return image.convert("RGB"), int(self.labels[index])
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the encoded files in order: "<path> <class> <length>", newline and bytes of each.
+        """Identity of the folder: SHA-256 (hex) over the encoded files in order.
 
-        Encoded, because JPEG decoders differ in the last bit. It reads every file: for ImageNet-val 6 GB.
+        Hashed are the line "zoo files 1", then for each file the line "<path> <class index> <length in bytes>" and its bytes;
+        every line in UTF-8 and ended by one newline. Encoded, because JPEG decoders differ in the last bit. It reads every
+        file: for ImageNet-val 6 GB.
         """
         state = hashlib.sha256(b"zoo files 1\n")
         for path, label in zip(self.paths, self.labels, strict=True):
