@@ -491,6 +491,14 @@ def test_committed_entries_agree_with_their_files(name):
     found.check()
 
 
+@pytest.mark.parametrize("name", registry.ids())
+def test_committed_sizes_under_the_papers_counting_are_counted_again(name):
+    from benchmarks import evaluate
+
+    entry = registry.find(name)
+    assert (entry.paper_bytes, entry.paper_counting) == evaluate.paper_bytes(entry.method, registry.read(entry))
+
+
 @pytest.mark.parametrize("name", ["lenet300-100-sq", "resnet20-4-dft", "resnet50-dft"])
 def test_measuring_a_committed_entry_gives_its_golden_outputs(name):
     recorded = verify.read_golden(registry.find(name).folder)

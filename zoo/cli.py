@@ -296,7 +296,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("show", _show, "where the bytes of a model file go", "zoo show lenet5-caffe-sq")
     command.add_argument("id", metavar="ID", help="id, or path of a model file")
 
-    command = add("verify", _verify, "derive every number in the records again, from the files", "zoo verify lenet5-caffe-sq")
+    derived = "bytes, digests, network, parameters, golden outputs, predictions and errors"
+    command = add("verify", _verify, f"derive {derived} again, from the files", "zoo verify lenet5-caffe-sq")
     command.add_argument("ids", nargs="*", metavar="ID", help="entries (default: all)")
     command.add_argument("--bytes-only", action="store_true", help="no test set: length, digests, decoding, golden outputs")
     command.add_argument("--data", type=Path, metavar="PATH",

@@ -6,7 +6,10 @@
 
     entry.json, golden.json, predictions.npy ── compared with all of that          (`verify`)
 
-`measure` is the only path from a file to an error rate: records are written from it and verified with it.
+`measure` is the only path from a file to an error rate: records are written from it and verified with it. Of a record,
+`verify` derives again: size_bytes, sha256, network, partitioning, parameters, weights_sha256; with the test set test_set,
+test_examples, test_errors; with the sample of ImageNet the numbers in `sample`. recipe_sha256 and quoted are looked up.
+All else is what the program that wrote the record said (paper_bytes, which a test counts again; seeds; versions).
 """
 
 from __future__ import annotations
@@ -381,9 +384,9 @@ def verify(
     device: str = "cpu",
     progress: bool = True,
 ) -> Iterator[Outcome]:
-    """Re-derives every number in the records of these entries (all of them if none is named), one outcome each.
+    """Derives bytes, digests, outputs and errors of these entries (all of them if none is named) again, one outcome each.
 
-    Offline: length, SHA-256, decoding, weights digest, golden outputs. Unless `bytes_only`, also the predictions and
+    Offline: length, SHA-256, names, parameters, weights digest, golden outputs. Unless `bytes_only`, also the predictions and
     errors on the whole test set. ImageNet entries are tested where `data_root` names an ImageFolder; with `write`, errors
     on the official validation set that the record lacks are written into it. `sample_root` is the folder of the sample
     of ImageNet that a record speaks of.
