@@ -126,26 +126,36 @@ def partitioning(full: Partitioning, kept: Kept) -> Partitioning:
 
 
 def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str, Coded]:
-    """Groups of the thin network -> of the full one: integer 0 for what was removed.
+    """Groups of the thin network -> of the full one: the integer of the weight 0 for what was removed.
 
-    Raises ValueError for groups whose integer 0 is not the weight 0 (codebooks, shifts).
+    Raises ValueError for groups that have no such integer: codebooks without an entry 0, floats, shifts.
     """
     own, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
     for group, thin in zip(full.groups, small.groups, strict=True):
-        part = coded[group.name]
-        if part.decoder in ("codebook", "float32") or "shift" in part.psi:
-            raise ValueError(f"group {group.name}: an integer 0 is no weight 0 under {part.decoder}; it cannot be expanded")
+        part, zero = coded[group.name], _zero(group.name, coded[group.name])
         l, start, rows = part.phi.shape[1], 0, []
         for name, shape, cut in zip(group.tensors, group.shapes, thin.shapes, strict=True):
             count = int(np.prod(cut)) // l
             sides = len(own[name])
-            out = np.zeros(shape, part.phi.dtype).reshape(*shape[:sides], -1)
+            out = np.full(shape, zero, part.phi.dtype).reshape(*shape[:sides], -1)
             index = [places[s] if s else np.arange(n) for s, n in zip(own[name], shape, strict=False)]
             out[np.ix_(*index)] = part.phi[start : start + count].reshape(*cut[:sides], -1)
             rows.append(out.reshape(-1, l))
             start += count
         whole[group.name] = replace(part, phi=np.concatenate(rows))
     return whole
+
+
+def _zero(name: str, part: Coded) -> int:
+    """The integer that stands for the weight 0."""
+    if part.decoder == "codebook":
+        entries = np.flatnonzero((part.psi["codebook"] == 0).all(0))
+        if len(entries):
+            return int(entries[0])
+        raise ValueError(f"group {name}: no entry of its codebook is the weight 0, which stands for what was removed")
+    if part.decoder == "float32" or "shift" in part.psi:
+        raise ValueError(f"group {name}: no integer is the weight 0 under {part.decoder}; it cannot be expanded")
+    return 0
 
 
 def _places(network: str, kept: Kept) -> dict[str, np.ndarray]:

@@ -42,9 +42,10 @@ def test_every_tensor_with_channels_is_listed(name):
         assert len(where) == min(len(networks.shapes(name)[tensor]), 2), tensor
 
 
+@pytest.mark.parametrize("decoder", ["scalar", "codebook"])
 @pytest.mark.parametrize("name", KEEP)
-def test_the_full_network_of_the_expanded_file_computes_what_the_thin_one_does(name):
-    kept, full = chosen(name), partitionings.get(name)
+def test_the_full_network_of_the_expanded_file_computes_what_the_thin_one_does(name, decoder):
+    kept, full = chosen(name), partitionings.get(name, "paper" if decoder == "scalar" else "layers")
     made = network(name)
     thin.remove(name, made, kept)
     small = thin.partitioning(full, kept)
@@ -57,9 +58,16 @@ def test_the_full_network_of_the_expanded_file_computes_what_the_thin_one_does(n
         assert all(tuple(state[t].shape) == s for t, s in zip(group.tensors, group.shapes, strict=True))
         flat = np.concatenate([state[t].numpy().reshape(-1) for t in group.tensors])
         step = np.float32(np.abs(flat).max() / 2**14)
+        if decoder == "codebook" and len(group.shapes[0]) > 1:
+            levels = np.linspace(flat.min(), flat.max(), 255, dtype=np.float32)
+            levels[np.abs(levels).argmin()] = 0  # in the middle: its index is not 0
+            phi = np.abs(flat[:, None] - levels).argmin(1).astype(np.int32)[:, None]
+            coded[group.name] = Coded("codebook", "context", phi, {"codebook": levels[None]})
+            continue
+        phi = np.rint(flat / step).astype(np.int32)
         l = 9 if group.name == "convs" else 1
-        phi = np.rint(flat / step).astype(np.int32).reshape(-1, l)
-        coded[group.name] = Coded("sq" if l == 9 else "scalar", "static", phi, {"scale": np.full((1, l), step, np.float32)})
+        kind = "sq" if l == 9 else "scalar"
+        coded[group.name] = Coded(kind, "static", phi.reshape(-1, l), {"scale": np.full((1, l), step, np.float32)})
     thin_state = partitionings.weights(small, coded) | partitionings.constants(small)
     whole = thin.expand(full, kept, coded)
     assert {g: c.phi.shape for g, c in whole.items()}.keys() == coded.keys()
@@ -119,9 +127,13 @@ def test_wrong_counts_are_refused():
         thin.choose({"stage1": torch.ones(64), "stage2": torch.ones(128)}, {"stage1": 6, "stage2": 5})
 
 
-def test_a_codebook_cannot_be_expanded():
+def test_what_has_no_integer_for_the_weight_zero_cannot_be_expanded():
     full, kept = partitionings.get("vgg16"), chosen("vgg16")
     small = thin.partitioning(full, kept)
-    coded = {g.name: Coded("codebook", "static", np.zeros((g.size, 1), np.int32), {}) for g in small.groups}
-    with pytest.raises(ValueError, match="convs: an integer 0 is no weight 0 under codebook"):
+    levels = {"codebook": np.array([[-1, 1]], np.float32)}
+    coded = {g.name: Coded("codebook", "static", np.zeros((g.size, 1), np.int32), levels) for g in small.groups}
+    with pytest.raises(ValueError, match="convs: no entry of its codebook is the weight 0"):
+        thin.expand(full, kept, coded)
+    coded = {g.name: Coded("float32", "static", np.zeros((g.size, 1), np.float32), {}) for g in small.groups}
+    with pytest.raises(ValueError, match="convs: no integer is the weight 0 under float32"):
         thin.expand(full, kept, coded)
