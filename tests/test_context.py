@@ -347,25 +347,29 @@ def test_a_table_of_as_many_integers_as_the_page_allows_is_read():
     assert plane.window.symbols == 2**14
 
 
-def slow_plane(count: int, rows: int) -> Plane:
-    """Counted tables of two symbols, renewed and halved for each of so many rows."""
-    lanes, contexts = Lanes(count, -(-count // rows), False), Contexts(4, np.arange(2), 0)
-    return Plane(None, Window(0, 2, False), lanes, contexts, Counted(3, 1, 0, [1, 1]))
-
-
-def test_a_small_file_does_not_keep_the_reader_busy():
-    """One column takes seconds and is allowed; 49 of them would take minutes."""
-    layout, writer = {"g": ((128, 256, 7, 7),)}, Writer()
-    for _ in range(49):
-        slow_plane(1 << 15, 1 << 14).write(writer)
-    count = 49 << 15
-    inner = text("n") + text("p") + varint(count) + varint(1) + b"\1" + text("sq") + text("context") + bytes(98)
+def test_a_small_file_does_not_keep_the_reader_busy(monkeypatch):
+    """One column takes half a second and is allowed, 441 of them would take minutes."""
+    layout, writer, count = {"g": ((64, 64, 21, 21),)}, Writer(), 64 * 64
+    for _ in range(441):  # tables of two symbols, made anew and halved after each integer
+        tables = Counted(3, 1, 0, [1, 1])
+        Plane(None, Window(0, 2, False), Lanes(count, 1, False), Contexts(4, np.arange(2), 0), tables).write(writer)
+    inner = text("n") + text("p") + varint(441 * count) + varint(1) + b"\1" + text("sq") + text("context") + bytes(2 * 441)
     blob = seal(inner + writer.to_bytes())
-    assert len(blob) < 1000
-    begin = time.process_time()
-    with pytest.raises(CorruptArtifact, match="steps to decode; at most 4,194,304"):
+    assert len(blob) < 5000
+    monkeypatch.setattr(Plane, "pop", lambda *_: pytest.fail("a column was decoded before the last one's steps were known"))
+    with pytest.raises(CorruptArtifact, match="steps to decode; at most 16,777,216"):
         codec.decode(blob, lambda header: layout)
-    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_steps_are_counted_as_the_page_says(counted):
+    values = markov(600, 40, 6, 0.8)
+    plane = context.fit(values, ((15, 40),), counted=counted)
+    n, G, K, R = plane.order, plane.contexts.groups, plane.window.symbols, plane.lanes.rows
+    reader = Reader(side_of(plane))
+    Plane.read(reader, len(values))
+    assert n > 1 and isinstance(plane.tables, Counted) == counted
+    assert reader.steps == plane.steps == R * (128 * n + G ** (n - 1) * K if counted else 16 + G ** (n - 1))
 
 
 def test_the_encoder_stays_within_the_steps_of_a_file(monkeypatch):

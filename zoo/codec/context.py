@@ -38,7 +38,7 @@ MAX_ORDER = 4
 MAX_ROWS = 1 << 15  # lanes must be many enough that a hostile file cannot make the decoder crawl
 MAX_CELLS = 1 << 18  # contexts times symbols
 MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted
-MAX_STEPS = 1 << 22  # of all columns of a file together (`_steps`): two seconds or so
+MAX_STEPS = 1 << 24  # of all columns of a file together (`_steps`): ten seconds or so
 LISTED = 256  # integers; the encoder does not look for contexts in larger alphabets
 COUNTED = 1 << 19  # symbols; nor for counted tables, which decode slowly, in larger tensors
 
@@ -259,7 +259,7 @@ class Plane:
         if self.contexts is None:
             return 0
         counted = isinstance(self.tables, Counted)
-        return _steps(self.lanes.rows, self.contexts.count, self.window.symbols, counted)
+        return _steps(self.lanes.rows, self.contexts.count, self.window.symbols, self.order, counted)
 
     def write(self, writer: Writer) -> None:
         writer.golomb(self.order - 1)
@@ -297,7 +297,7 @@ class Plane:
         updates = lanes.rows * number * (window.symbols if counted else 1)
         if updates > MAX_UPDATES:
             raise CorruptArtifact(f"{updates:,} updates of tables in {lanes.rows:,} rows; at most {MAX_UPDATES:,} are allowed")
-        reader.steps += _steps(lanes.rows, number, window.symbols, counted)
+        reader.steps += _steps(lanes.rows, number, window.symbols, order, counted)
         if reader.steps > MAX_STEPS:
             raise CorruptArtifact(f"contexts that take {reader.steps:,} steps to decode; at most {MAX_STEPS:,} are allowed")
         contexts = Contexts(order, np.cumsum([0, *steps]), pad)
@@ -368,9 +368,9 @@ class Plane:
             contexts = self.contexts.follow(contexts, symbols)
 
 
-def _steps(rows: int, contexts: int, symbols: int, counted: bool) -> int:
+def _steps(rows: int, contexts: int, symbols: int, order: int, counted: bool) -> int:
     """What a column takes to decode beside its symbols, in steps of about half a microsecond."""
-    return rows * (128 + contexts * symbols if counted else 16 + contexts)
+    return rows * (128 * order + contexts * symbols if counted else 16 + contexts)
 
 
 class Context:
