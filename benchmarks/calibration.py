@@ -91,6 +91,9 @@ def sensitivity(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Importance s (O,) of each layer's outputs, rows "mean", "variance" of them, and the network's logits.
 
+    Also the importance of every scale and bias of BN and bias of a layer, by its state-dict name. An error in one of those
+    is the same at all positions of an image, so the slopes are added up before they are squared.
+
     One backward pass an image with the random probe (diag(p) - p p^T)^(1/2) noise: its expected outer product is
     the Hessian of the KL divergence in the logits.
     """
@@ -113,7 +116,24 @@ def sensitivity(
 
         return hook
 
+    def watch_vectors(name: str):
+        def hook(module, inputs, out):
+            x, dims = inputs[0].detach(), tuple(range(2, out.dim()))
+
+            def found(gradient):
+                gradient = gradient.float()
+                add(f"{name}.bias", (gradient.sum(dims) if dims else gradient).square().sum(0))
+                if isinstance(module, nn.BatchNorm2d):
+                    scaled = (x.float() - _spread(module.running_mean)) / _spread((module.running_var + module.eps).sqrt())
+                    add(f"{name}.weight", (gradient * scaled).sum(dims).square().sum(0))
+
+            out.register_hook(found)
+
+        return hook
+
     handles = [modules[name].register_forward_hook(watch(name)) for name in names]
+    vectors = [n for n, m in modules.items() if isinstance(m, nn.BatchNorm2d) or (n in names and m.bias is not None)]
+    handles += [modules[name].register_forward_hook(watch_vectors(name)) for name in vectors]
     logits = []
     bar = tqdm(total=len(x), desc="importance of outputs", disable=None)
     for batch in batches(x, BATCH // 2):
@@ -206,6 +226,11 @@ def _scaled(parameter: torch.Tensor, factor: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         parameter.data.copy_(kept)
+
+
+def _spread(values: torch.Tensor) -> torch.Tensor:
+    """One number a channel, to go with (N, C, H, W)."""
+    return values.float().reshape(1, -1, 1, 1)
 
 
 def _along(values: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:

@@ -6,7 +6,7 @@
        |                                                              |            (benchmarks/calibration.py)
        '--> steps --> latents T theta / step --rounding.minimise--> integers       (benchmarks/rounder.py)
                                                                       |
-            BN scales and biases tuned towards the uncompressed network's answers --> integers --> model file (ptq.py)
+            BN re-estimated, then tuned towards the uncompressed network's answers --> integers --> model file (ptq.py)
 
 Here the price of a bit is sought at which the file has the size that was asked for. Everything slow is kept in the work
 folder (default runs/compress/...): a run that was stopped goes on where it was.
@@ -36,6 +36,7 @@ from zoo.registry import write
 ATTEMPTS = 12  # prices tried until the bytes are met
 NEAR = 0.03  # of the bytes: up to there another sweep at another price does, without new steps
 EPOCHS = 1.0
+PICTURES = "images from the training split of ImageNet"
 IMAGES = 300
 
 
@@ -59,7 +60,7 @@ def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[n
     return np.stack([np.asarray(preprocessing.resize_and_crop(spec, found[i][0])) for i in bar]), kept
 
 
-def compress(job: Job, target: int, folder: Path, epochs: float = 0.0, lam: float | None = None) -> bytes:
+def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
     """A file of at most `target` bytes, and within 1 % of them; `folder` keeps every attempt, so it goes on after a stop.
 
     Raises ValueError where no price gives that.
@@ -68,7 +69,7 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0, lam: floa
     path = folder / "search.json"
     state = json.loads(path.read_text()) if path.is_file() else {}
     if not state:
-        state = {"lam": lam or job.price(8 * target), "full": True, "tried": []}
+        state = {"lam": job.price(8 * target), "full": True, "tried": []}
         write(path, json.dumps(state).encode())
     rounded = None
     for attempt in range(ATTEMPTS):
@@ -138,13 +139,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
     parser.add_argument("--preprocessing", choices=preprocessing.SPECS, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
+    parser.add_argument("--pictures", default=PICTURES, help="what those kept out are, for the record (default: %(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of tuning BN (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=IMAGES, help="calibration pictures at most (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write an entry there, e.g. artifacts/resnet50-dft")
     parser.add_argument("--curve", type=Path, metavar="CSV", help="add the result to a table and its figure")
     parser.add_argument("--replace-unpublished", action="store_true", help="overwrite an entry that nobody has seen")
-    parser.add_argument("--work", type=Path, help="work folder (default: runs/compress/NETWORK-...)")
+    parser.add_argument("--work", type=Path, help="folder of work folders, one for each set of inputs (default: runs/compress)")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more pay only on an idle machine (default: 1)")
 
 
@@ -155,7 +157,7 @@ def main(args: argparse.Namespace) -> int:
     pixels, kept = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     identity = f"{args.network}-{weights.digest[:8]}-{digest[:8]}-{args.seed}".replace(":", "-")
-    base = args.work or Path("runs") / "compress" / identity
+    base = (args.work or Path("runs") / "compress") / identity
     print(f"{weights.source}: {weights.license}\n{len(pixels)} calibration images; work folder {base}")
     job = Job(weights, args.method, pixels, base, args.seed)
     folder = base / f"{args.method}-{target}"
@@ -170,8 +172,11 @@ def main(args: argparse.Namespace) -> int:
     if args.out:
         options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
+        command += f" --seed {args.seed}"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
-        publish(args.out, blob, weights, found, sample, command, f"{args.network}/epr-{args.method}", args.replace_unpublished)
+        command += f" --preprocessing {args.preprocessing}" if args.preprocessing else ""
+        quoted = f"{args.network}/epr-{args.method}"
+        publish(args.out, blob, weights, found, sample, args.pictures, args.seed, command, quoted, args.replace_unpublished)
     return 0
 
 
@@ -207,17 +212,18 @@ def point(method: str, blob: bytes, epochs: float, weights: reference.Reference,
 
 
 def publish(
-    out: Path, blob: bytes, weights: reference.Reference, found, sample, command: str, quoted: str, replace_unpublished: bool
+    out: Path, blob: bytes, weights: reference.Reference, found, sample, pictures: str, seed: int, command: str, quoted: str,
+    replace_unpublished: bool,
 ) -> None:
     """Writes the entry's folder `out` with its record; the official test set stays unmeasured (`zoo verify ID --data PATH`).
 
-    quoted: key of the published row that the entry stands beside, if there is one.
+    pictures: what those of the sample are; quoted: key of the published row that the entry stands beside, if there is one.
     """
     answers = replace(found, test_set=None, examples=None, errors=None, predictions=None)
     facts, extra = {}, {}
     if sample is not None:
-        note = "images from the training split of ImageNet, kept out of calibration; no validation error"
-        facts["sample"] = sample.record(f"{len(sample.paths)} ImageNet training images", found.test_set, weights.source, note)
+        note = f"{pictures}, kept out of calibration; no validation error"
+        facts["sample"] = sample.record(f"{len(sample.paths)} {pictures}", found.test_set, weights.source, note)
         extra[verify.SAMPLE] = sample.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
@@ -225,5 +231,5 @@ def publish(
         log=(command + "\n").encode(), extra=extra, replace=replace_unpublished, license=weights.license,
         weights_source=weights.record(), selection="one run of the command in train.log",
         quoted=quoted if quoted in registry.quoted() else None,
-        recipe=None, seed=0, **facts,
+        recipe=None, seed=seed, **facts,
     )  # fmt: skip

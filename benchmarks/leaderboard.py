@@ -117,13 +117,15 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         if own:
             parts.append("**Measured** here, from the committed files:\n")
             parts.append(_markdown(measured_rows(own)))
+        else:
+            parts.append(f"No entry yet: `zoo show {name}-dft` prints the commands that make one.\n")
         curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
         for c in (c for c in curves if c.suffix == ".svg"):
             parts.append(f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n")
             parts += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
         tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
         if tables:
-            parts.append(f"Curves; test errors are in those that have a column of that name: {tables}.\n")
+            parts.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
         if others:
             parts.append("**Quoted** from publications, by their own counting; not measured here:\n")
             parts.append(_markdown(quoted_rows(others)))
@@ -392,6 +394,8 @@ _INTRODUCTION = """# Leaderboard
 - **Pareto** marks the entries that no other measured entry of the network beats.
 - **bytes, the paper's counting** is what the paper of the method would count for the same file; what that leaves out is
   in the record (`paper_counting`).
-- **aimed at** is what the recipe's authors claim; **all seeds** the spread over the seeds of the recipe, of which the one
-  that ships was chosen on held-out training images.
+- **sample**: on how many of 100 ImageNet *training* images, kept out of calibration, an entry answers as the uncompressed
+  network does; `artifacts/<id>/sample.json` names the images, `zoo verify <id> --sample FOLDER` derives the number again.
+- **aimed at** is the goal that the recipe states, and whether the entry reached it; **all seeds** the spread over the
+  seeds of the recipe, of which the one that ships was chosen on held-out training images.
 """

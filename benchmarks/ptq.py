@@ -4,12 +4,16 @@ The expected damage to the answers (KL divergence, to second order) of an error 
 s_o e^T H e / 2, with H the covariance of the inputs and s_o the Fisher information of the output, summed over
 its positions (Martens & Grosse 2015, K-FAC, section 3, whose G is cut to its diagonal here). So nats are traded for bits at
 one price lambda in all layers.
+
+Errors of rounding add up on their way through the layers. BN's statistics are therefore re-estimated afterwards, layer by
+layer: each BN gives its outputs the mean and variance that they have in the uncompressed network.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +28,8 @@ from benchmarks.rounder import Rounded, Rounder, unround
 from zoo import codec, networks, partitionings, preprocessing
 from zoo.codec import Coded
 
-FINER = 8.0  # how much cheaper a bit of BN is: its errors add up over all positions, and it is 1 % of the file
+MATCHED = 400  # images on which BN is re-estimated, at most: they pass together
+LARGEST = 2.0  # factor by which a BN scale takes up a change of variance, up or down
 
 
 class Job:
@@ -56,7 +61,7 @@ class Job:
         return torch.bfloat16 if self.partitioning.parameters > 5_000_000 else torch.float32
 
     def statistics(self) -> None:
-        """Importance and moments of outputs, logits, covariances of inputs: read, or found and kept."""
+        """Of the uncompressed network: importance and moments of outputs, logits, moments of BN's inputs, covariances."""
         names, x = [layer.name for layer in self.layers], self.images.to(self.dtype)
         path = self.folder / "outputs.safetensors"
         if not path.is_file():
@@ -64,6 +69,10 @@ class Job:
             checkpoint.save(path, found | {"logits": logits})
         self.outputs = checkpoint.load(path)
         self.logits = self.outputs.pop("logits")
+        path = self.folder / "bn.safetensors"
+        if not path.is_file():
+            checkpoint.save(path, finish.statistics(self.network, {}, ((batch, None) for batch in batches(x))))
+        self.bn = checkpoint.load(path)
         if not all(self._covariance(name).is_file() for name in names):  # they are large: each is read when it is needed
             for name, h in covariances(self.network, x, names, self.seed).items():
                 checkpoint.save(self._covariance(name), h)
@@ -122,18 +131,37 @@ class Job:
             out[layer.name].save(path)
         return out
 
+    @torch.no_grad()
     def compressed(self, rounded: dict[str, Rounded]) -> nn.Module:
-        """The network with the rounded weights, of the layers that were rounded, and its old BN; float32."""
-        network = self._build(torch.float32)
+        """The network with the rounded weights, its BN re-estimated on the images and its biases likewise; float32."""
+        network = self._build()
         modules = dict(network.named_modules())
         for layer in self.layers:
-            if layer.name not in rounded:
-                continue
-            weight = unround(self.decoders[layer.weight], rounded[layer.name])
-            modules[layer.name].weight.copy_(torch.from_numpy(weight.reshape(self.state[layer.weight].shape)))
+            weight = torch.from_numpy(unround(self.decoders[layer.weight], rounded[layer.name]))
+            modules[layer.name].weight.copy_(weight.reshape(modules[layer.name].weight.shape))
+        handles, biases = [], {}
+        for name, module in finish.layers(network).items():
+            moments = self.bn[f"{name}.running_mean"], self.bn[f"{name}.running_var"]
+            handles.append(module.float().register_forward_pre_hook(partial(match, *moments)))
+
+        def shift(name: str, module: nn.Module, inputs: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+            by = self.outputs[f"{name}/mean"] - out.float().mean((0, *range(2, out.dim())))
+            biases[name] = self.state[f"{name}.bias"] + by
+            return out + by.to(out.dtype).reshape(-1, *[1] * (out.dim() - 2))
+
+        for layer in self.layers:
+            if modules[layer.name].bias is not None:
+                handles.append(modules[layer.name].register_forward_hook(partial(shift, layer.name)))
+        some = self.images[:: math.ceil(len(self.images) / MATCHED)]
+        network(next(batches(some.to(self.dtype), len(some))))  # in one batch: each layer is matched before the next one runs
+        for handle in handles:
+            handle.remove()
+        network.float()
+        for name, bias in biases.items():
+            modules[name].bias.copy_(bias)
         return network
 
-    def tune(self, network: nn.Module, epochs: float, rate: float = 2e-3) -> None:
+    def tune(self, network: nn.Module, epochs: float, rate: float = 1e-3) -> None:
         """BN's scales and biases towards the uncompressed network's answers on the images and their mirror images.
 
         Loss: KL divergence at TEMPERATURE; Adam on relative changes of scales, and on biases in units of their
@@ -225,28 +253,34 @@ class Job:
             if layer.inputs:
                 factor[f"{layer.inputs}.weight"] *= found.inputs
                 shift[f"{layer.inputs}.weight"] *= found.inputs
-        before = {f"{layer.rows or layer.name}.{kind}": layer for layer in self.layers for kind in ("weight", "bias")}
         out = {}
         for name, value in state.items():
             weight = name.removesuffix("bias") + "weight"
-            bn = weight in factor
-            grown = value * (factor[name] if name in factor else shift[weight] if bn else 1.0)
-            step = finish.size(grown) * 2.0**-6
-            if name in before:
-                s = self.outputs[f"{before[name].name}/importance"].double().numpy() / 2
-                if name == weight:  # an error in a scale is multiplied by the layer's output
-                    s = s * self.outputs[f"{before[name].name}/variance"].double().numpy()
-                if bn:  # s is for errors of the layer's output, before BN multiplies it
-                    taken = np.abs(grown if name == weight else state[weight] * shift[weight])
-                    s = s / np.maximum(taken, 1e-3 * taken.max() + 1e-20) ** 2
-                if s.mean() > 0:
-                    step = min(8 * step, math.sqrt(6 * lam / FINER / math.log(2) / float(s.mean())))
-            out[name] = grown, step
+            taken = factor[name] if name in factor else shift.get(weight, 1.0)
+            s = self.outputs[name].double().numpy() / np.square(taken)  # (C,): of what the file holds
+            step = finish.size(value * taken) * 2.0**-3
+            if s.mean() > 0:
+                step = min(step, math.sqrt(12 * lam / math.log(2) / float(s.mean())))
+            out[name] = value * taken, step
         return out
 
     def encode(self, groups: dict[str, Coded]) -> bytes:
         layout = {group.name: group.shapes for group in self.partitioning.groups}
         return codec.encode(self.partitioning.network, self.partitioning.name, groups, layout)
+
+
+def match(mean: torch.Tensor, variance: torch.Tensor, bn: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+    """Before a folded BN layer runs: gives its outputs the mean and variance that inputs with these moments (C,) had."""
+    parts = inputs[0].split(BATCH)
+    found = [torch.var_mean(part.float(), (0, 2, 3), correction=0) for part in parts]
+    share = torch.tensor([len(part) for part in parts])[:, None] / len(inputs[0])
+    means = torch.stack([own for _, own in found])
+    now = (share * means).sum(0)
+    spread = (share * (torch.stack([own for own, _ in found]) + (means - now) ** 2)).sum(0)
+    factor = (variance.clamp_min(finish.DEAD) / spread.clamp_min(finish.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
+    slope = bn.weight / (bn.running_var + bn.eps).sqrt()
+    bn.bias.add_(slope * ((mean - bn.running_mean) - factor * (now - bn.running_mean)))
+    bn.weight.mul_(factor)
 
 
 def divergence(wanted: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

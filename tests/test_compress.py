@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import zoo
-from benchmarks import calibration, compress, ptq, reference, rounder, rounding
+from benchmarks import calibration, compress, finish, ptq, reference, rounder, rounding
 from benchmarks.calibration import Layer
 from benchmarks.rounder import Rounder
 from zoo import codec, data, networks, partitionings
@@ -73,6 +73,25 @@ def test_importance_predicts_the_divergence_of_a_small_change():
     assert measured == pytest.approx(0.5 * float(s[chosen]) * size**2, rel=0.4)
 
 
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+def test_importance_predicts_what_an_error_in_batch_normalisation_does(kind):
+    """The same error at all positions: the KL divergence is s/2 times its square, for errors of both signs."""
+    torch.manual_seed(1)
+    network = networks.build("resnet20-4").eval().requires_grad_(False)
+    x = torch.randn(60, 3, 16, 16)
+    found, logits = calibration.sensitivity(network, x, ["conv1", "fc"])
+    parameter = network.layer2[1].bn2.get_parameter(kind)
+    s = found[f"layer2.1.bn2.{kind}"]
+    assert s.shape == parameter.shape and found["fc.bias"].shape == (10,)
+    size, measured, signs = 0.02, [], torch.randint(2, (20, len(s))) * 2.0 - 1
+    for sign in signs:
+        kept = parameter.clone()
+        parameter.add_(size * sign)
+        measured.append(float(ptq.divergence(logits, network(x), calibration.TEMPERATURE).mean()) * calibration.TEMPERATURE**2)
+        parameter.copy_(kept)
+    assert np.mean(measured) == pytest.approx(0.5 * float(s.sum()) * size**2, rel=0.4)
+
+
 def test_covariances_of_dense_layers_are_those_of_their_inputs():
     network = networks.build("lenet300-100").eval().requires_grad_(False)
     x = torch.rand(300, 1, 28, 28)
@@ -121,6 +140,48 @@ def test_a_rounded_layer_beats_plain_rounding_at_the_same_bits():
     assert found.error < 0.6 * 0.5 * float((s * np.einsum("od,de,oe->o", e, h, e)).sum())
     cheaper = layer.refine(found, 4e-3)
     assert cheaper.bits < found.bits and cheaper.error > found.error
+
+
+def test_a_matched_layer_answers_with_the_mean_and_variance_it_had():
+    bn = torch.nn.BatchNorm2d(3).eval().requires_grad_(False)
+    bn.weight.copy_(torch.tensor([2.0, -1.0, 0.5]))
+    bn.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    bn.running_var.fill_(1 - partitionings.BN_EPS)
+    scale, offset = torch.tensor([1.0, 2.0, 0.1]), torch.tensor([0.0, 3.0, -1.0])
+    x = torch.randn(50, 3, 4, 5) * scale.reshape(3, 1, 1) + offset.reshape(3, 1, 1)
+    wanted = bn(x)
+    moved = 0.7 * x + 0.4
+    ptq.match(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0), bn, (moved,))
+    torch.testing.assert_close(bn(moved), wanted, rtol=1e-4, atol=1e-4)
+    x = torch.zeros(4, 3, 2, 2)
+    ptq.match(torch.zeros(3), torch.zeros(3), bn, (x,))  # dead channels stay as they are
+    assert torch.isfinite(bn.weight).all() and torch.isfinite(bn.bias).all()
+
+
+def test_batch_normalisation_is_estimated_anew_under_the_rounded_weights(tmp_path):
+    """BN's outputs keep their mean and variance in every layer, and so do the answers their mean, which have a bias alone."""
+    torch.manual_seed(0)
+    path = tmp_path / "weights.safetensors"
+    save_file(networks.build("resnet20-4").state_dict(), path)
+    job = ptq.Job(reference.load(str(path), "resnet20-4"), "dft", np.zeros((2, 32, 32, 3), np.uint8), tmp_path / "work")
+    job.images = torch.randn(40, 3, 32, 32)
+    job.statistics()
+    network = job.compressed(job.round(1e-9, tmp_path / "a"))
+    moments = {}
+    for which, model in (("now", network), ("then", job.network)):
+        for name, bn in finish.layers(model).items():
+            bn.register_forward_hook(
+                lambda m, i, out, key=(which, name): moments.update({key: torch.stack(torch.var_mean(out, (0, 2, 3)))})
+            )
+        with torch.no_grad():
+            moments[which, "fc"] = model(job.images).mean(0)
+    torch.testing.assert_close(moments["now", "fc"], moments["then", "fc"], rtol=0.02, atol=0.01)
+    before = finish.layers(job.network)
+    for name, bn in finish.layers(network).items():
+        free = bn.weight / before[name].weight < 0.99 * ptq.LARGEST  # channels of which next to nothing is left stay weaker
+        assert free.float().mean() > 0.95
+        torch.testing.assert_close(moments["now", name][1], moments["then", name][1], rtol=0.02, atol=0.01)
+        torch.testing.assert_close(moments["now", name][0][free], moments["then", name][0][free], rtol=0.02, atol=0.01)
 
 
 def test_sizes_are_decimal():

@@ -258,7 +258,7 @@ def test_a_recipe_that_was_changed_is_a_note(entry, tmp_path, monkeypatch):
     assert outcome(entry).notes == []
     (tmp_path / "r.toml").write_text("steps = 2\n")
     now = outcome(entry)
-    assert now.ok and now.notes == ["r.toml has been changed since this entry was made with it"]
+    assert now.ok and now.notes == ["r.toml has been edited since; the first line of train.log is the recipe as it was run"]
 
 
 def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):

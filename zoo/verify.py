@@ -456,7 +456,7 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
     outcome.problems += _golden_differences(read_golden(entry.folder), found.golden)
     recipe = registry.PACKAGE.parent / (entry.recipe or "")
     if recipe.is_file() and hashlib.sha256(recipe.read_bytes()).hexdigest() != entry.recipe_sha256:
-        outcome.notes.append(f"{entry.recipe} has been changed since this entry was made with it")
+        outcome.notes.append(f"{entry.recipe} has been edited since; the first line of train.log is the recipe as it was run")
     if entry.quoted is not None and entry.quoted not in registry.quoted():
         outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
     if images is not None:
