@@ -92,7 +92,7 @@ class Job:
     def price(self, target_bits: float, some: int = 40) -> float:
         """The lambda at which all layers together should take so many bits, from a few rows of each."""
         start, sizes, found = self._first_guess(target_bits), [], []
-        guesses = (4.0, 1.0, 0.25)
+        guesses = (64.0, 16.0, 4.0)
         for layer in tqdm(self.layers, desc="price of a bit", disable=None):
             rounder = self.rounder(layer)
             parts = [rounder.round(start * guess, sweeps=1, some=some) for guess in guesses]
