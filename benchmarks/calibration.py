@@ -124,7 +124,8 @@ def sensitivity(
                 gradient = gradient.float()
                 add(f"{name}.bias", (gradient.sum(dims) if dims else gradient).square().sum(0))
                 if isinstance(module, nn.BatchNorm2d):
-                    scaled = (x.float() - _spread(module.running_mean)) / _spread((module.running_var + module.eps).sqrt())
+                    mean, deviation = module.running_mean, (module.running_var + module.eps).sqrt()
+                    scaled = (x.float() - _along(mean, x, 1)) / _along(deviation, x, 1)
                     add(f"{name}.weight", (gradient * scaled).sum(dims).square().sum(0))
 
             out.register_hook(found)
@@ -226,11 +227,6 @@ def _scaled(parameter: torch.Tensor, factor: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         parameter.data.copy_(kept)
-
-
-def _spread(values: torch.Tensor) -> torch.Tensor:
-    """One number a channel, to go with (N, C, H, W)."""
-    return values.float().reshape(1, -1, 1, 1)
 
 
 def _along(values: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:

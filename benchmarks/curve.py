@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,17 @@ def add(path: Path, row: dict) -> None:
     rows = [r for r in read(path) if r["sha256"] != row["sha256"]] if path.is_file() else []
     rows.append({key: str(row[key]) for key in FIELDS})
     rows.sort(key=lambda r: (r["method"], int(r["bytes"])))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    registry.write(path, text(FIELDS, rows).encode())
+    draw(path)
+
+
+def text(columns: Sequence[str], rows: Iterable[dict]) -> str:
+    """Rows as the text of a CSV file; a row may lack columns."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    registry.write(path, text.getvalue().encode())
-    draw(path)
+    return out.getvalue()
 
 
 def read(path: Path) -> list[dict[str, str]]:

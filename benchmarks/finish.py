@@ -71,11 +71,7 @@ def statistics(
 
     def add(name: str):
         def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            x = inputs[0].float()
-            count = x.numel() / x.shape[1]
-            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-            mean, variance = mean.double(), variance.double()
-            part = count * torch.stack([torch.ones_like(mean), mean, variance + mean * mean])
+            part = totals(inputs[0])
             sums[name] = sums[name] + part if name in sums else part
 
         return hook
@@ -91,10 +87,23 @@ def statistics(
     found = {}
     for name, total in sums.items():
         reduce(total)
-        mean = total[1] / total[0]
-        found[f"{name}.running_mean"] = mean.float()
-        found[f"{name}.running_var"] = (total[2] / total[0] - mean * mean).clamp_min(0).float()
+        found[f"{name}.running_mean"], found[f"{name}.running_var"] = moments(total)
     return found
+
+
+def totals(x: torch.Tensor) -> torch.Tensor:
+    """Count, sum and sum of squares of each channel of x (N, C, H, W): (3, C) float64, to be added over batches."""
+    x = x.float()
+    count = x.numel() / x.shape[1]
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    mean, variance = mean.double(), variance.double()
+    return count * torch.stack([torch.ones_like(mean), mean, variance + mean * mean])
+
+
+def moments(total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance (C,) float32 from `totals`."""
+    mean = total[1] / total[0]
+    return mean.float(), (total[2] / total[0] - mean * mean).clamp_min(0).float()
 
 
 def complete(

@@ -271,12 +271,7 @@ class Job:
 
 def match(mean: torch.Tensor, variance: torch.Tensor, bn: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
     """Before a folded BN layer runs: gives its outputs the mean and variance that inputs with these moments (C,) had."""
-    parts = inputs[0].split(BATCH)
-    found = [torch.var_mean(part.float(), (0, 2, 3), correction=0) for part in parts]
-    share = torch.tensor([len(part) for part in parts])[:, None] / len(inputs[0])
-    means = torch.stack([own for _, own in found])
-    now = (share * means).sum(0)
-    spread = (share * (torch.stack([own for own, _ in found]) + (means - now) ** 2)).sum(0)
+    now, spread = finish.moments(sum(finish.totals(part) for part in inputs[0].split(BATCH)))
     factor = (variance.clamp_min(finish.DEAD) / spread.clamp_min(finish.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
     slope = bn.weight / (bn.running_var + bn.eps).sqrt()
     bn.bias.add_(slope * ((mean - bn.running_mean) - factor * (now - bn.running_mean)))

@@ -13,9 +13,7 @@ is chosen, and the tested sweeps of a network are drawn together (benchmarks/res
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -103,9 +101,4 @@ def tested(run: Path, recipe: Recipe, device: str = "cpu") -> dict:
 
 def table(rows: list[dict]) -> str:
     """The points as CSV, in the order in which they were run."""
-    out = io.StringIO()
-    columns = [*COLUMNS, *(c for c in TESTED if any(c in row for row in rows))]
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return curve.text([*COLUMNS, *(c for c in TESTED if any(c in row for row in rows))], rows)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo import registry
 from zoo.errors import CorruptArtifact, ZooError
@@ -78,11 +78,7 @@ def transforms(name: str) -> Callable[..., torch.Tensor]:
     """
     from zoo.preprocessing import preprocess
 
-    entry = info(name)
-    try:
-        return preprocess(entry.preprocessing)
-    except ValueError as error:
-        raise CorruptArtifact(f"the record of {entry.id} is wrong: {error}") from error
+    return _by_record(name, lambda entry: preprocess(entry.preprocessing))
 
 
 def classes(name: str) -> tuple[str, ...]:
@@ -92,9 +88,14 @@ def classes(name: str) -> tuple[str, ...]:
     """
     from zoo import data
 
+    return _by_record(name, lambda entry: data.classes(entry.dataset))
+
+
+def _by_record(name: str, use: Callable[[Entry], Any]):
+    """What `use` makes of an entry's record; a name in it that is not known is the record's fault."""
     entry = info(name)
     try:
-        return data.classes(entry.dataset)
+        return use(entry)
     except ValueError as error:
         raise CorruptArtifact(f"the record of {entry.id} is wrong: {error}") from error
 
