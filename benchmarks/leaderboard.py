@@ -172,11 +172,15 @@ def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
 
 
 def readme_table(entries: Sequence[Entry]) -> str:
-    """The front of each network: entries that no other entry beats, and the published result that each stands beside."""
+    """The front of each network: entries that no other entry beats, and the published result that each stands beside.
+
+    Of a long front the smallest entries and the most accurate one.
+    """
     quoted, rows = registry.quoted(), []
     for own, _ in by_network(entries, ()).values():
         best = pareto(own)
-        for e in [e for e in own if e.id in best or e.test_errors is None][:README_ROWS]:
+        front = [e for e in own if e.id in best or e.test_errors is None]
+        for e in [*front[: README_ROWS - 1], *front[README_ROWS - 1 :][-1:]]:
             beside = quoted.get(e.quoted or "")
             rows.append({
                 "network": e.network,

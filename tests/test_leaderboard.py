@@ -126,6 +126,12 @@ def test_readme_shows_the_front_beside_the_published_result_that_the_entry_names
     assert "lenet300-100-worse" not in table
 
 
+def test_readme_shows_the_most_accurate_entry_of_a_long_front():
+    front = [entry(f"lenet300-100-{n}", 1_000 + n, 900 - n) for n in range(6)]
+    table = leaderboard.readme_table(front)
+    assert [n for n in range(6) if f"`lenet300-100-{n}`" in table] == [0, 1, 2, 5]
+
+
 def test_the_table_goes_between_the_marks_and_nothing_else_changes():
     begin, end = leaderboard.README_MARKS
     assert leaderboard.insert(f"a\n{begin}\nold\n{end}\nz", "new\n") == f"a\n{begin}\nnew\n{end}\nz"
