@@ -17,15 +17,14 @@ import importlib
 import json
 import math
 import os
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from benchmarks import recipe as recipes
 from benchmarks.recipe import Claim, Recipe
 from benchmarks.run import RUNS, folder, logged_recipe
+from benchmarks.versions import versions
 from zoo import codec, partitionings, registry, verify
 from zoo.registry import Entry
 from zoo.verify import Measurement
@@ -33,7 +32,6 @@ from zoo.verify import Measurement
 ROOT = Path(__file__).parent.parent
 ARTIFACTS = ROOT / "artifacts"
 LICENSE = "Apache-2.0"  # of what is trained here
-VERSIONS = ("torch", "numpy", "constriction", "entropy-coded-zoo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -240,17 +238,6 @@ def _epr_bytes(blob: bytes) -> tuple[int, str]:
             total += part.coded_bits / 8 + part.table_bytes + part.psi_bytes
     biases = "biases as float32, no BN scales or statistics" if normalised else "biases included"
     return math.ceil(total), f"coded integers, probability tables and decoder parameters; {biases}; no header or checksum"
-
-
-def versions() -> dict[str, str]:
-    """What measured."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _run(runs: Path, recipe: Recipe, seed: int) -> Path:

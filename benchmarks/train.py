@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from benchmarks import batches, checkpoint, finish, methods, thin
 from benchmarks import recipe as recipes
 from benchmarks.recipe import Recipe
+from benchmarks.versions import versions
 from zoo import codec, networks, partitionings
 from zoo.registry import write
 
@@ -342,13 +342,9 @@ def _line(loss: float, training: Run) -> str:
 
 
 def _preamble(recipe: Recipe, seed: int, device: str, world: int) -> list[str]:
-    import constriction
-    import numpy
-
-    versions = f"python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}, "
-    versions += f"constriction {getattr(constriction, '__version__', 'unknown')}"
+    made_by = ", ".join(f"{name} {version}" for name, version in versions().items())
     settings = f"seed {seed}, device {device}, processes {world}, threads {torch.get_num_threads()}"
-    return [f"recipe {json.dumps(asdict(recipe), sort_keys=True)}", f"versions {versions}", settings]
+    return [f"recipe {json.dumps(asdict(recipe), sort_keys=True)}", f"versions {made_by}", settings]
 
 
 def _schedule(recipe: Recipe, step: int) -> float:

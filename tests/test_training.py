@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,8 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     log = (tmp_path / "killed" / "train.log").read_text()
     assert log.count("step 100,") == log.count("step 200,") == log.count("step 300,") == 1
     assert "penalty" in log and "data" in log  # the shares of a step
+    made_by = log.splitlines()[1]
+    assert all(f"{name} {metadata.version(name)}" in made_by for name in ("torch", "numpy", "constriction")), made_by
 
 
 def test_two_processes_agree_and_train_as_one_does(tmp_path, standin):
