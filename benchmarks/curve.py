@@ -77,14 +77,12 @@ def sweeps(network: str, folder: Path) -> bytes:
             recipe, *overrides = path.stem.removeprefix(f"{network}-").split(",")
             name = ", ".join([recipe.partition("-")[0].upper(), *overrides])
             axes.plot([int(r["size_bytes"]) / 1e3 for r in rows], error, marker=marker, label=f"{name}, measured")
-        for q in registry.quoted().values():
-            if q.network == network and (q.method.startswith("EPR") or q.method == "Uncompressed"):
-                if q.method == "Uncompressed":
-                    axes.axhline(q.error, color="0.4", linewidth=0.8, linestyle=":", label=f"{q.method}, quoted: {q.size}")
-                    continue
-                axes.plot(q.size_bytes / 1e3, q.error, "x", color="0.4")
-                place = {"xytext": (-6, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-                axes.annotate(f"{q.method}, quoted", (q.size_bytes / 1e3, q.error), fontsize=7, color="0.4", **place)
+        quoted = [q for q in registry.quoted().values() if q.network == network]
+        for q in quoted:
+            if q.method == "Uncompressed":
+                axes.axhline(q.error, color="0.4", linewidth=0.8, linestyle=":", label=f"{q.method}, quoted: {q.size}")
+        for q, marker in zip((q for q in quoted if q.method.startswith("EPR")), itertools.cycle("x+"), strict=False):
+            axes.plot(q.size_bytes / 1e3, q.error, marker, color="0.4", label=f"{q.method}, quoted")
         own, paper = "; ".join(dict.fromkeys(schedules)), PAPER_STEPS.get(networks.spec(network).dataset)
         axes.set_title(f"measured: {own}" + (f"\nquoted: {paper:,} steps" if paper else ""), fontsize=7)
     return out.getvalue()
