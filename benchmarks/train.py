@@ -28,7 +28,7 @@ from benchmarks import batches, checkpoint, finish, methods, thin
 from benchmarks import recipe as recipes
 from benchmarks.recipe import Recipe
 from benchmarks.versions import versions
-from zoo import codec, networks, partitionings
+from zoo import codec, compact, networks, partitionings
 from zoo.registry import write
 
 
@@ -80,7 +80,7 @@ class Run:
         for score in found.values():
             self._sum(score)
         self.kept = thin.choose({space: score.cpu() for space, score in found.items()}, self.recipe.keep)
-        thin.remove(self.recipe.network, self.network, self.kept)
+        compact.remove(self.recipe.network, self.network, self.kept)
         self.partitioning = thin.partitioning(self.whole, self.kept)
 
     def train_step(self) -> torch.Tensor:
