@@ -39,6 +39,9 @@ def load(name_or_path: str | os.PathLike, *, compact: bool = False) -> torch.nn.
     With `compact` it comes without the channels that cannot change its answers, which equal those of the whole network
     but for rounding: see `zoo.compact`. Its state dict is then smaller, and it is often several times faster.
 
+    The network can be tuned: batch normalisation, which files hold folded to a scale and a bias a channel, is frozen, so
+    `.train()` changes no answer (`zoo.networks.frozen`).
+
     Raises `UnknownModel` with the nearest ids, `CorruptArtifact` or a subclass when the file is not what it should be.
     """
     entry = registry.locate(name_or_path)  # unknown name: error with the nearest names
@@ -51,12 +54,14 @@ def from_bytes(blob: bytes, *, compact: bool = False) -> torch.nn.Module:
     import torch
 
     from zoo import codec, networks, partitionings
+    from zoo.networks.frozen import freeze
 
     header, groups = codec.decode(blob, partitionings.layout)  # {group: integers phi (d, l), steps psi}; checksum checked
     with torch.device("meta"):  # allocates nothing: every tensor comes from the file
         network = networks.build(header.network)
     weights = partitionings.join(header, groups)  # through reparam f, float64 in a fixed order, then float32
     network.load_state_dict(weights, strict=True, assign=True)
+    freeze(network)  # batch normalisation is folded: it must not normalise in train mode
     if compact:
         from zoo.compact import remove_dead
 
