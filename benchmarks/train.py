@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from benchmarks import batches, checkpoint, finish, methods, thin
 from benchmarks import recipe as recipes
+from benchmarks.distill import Teacher
 from benchmarks.recipe import Recipe
 from benchmarks.versions import versions
 from zoo import codec, networks, partitionings
@@ -37,6 +38,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, seed: int, device: str = "cpu"):
         self.recipe, self.seed, self.device, self.step = recipe, seed, torch.device(device), 0
+        self.bf16 = recipe.precision == "bf16" or recipe.precision == "auto" and _multiplies_bf16(self.device)
         self.rank, self.world = _ranks(self.device)
         if recipe.batch % self.world:
             raise ValueError(f"a batch of {recipe.batch} cannot be cut into {self.world} equal parts")
@@ -52,9 +54,13 @@ class Run:
         self.kept: thin.Kept = {}
         if recipe.keep:
             self._thin()
-        self.teacher = _entry(recipe.teacher).requires_grad_(False) if recipe.teacher else None
+        self.teacher = Teacher(recipe, self.network) if recipe.teacher else None
         if self.teacher is not None:
-            self.teacher.load_state_dict(self._placed(self.teacher.state_dict()), assign=True)
+            self.teacher.place(self.device, recipe.channels_last)
+            if recipe.inherit and not recipe.warm_start:
+                self.teacher.inherit(self.network, recipe.inherit)
+            self.teacher.to(self.device)
+            self.batches.answer = self._answers
         method = methods.find(recipe.method)
         self.method: nn.Module = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
@@ -170,9 +176,10 @@ class Run:
         return finish.statistics(self.network, weights, self._first_batches(images), self._sum)
 
     def _first_batches(self, images: int) -> Iterator[batches.Batch]:
-        """Training batches with at least that many images: the same ones at every call."""
+        """Training batches with at least that many images, without mixtures: the same ones at every call."""
+        batch = getattr(self.batches, "clean", self.batches.train)
         for step in range(-(-images // self.recipe.batch)):
-            yield self.batches.train(step, self.rank, self.world)
+            yield batch(step, self.rank, self.world)
 
     def _sum(self, tensor: torch.Tensor) -> None:
         """In place, over all processes."""
@@ -202,6 +209,7 @@ class Run:
             "kept": self.kept,
             "method": self.method.state_dict(),
             "rest": self.rest.state_dict(),
+            "teacher": self.teacher.state_dict() if self.teacher is not None else {},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
@@ -214,6 +222,8 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
         self.rest.load_state_dict(state.get("rest", {}))
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
@@ -233,6 +243,8 @@ class Run:
                 lr, decay = lr / group.get("unit", 1.0) ** 2, decay * group.get("unit", 1.0) ** 2
             entry = {"params": group["params"], "lr": lr, "base_lr": lr, "scheduled": kind != "density", "weight_decay": decay}
             (density if kind == "density" else main).append(entry)
+        if self.teacher is not None and (projections := list(self.teacher.parameters())):
+            main.append({"params": projections, "lr": o.lr, "base_lr": o.lr, "scheduled": True, "weight_decay": 0.0})
         if rest := list(self.rest.parameter.values()):
             main.append({"params": rest, "lr": o.lr, "base_lr": o.lr, "scheduled": True, "weight_decay": 0.0})
         if o.name == "adam":
@@ -253,17 +265,18 @@ class Run:
         return {name: w.contiguous(memory_format=last) if w.dim() == 4 else w for name, w in state.items()}
 
     def _loss(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        smoothing = self.recipe.label_smoothing
         if self.teacher is None:
-            return loss
-        t, share = self.recipe.temperature, self.recipe.distill
-        with torch.no_grad(), self._autocast():
-            target = (self.teacher(images).float() / t).softmax(1)
-        soft = nn.functional.kl_div((logits / t).log_softmax(1), target, reduction="batchmean") * t * t
-        return (1 - share) * loss + share * soft
+            return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        with self._autocast():
+            return self.teacher.loss(logits, images, labels, smoothing)
+
+    def _answers(self, images: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            return self.teacher.answers(images)
 
     def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.precision == "bf16" else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def _average_gradients(self) -> None:
         """One exchange for all gradients: their sum over the processes is the same bits everywhere."""
@@ -285,19 +298,21 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
     path, chief = out / "checkpoint.safetensors", training.rank == 0
     if resume and path.exists():
         training.restore(checkpoint.load(path, device))
+        training.log.append(f"continued at step {training.step}: {_settings(training)}")
     if chief:
         (out / "outcome.json").unlink(missing_ok=True)  # it says "finished", perhaps of another recipe
     if not training.log:
-        training.log = _preamble(recipe, seed, device, training.world)
+        training.log = _preamble(training)
     last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
     started = time.perf_counter() - training.seconds
     loss_sum, counted = torch.zeros((), device=training.device), 0
-    bar = tqdm(total=recipe.steps, initial=training.step, desc=f"{recipe.id} seed {seed}", disable=not chief, mininterval=1.0)
+    bar = tqdm(total=recipe.steps * recipe.batch, initial=training.step * recipe.batch, desc=f"{recipe.id} seed {seed}",
+               unit=" images", unit_scale=True, disable=not chief, mininterval=1.0)
     shown = ""
     while training.step < last:
         loss = training.train_step()
         loss_sum, counted = loss_sum + loss, counted + 1
-        bar.update()
+        bar.update(recipe.batch)
         if training.step % 100 == 0:
             bar.set_postfix_str(_line(float(loss), training) + shown, refresh=False)
         evaluating = training.step % recipe.evaluate_every == 0 or training.step == recipe.steps
@@ -341,10 +356,17 @@ def _line(loss: float, training: Run) -> str:
     return f"loss {loss:.4f}" + (f", {estimate}" if estimate else "")
 
 
-def _preamble(recipe: Recipe, seed: int, device: str, world: int) -> list[str]:
+def _preamble(training: Run) -> list[str]:
     made_by = ", ".join(f"{name} {version}" for name, version in versions().items())
-    settings = f"seed {seed}, device {device}, processes {world}, threads {torch.get_num_threads()}"
-    return [f"recipe {json.dumps(asdict(recipe), sort_keys=True)}", f"versions {made_by}", settings]
+    recipe = json.dumps(asdict(training.recipe), sort_keys=True)
+    lines = [f"recipe {recipe}", f"versions {made_by}", f"seed {training.seed}, {_settings(training)}"]
+    pictures = getattr(training.batches, "pictures", None)
+    return lines + ([f"pool {pictures.digest}, {len(pictures)} pictures"] if pictures else [])
+
+
+def _settings(training: Run) -> str:
+    precision = "bf16" if training.bf16 else "float32"
+    return f"device {training.device}, processes {training.world}, threads {torch.get_num_threads()}, {precision}"
 
 
 def _schedule(recipe: Recipe, step: int) -> float:
@@ -365,6 +387,13 @@ def _entry(name: str) -> nn.Module:
     import zoo
 
     return zoo.load(name)
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16: elsewhere it is emulated, ten times slower than float32."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _ranks(device: torch.device) -> tuple[int, int]:
