@@ -301,9 +301,13 @@ def _centre_crop(image, spec: preprocessing.Preprocessing) -> np.ndarray:
 
 
 def crops(recipe: Recipe, options: dict | None = None) -> tuple[dict, preprocessing.Preprocessing]:
-    """Augmentation of pictures (`options`, else the recipe's) with its defaults, and the evaluation's preprocessing at the same size."""
+    """Augmentation of pictures with its defaults, and the evaluation's preprocessing at the same size.
+
+    options: what is set of it, where that is not all of the recipe's `augment`.
+    """
+    options = recipe.augment if options is None else options
     size = networks.spec(recipe.network).input_shape[-1]
-    augment = {"size": size, "area": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True, **(recipe.augment if options is None else options)}
+    augment = {"size": size, "area": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True, **options}
     if unknown := set(augment) - {"size", "area", "ratio", "flip"}:
         raise ValueError(f"unknown augmentation {sorted(unknown)}; known: area, flip, ratio, size")
     spec = preprocessing.SPECS[recipe.preprocess]

@@ -99,8 +99,8 @@ def _load(name: str) -> tuple[nn.Module, str]:
 
 def _affine(student: preprocessing.Preprocessing, teacher: preprocessing.Preprocessing):
     """(factor, offset), float32 (1, C, 1, 1): what turns the student's input into the teacher's; None where they agree."""
-    columns = [torch.tensor(spec.mean) for spec in (student, teacher)], [torch.tensor(spec.deviation) for spec in (student, teacher)]
-    (mean, wanted_mean), (deviation, wanted_deviation) = columns
+    mean, wanted_mean = (torch.tensor(spec.mean) for spec in (student, teacher))
+    deviation, wanted_deviation = (torch.tensor(spec.deviation) for spec in (student, teacher))
     scale = student.scale / teacher.scale  # pixel / scale is what means and deviations speak of
     factor, offset = deviation * scale / wanted_deviation, (mean * scale - wanted_mean) / wanted_deviation
     if torch.equal(factor, torch.ones_like(factor)) and not offset.any():
@@ -110,11 +110,11 @@ def _affine(student: preprocessing.Preprocessing, teacher: preprocessing.Preproc
 
 def _widths(student: nn.Module, teacher: nn.Module, stages: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Channels that each stage puts out, of the student and of the teacher: those of its last BN layer."""
-    widths = {}
-    for stage in stages:
-        last = [[m for m in net.get_submodule(stage).modules() if isinstance(m, nn.BatchNorm2d)][-1] for net in (student, teacher)]
-        widths[stage] = tuple(bn.num_features for bn in last)
-    return widths
+
+    def width(network: nn.Module, stage: str) -> int:
+        return [m for m in network.get_submodule(stage).modules() if isinstance(m, nn.BatchNorm2d)][-1].num_features
+
+    return {stage: (width(student, stage), width(teacher, stage)) for stage in stages}
 
 
 def _submodule(network: nn.Module, stage: str, recipe: Recipe) -> nn.Module:

@@ -203,7 +203,8 @@ def locate(folder: str) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    raise DataUnavailable(f"no folder of pictures {' or '.join(map(str, places))}: set ZOO_DATA to the folder that holds {folder!r}")
+    tried = " or ".join(map(str, places))
+    raise DataUnavailable(f"no folder of pictures {tried}: set ZOO_DATA to the folder that holds {folder!r}")
 
 
 def read(folder: Path) -> Pictures:
@@ -280,12 +281,7 @@ def _class(folder: str) -> int:
     """Class index of a folder's name: 000 to 999, a synset, or UNKNOWN."""
     if folder.isascii() and folder.isdigit() and int(folder) < 1000:
         return int(folder)
-    return _synsets().get(folder, UNKNOWN)
-
-
-@functools.cache
-def _synsets() -> dict[str, int]:
-    return {synset: number for number, synset in enumerate(data.synsets())}
+    return data.synsets().index(folder) if folder in data.synsets() else UNKNOWN
 
 
 def _digest(folder: Path, files: list[Path]) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import batches, finish, methods, recipe, run, train
+from benchmarks import batches, distill, finish, methods, recipe, reference, run, train
 from zoo import codec, data, networks, partitionings, preprocessing, reparam
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ def test_recipe(path):
     partitioning = partitionings.get(own.network, own.partitioning)
     groups = {group.name: group for group in partitioning.groups}
     for name in (own.warm_start, own.teacher):
-        assert not name or (recipe.FOLDER / f"{name}.toml").exists()
+        assert not name or name in reference.SOURCES or (recipe.FOLDER / f"{name}.toml").exists()
     for group, decoder in own.options.get("decoders", {}).items():
         reparam.columns(decoder, groups[group].shapes[0])
     if isinstance(own.options.get("levels"), dict):
@@ -46,7 +46,7 @@ def test_recipe(path):
     first, last = (train._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
     assert 0 <= last <= first <= 1
     if own.dataset == "imagenet":
-        batches._crops(own)
+        batches.crops(own, {key: value for key, value in own.augment.items() if key != "mixup" or "pool:" not in own.data})
     else:
         assert preprocessing.SPECS[own.preprocess].dataset == own.dataset
         assert set(own.augment) <= {"shift", "crop", "flip", "cutout"}
@@ -310,7 +310,8 @@ def short(id: str, *overrides: str) -> recipe.Recipe:
 def test_a_recipe_with_warm_start_teacher_and_bf16_is_resumed_exactly(cifar, tmp_path, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
-    monkeypatch.setattr(train, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference), "taught": reference}[name])
+    monkeypatch.setattr(train, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
+    monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
     own = short("resnet20-4-sq", "teacher=taught", "distill=0.7", "temperature=2.0")
     whole = train.run(own, 0, tmp_path / "whole").read_bytes()
     train.run(own, 0, tmp_path / "parts", stop_after=2)
