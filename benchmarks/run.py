@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks import recipe as recipes
+from benchmarks.training import recipe as recipes
 
 RUNS = Path("runs")
 
@@ -51,7 +51,7 @@ def train_one(recipe, seed: int, out: Path, device: str = "cpu", resume: bool = 
     """Trains one seed into `out`, or finds it finished there; returns its outcome.json."""
     import torch
 
-    from benchmarks import train
+    from benchmarks.training import loop
 
     finished = out / "outcome.json"
     if resume and finished.is_file() and (out / "model.zoo").is_file():
@@ -60,7 +60,7 @@ def train_one(recipe, seed: int, out: Path, device: str = "cpu", resume: bool = 
             print(f"{out}: finished before; --restart trains it again", file=sys.stderr)
             return json.loads(finished.read_text())
     torch.set_num_threads(threads or default_threads(recipe.dataset))
-    train.run(recipe, seed, out, device, resume)
+    loop.run(recipe, seed, out, device, resume)
     return json.loads(finished.read_text()) if finished.is_file() else {}  # only the first of several processes writes
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import zoo
 from benchmarks import __main__ as commands
 from benchmarks import compare, curve, evaluate, run, speed, sweep
-from benchmarks import recipe as recipes
+from benchmarks.training import recipe as recipes
 from zoo import codec, data, partitionings, registry, verify
 from zoo.codec import Coded
 from zoo.errors import UnknownModel
@@ -123,7 +123,7 @@ def test_a_run_with_another_setting_has_a_folder_of_its_own(tmp_path):
 
 def test_a_finished_run_is_found_and_not_trained_again(runs, recipe_file, monkeypatch):
     recipe = recipes.read(recipe_file)
-    monkeypatch.setattr("benchmarks.train.run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("benchmarks.training.loop.run", lambda *_: pytest.fail("trained again"))
     outcome = run.train_one(recipe, 1, run.folder(runs, recipe.id, 1))
     assert outcome["heldout_errors"] == 80
     assert "80 of 5,000" in run.describe(recipe, outcome)

@@ -16,7 +16,7 @@ import torch
 import zoo
 from benchmarks import __main__ as commands
 from benchmarks import methods
-from benchmarks import recipe as recipes
+from benchmarks.training import recipe as recipes
 from zoo import cli, data, networks, registry
 
 ROOT = Path(__file__).parent.parent

@@ -24,9 +24,10 @@ from torch import nn
 from torch.func import functional_call
 from tqdm import tqdm
 
-from benchmarks import batches, checkpoint, finish, methods, thin
-from benchmarks import recipe as recipes
-from benchmarks.recipe import Recipe
+from benchmarks import methods
+from benchmarks.training import batches, bn, checkpoint, thin
+from benchmarks.training import recipe as recipes
+from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
 from zoo import codec, networks, partitionings
 from zoo.registry import write
@@ -47,7 +48,7 @@ class Run:
             self.network.load_state_dict(_entry(recipe.warm_start).state_dict())
             self.network.to(self.device)
             with self._autocast():
-                finish.unfold(self.network, self._first_batches(recipe.finish.images // 5), self._sum)
+                bn.unfold(self.network, self._first_batches(recipe.finish.images // 5), self._sum)
         self.whole = self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
         self.kept: thin.Kept = {}
         if recipe.keep:
@@ -61,7 +62,7 @@ class Run:
         own = set(self.method.weights())
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name not in own)
-        self.rest = finish.Rest(self.network, own, recipe.average)
+        self.rest = bn.Rest(self.network, own, recipe.average)
         self.generator = torch.Generator(self.device)
         self.optimizers = self._optimizers()
         self.log: list[str] = []
@@ -140,9 +141,9 @@ class Run:
                 _, total, count = self._heldout(self._placed(state), own.heldout)
             return total / count
 
-        coded = finish.complete(self.partitioning, coded, rest, found, loss, penalty)
+        coded = bn.complete(self.partitioning, coded, rest, found, loss, penalty)
         if self.kept:
-            coded = finish.fewest(self.whole, thin.expand(self.whole, self.kept, coded))
+            coded = bn.fewest(self.whole, thin.expand(self.whole, self.kept, coded))
         return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
 
     def artifact_errors(self, blob: bytes) -> int:
@@ -164,10 +165,10 @@ class Run:
         self._sum(totals)
         return int(totals[0]), float(totals[1]), int(totals[2])
 
-    def _statistics(self, weights: dict[str, torch.Tensor], images: int) -> finish.Statistics:
+    def _statistics(self, weights: dict[str, torch.Tensor], images: int) -> bn.Statistics:
         """BN statistics under these weights."""
         self.network.train()
-        return finish.statistics(self.network, weights, self._first_batches(images), self._sum)
+        return bn.statistics(self.network, weights, self._first_batches(images), self._sum)
 
     def _first_batches(self, images: int) -> Iterator[batches.Batch]:
         """Training batches with at least that many images: the same ones at every call."""

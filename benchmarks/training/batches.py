@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks.recipe import Recipe
+from benchmarks.training.recipe import Recipe
 from zoo import data, networks, preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, C, H, W) float32, labels (B,) int64

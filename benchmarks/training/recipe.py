@@ -12,7 +12,7 @@ from pathlib import Path
 from zoo import networks
 from zoo.errors import ZooError
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent.parent / "recipes"
 CHOICES = {
     "precision": ("float32", "bf16"),
     "optimizer.name": ("adam", "sgd"),
@@ -38,7 +38,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Finish:
-    """How what the method leaves (BN) is coded: see benchmarks/finish.py. Without effect where it leaves nothing."""
+    """How what the method leaves (BN) is coded: see benchmarks/training/bn.py. Without effect where it leaves nothing."""
 
     penalty: float | None = None  # nats a bit; None: the method's lambda, else 1e-8
     images: int = 10_000  # training images for BN's statistics; a fifth of them during training, a quarter for scores of channels
@@ -65,10 +65,10 @@ class Recipe:
     batch: int
     seeds: tuple[int, ...] = (0, 1, 2)
     partitioning: str = "paper"
-    data: str = ""  # data set, where it is not the network's own, or "hf:REPOSITORY": see benchmarks/batches.py
+    data: str = ""  # data set, where it is not the network's own, or "hf:REPOSITORY": see benchmarks/training/batches.py
     preprocessing: str = ""  # name for zoo.preprocessing, where it is not that of the data set
     warm_start: str = ""  # id of the entry whose weights training starts from
-    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/thin.py
+    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/training/thin.py
     teacher: str = ""  # id of the entry whose logits are distilled
     distill: float = 0.0  # weight of the teacher's cross-entropy against the labels'
     temperature: float = 1.0
