@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.run import RUNS, folder, logged_recipe
+from benchmarks.train import RUNS, folder, logged_recipe
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Claim, Recipe
 from benchmarks.versions import versions

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import curve
 from benchmarks.evaluate import ARTIFACTS
-from benchmarks.run import RUNS, describe, folder, named, train_one
+from benchmarks.train import RUNS, describe, folder, named, train_one
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Recipe
 from zoo import registry, verify

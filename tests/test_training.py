@@ -16,7 +16,7 @@ from PIL import Image
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import methods, run
+from benchmarks import methods, train
 from benchmarks.training import batches, bn, loop, recipe
 from zoo import codec, data, networks, partitionings, preprocessing, reparam
 
@@ -185,12 +185,12 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, standin):
 
 def test_the_outcome_of_an_earlier_recipe_is_forgotten_when_training_begins(tmp_path, standin):
     """Else a half-trained run whose checkpoint somebody deleted would be reported, and evaluated, with the old model."""
-    run.train_one(training_process.small(steps=2), 0, tmp_path, threads=1)
+    train.train_one(training_process.small(steps=2), 0, tmp_path, threads=1)
     (tmp_path / "checkpoint.safetensors").unlink()
     new = training_process.small(steps=4, checkpoint_every=2, options={"lambda": 1e-5})
     loop.run(new, 0, tmp_path, stop_after=2)
     assert not (tmp_path / "outcome.json").exists()
-    assert run.train_one(new, 0, tmp_path, threads=1)["size_bytes"] == (tmp_path / "model.zoo").stat().st_size
+    assert train.train_one(new, 0, tmp_path, threads=1)["size_bytes"] == (tmp_path / "model.zoo").stat().st_size
 
 
 def test_a_restart_forgets_the_outcome_before_its_first_step(tmp_path, standin):
