@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import distill, pool, recipe, train
-from benchmarks.pool import UNKNOWN
+from benchmarks.training import distill, loop, pool, recipe
+from benchmarks.training.pool import UNKNOWN
 from zoo import networks, preprocessing
 from zoo.errors import DataUnavailable, WrongData
 
@@ -184,25 +184,25 @@ def test_a_batch_is_a_function_of_seed_and_step_and_is_cut_among_processes(folde
 
 
 def test_a_distilled_run_that_stopped_ends_with_the_bytes_of_one_that_did_not(folder, teacher, tmp_path):
-    whole = train.run(small(folder), 0, tmp_path / "whole")
-    train.run(small(folder), 0, tmp_path / "stopped", stop_after=3)
-    stopped = train.run(small(folder), 0, tmp_path / "stopped")
+    whole = loop.run(small(folder), 0, tmp_path / "whole")
+    loop.run(small(folder), 0, tmp_path / "stopped", stop_after=3)
+    stopped = loop.run(small(folder), 0, tmp_path / "stopped")
     assert whole.read_bytes() == stopped.read_bytes()
     log = (tmp_path / "stopped" / "train.log").read_text()
     assert "continued at step 3: device cpu" in log and f"pool {pool.read(folder).digest}, 40 pictures" in log
 
 
 def test_the_student_begins_with_the_layers_it_inherits(folder, teacher):
-    run = train.Run(small(folder), 0)
+    run = loop.Run(small(folder), 0)
     assert torch.equal(run.method.weights()["conv1.weight"], teacher.conv1.weight)
     with pytest.raises(ValueError, match="layer 'fc7' of the teacher does not fit"):
-        train.Run(small(folder, inherit=["fc7"]), 0)
+        loop.Run(small(folder, inherit=["fc7"]), 0)
     with pytest.raises(ValueError, match="stages names 'layer9'"):
-        train.Run(small(folder, stages=["layer9"]), 0)
+        loop.Run(small(folder, stages=["layer9"]), 0)
 
 
 def test_held_out_answers_are_the_teachers(folder, teacher):
-    run = train.Run(small(folder), 0)
+    run = loop.Run(small(folder), 0)
     images, labels = next(run.batches.heldout())
     with torch.no_grad():
         assert torch.equal(labels, teacher(images).argmax(1))

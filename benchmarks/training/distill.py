@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks import reference
-from benchmarks.recipe import Recipe
+from benchmarks.training.recipe import Recipe
 from zoo import preprocessing
+from zoo.compress import reference
 
 
 class Teacher(nn.Module):
@@ -88,7 +88,7 @@ class Teacher(nn.Module):
 
 
 def _load(name: str) -> tuple[nn.Module, str]:
-    """The network called `name`, a source of benchmarks/reference.py or an entry, and its preprocessing."""
+    """The network called `name`, a source of zoo/compress/reference.py or an entry, and its preprocessing."""
     if name.partition("@")[0] in reference.SOURCES:
         weights = reference.load(name)
         return weights.build(), weights.preprocessing

@@ -12,7 +12,7 @@ from pathlib import Path
 from zoo import networks
 from zoo.errors import ZooError
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent.parent / "recipes"
 CHOICES = {
     "precision": ("float32", "bf16", "auto"),
     "optimizer.name": ("adam", "sgd"),
@@ -38,7 +38,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Finish:
-    """How what the method leaves (BN) is coded: see benchmarks/finish.py. Without effect where it leaves nothing."""
+    """How what the method leaves (BN) is coded: see benchmarks/training/bn.py. Without effect where it leaves nothing."""
 
     penalty: float | None = None  # nats a bit; None: the method's lambda, else 1e-8
     images: int = 10_000  # training images for BN's statistics; a fifth of them during training, a quarter for scores of channels
@@ -65,14 +65,14 @@ class Recipe:
     batch: int
     seeds: tuple[int, ...] = (0, 1, 2)
     partitioning: str = "paper"
-    data: str = ""  # data set, where it is not the network's own, "hf:REPOSITORY" or "pool:FOLDER": see benchmarks/batches.py
+    data: str = ""  # data set, where it is not the network's own, "hf:REPOSITORY" or "pool:FOLDER": see training/batches.py
     preprocessing: str = ""  # name for zoo.preprocessing, where it is not that of the data set
     warm_start: str = ""  # id of the entry whose weights training starts from
-    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/thin.py
+    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/training/thin.py
     teacher: str = ""  # id of the entry, or source of weights ("keras/resnet50"), whose logits are distilled
     distill: float = 0.0  # weight of the teacher's divergence against the labels' cross-entropy, where a label is known
     temperature: float = 1.0
-    features: float = 0.0  # weight of the error in the teacher's stage outputs: see benchmarks/distill.py
+    features: float = 0.0  # weight of the error in the teacher's stage outputs: see benchmarks/training/distill.py
     stages: tuple[str, ...] = ()  # modules of teacher and student whose outputs are compared
     inherit: tuple[str, ...] = ()  # layers that start as copies of the teacher's
     label_smoothing: float = 0.0

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import batches
-from benchmarks.recipe import Recipe
+from benchmarks.training import batches
+from benchmarks.training.recipe import Recipe
 from zoo import data, preprocessing, registry
 from zoo.errors import DataUnavailable, WrongData
 
@@ -69,7 +69,7 @@ class Pictures:
 
 class Pool:
     """Batches of a pool. augment: "size", "area" [least, most], "ratio" [least, most] and "flip" as of pictures of
-    ImageNet (benchmarks/batches.py), and "mixup", the share of pictures that another one is mixed into."""
+    ImageNet (batches.py), and "mixup", the share of pictures that another one is mixed into."""
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
         self.recipe, self.seed, self.device = recipe, seed, device

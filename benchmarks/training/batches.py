@@ -4,7 +4,7 @@
         mnist, cifar10            Resident: all pixels in memory as uint8, augmented a batch at a time
         imagenet                  Folder: <ZOO_DATA>/train/<class>/<picture>, decoded by worker processes
         hf:REPOSITORY             Stream: Hugging Face `datasets`, streamed from the Hub
-        pool:FOLDER               Pool: any pictures, for a teacher's answers (benchmarks/pool.py)
+        pool:FOLDER               Pool: any pictures, for a teacher's answers (pool.py)
 
     pixels uint8 (B, C, H, W) --crop, flip, cutout--> uint8 --normalise--> float32, on the training's device
 
@@ -22,7 +22,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks.recipe import Recipe
+from benchmarks.training.recipe import Recipe
 from zoo import data, networks, preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, C, H, W) float32, labels (B,) int64
@@ -34,7 +34,7 @@ def open_(recipe: Recipe, seed: int, device: torch.device):
     if recipe.data.startswith("hf:"):
         return Stream(recipe, seed, device)
     if recipe.data.startswith("pool:"):
-        from benchmarks.pool import Pool
+        from benchmarks.training.pool import Pool
 
         return Pool(recipe, seed, device)
     if recipe.dataset == "imagenet":
