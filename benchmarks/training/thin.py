@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.batches import Batch
+from benchmarks.training.batches import Batch
 from zoo import networks
 from zoo.codec import Coded
 from zoo.compact import Kept
