@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipes", default=RECIPES, help="recipes whose training steps are timed (default: %(default)s)")
     parser.add_argument("--evaluated", default="vgg16-dft", help="entry that `evaluate` measures (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7,
-                        help=f"timings of each side, {MOST} times as many at most until stable (default: %(default)s)")  # fmt: skip
+                        help=f"timings of each side, {MOST} times as many where unstable (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
 
 

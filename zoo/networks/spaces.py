@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from zoo import networks
+from zoo.networks import shapes, spec
 
 CHAINS = {
     "lenet300-100": ("fc1", "fc2", "fc3"),
@@ -29,21 +29,21 @@ def spaces(network: str) -> Mapping[str, tuple[str | None, ...]]:
     In the order of the state dict (read-only). Where a dense layer reads flattened maps it has several inputs for each
     channel, one after another.
     """
-    base = networks.spec(network).base
+    base = spec(network).base
     if base in CHAINS:
         listed = _chain(CHAINS[base])
     elif base == "resnet20-4":
         listed = _resnet20_4()
     else:
-        listed = _resnet(networks.shapes(network))
-    return MappingProxyType({name: listed[name] for name in networks.shapes(network) if name in listed})
+        listed = _resnet(shapes(network))
+    return MappingProxyType({name: listed[name] for name in shapes(network) if name in listed})
 
 
 def widths(network: str) -> dict[str, int]:
     """Space -> number of its channels."""
-    shapes = networks.shapes(network)
-    sizes = {where[0]: shapes[name][0] for name, where in spaces(network).items() if len(where) == 2 and where[0]}
-    return dict(sorted(sizes.items(), key=lambda item: item[0] in WITHIN.get(networks.spec(network).base, ())))
+    tensors = shapes(network)
+    sizes = {where[0]: tensors[name][0] for name, where in spaces(network).items() if len(where) == 2 and where[0]}
+    return dict(sorted(sizes.items(), key=lambda item: item[0] in WITHIN.get(spec(network).base, ())))
 
 
 def _chain(layers: tuple[str, ...]) -> dict[str, tuple[str | None, ...]]:
@@ -67,13 +67,13 @@ def _resnet20_4() -> dict[str, tuple[str | None, ...]]:
     return listed
 
 
-def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str | None, ...]]:
+def _resnet(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str | None, ...]]:
     """ResNet-18 and ResNet-50: a downsampling shortcut begins a new stream; batch normalisation follows its convolution."""
-    stream = "stem" if "layer1.0.downsample.0.weight" in shapes else "stage1"
+    stream = "stem" if "layer1.0.downsample.0.weight" in tensors else "stage1"
     listed = {"conv1.weight": (stream, None), **_vectors("bn1", stream)}
-    for block in dict.fromkeys(name.rsplit(".", 2)[0] for name in shapes if name.startswith("layer") and ".conv" in name):
+    for block in dict.fromkeys(name.rsplit(".", 2)[0] for name in tensors if name.startswith("layer") and ".conv" in name):
         before, stream = stream, f"stage{block[len('layer')]}"
-        last = 3 if f"{block}.conv3.weight" in shapes else 2
+        last = 3 if f"{block}.conv3.weight" in tensors else 2
         chain = [before, *(f"{block}.conv{n}" for n in range(1, last)), stream]
         for n, (inputs, outputs) in enumerate(itertools.pairwise(chain), start=1):
             listed[f"{block}.conv{n}.weight"] = (outputs, inputs)
