@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import checkpoint, curve, evaluate, reference
+from benchmarks import checkpoint, evaluate, reference
 from benchmarks.calibration import BATCH
 from benchmarks.ptq import Job
+from benchmarks.report import curve
 from zoo import data, preprocessing, registry, verify
 from zoo.registry import write
 

@@ -18,10 +18,10 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks import curve
 from benchmarks import recipe as recipes
 from benchmarks.evaluate import ARTIFACTS
 from benchmarks.recipe import Recipe
+from benchmarks.report import curve
 from benchmarks.run import RUNS, describe, folder, named, train_one
 from zoo import registry, verify
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import compare, curve, evaluate, run, speed, sweep
+from benchmarks import compare, evaluate, run, speed, sweep
 from benchmarks import recipe as recipes
+from benchmarks.report import curve
 from zoo import codec, data, partitionings, registry, verify
 from zoo.codec import Coded
 from zoo.errors import UnknownModel
