@@ -15,9 +15,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from benchmarks import recipe as recipes
 from benchmarks.report import figures
 from benchmarks.report.records import ROOT, TITLES, by_network, pareto, read_entries, size
+from benchmarks.training import recipe as recipes
 from zoo import networks, registry
 from zoo.registry import Entry, Quoted
 
