@@ -131,7 +131,8 @@ def get(network: str, name: str = "paper") -> Partitioning:
     `layers` exists for every network: each weight tensor is a group of its own, as LC and HEMP want it.
     """
     try:
-        known = PARTITIONINGS[networks.spec(network).base]
+        spec = networks.spec(network)
+        known = PARTITIONINGS[spec.base]
     except ZooError as error:
         raise UnknownName(str(error)) from error
     rules = known.get(name)
@@ -156,7 +157,7 @@ def get(network: str, name: str = "paper") -> Partitioning:
     groups = tuple(
         Group(g, decoder, tuple(members[g]), tuple(shapes[t] for t in members[g])) for g, _, decoder in rules if members[g]
     )
-    return Partitioning(network, name, groups, constants)
+    return Partitioning(spec.name, name, groups, constants)
 
 
 def layout(header) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -165,6 +166,8 @@ def layout(header) -> dict[str, tuple[tuple[int, ...], ...]]:
     Raises `UnknownName` or `LayoutMismatch` when the header does not belong to a network of this zoo.
     """
     partitioning = get(header.network, header.partitioning)
+    if header.network != partitioning.network:
+        raise LayoutMismatch(f"the file names {header.network}; in a file that network is called {partitioning.network}")
     if header.parameters != partitioning.parameters:
         raise LayoutMismatch(
             f"the file declares {header.parameters:,} parameters; {header.network} ({header.partitioning}) "
