@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -58,7 +58,7 @@ def runs(tmp_path, recipe_file):
         (folder / "model.zoo").write_bytes(blob)
         outcome = {"seed": seed, "size_bytes": len(blob), "heldout_errors": errors, "heldout_examples": 5000, "seconds": 1}
         (folder / "outcome.json").write_text(json.dumps(outcome))
-        (folder / "train.log").write_text(f"recipe {json.dumps(asdict(recipe), sort_keys=True)}\nversions ...\n")
+        (folder / "train.log").write_text(f"recipe {recipes.to_json(recipe)}\nversions ...\n")
     return tmp_path / "runs"
 
 
@@ -103,10 +103,11 @@ def test_every_recipe_is_named_as_its_file_and_quotes_a_known_row():
 
 def test_what_decides_a_run(recipe_file):
     recipe = recipes.read(recipe_file)
-    told = replace(recipe, comment="said later", claim=recipes.Claim(5000, 1.9), seeds=(7,), checkpoint_every=5)
+    changes = {"comment": "said later", "claim": {"bytes": 5000, "error_percent": 1.9}, "seeds": [7], "checkpoint_every": 5}
+    told = recipes.from_dict(recipe.plain() | changes)
     assert recipes.deciding(told) == recipes.deciding(recipe)
     assert recipes.deciding(recipes.read(recipe_file, ("options.lambda=1e-5",))) != recipes.deciding(recipe)
-    assert recipes.from_dict(json.loads(json.dumps(asdict(told)))) == told
+    assert recipes.from_dict(json.loads(recipes.to_json(told))) == told
 
 
 def test_unknown_keys_of_a_claim_are_refused(recipe_file):
@@ -219,7 +220,7 @@ def test_evaluate_refuses_other_bytes_under_an_id(runs, recipe_file, tmp_path):
 def test_evaluate_lists_everything_that_is_missing_or_foreign(runs, recipe_file, tmp_path):
     (runs / "lenet300-100-test" / "seed-0" / "outcome.json").unlink()
     other = recipes.read(recipe_file, ("options.lambda=1e-3",))
-    (runs / "lenet300-100-test" / "seed-1" / "train.log").write_text(f"recipe {json.dumps(asdict(other))}\n")
+    (runs / "lenet300-100-test" / "seed-1" / "train.log").write_text(f"recipe {recipes.to_json(other)}\n")
     with open(runs / "lenet300-100-test" / "seed-2" / "model.zoo", "ab") as file:
         file.write(b"\0")
     with pytest.raises(ValueError, match="(?s)seed-0 is not finished.*seed-1 was made by another recipe.*lambda.*seed-2"):
@@ -358,10 +359,10 @@ def trained(recipe_file, tmp_path, monkeypatch):
     recipe_file.write_text(recipe_file.read_text() + "[options]\nlambda = 1e-4\n")
 
     def train_one(recipe, seed, out, device, threads=None):
-        seen.append((recipe.options["lambda"], seed, str(out)))
+        seen.append((recipe.options.lambda_, seed, str(out)))
         out.mkdir(parents=True, exist_ok=True)
-        (out / "model.zoo").write_bytes(str(recipe.options["lambda"]).encode())
-        return outcome(seed, round(1 / recipe.options["lambda"]), 50) | {"seconds": 3}
+        (out / "model.zoo").write_bytes(str(recipe.options.lambda_).encode())
+        return outcome(seed, round(1 / recipe.options.lambda_), 50) | {"seconds": 3}
 
     monkeypatch.setattr(sweep, "train_one", train_one)
     monkeypatch.setattr(sweep, "ARTIFACTS", tmp_path / "artifacts")
