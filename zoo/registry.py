@@ -166,6 +166,15 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     return find(text)
 
 
+def described(name_or_path: str | os.PathLike) -> Entry | Path:
+    """As `locate`; the model file beside a record of which it is the recorded one stands for that entry."""
+    source = locate(name_or_path)
+    if isinstance(source, Entry) or source.name != MODEL or not (source.parent / RECORD).is_file():
+        return source
+    entry = load_record(source.parent)
+    return entry if differs(entry, source.read_bytes()) is None else source
+
+
 def load_record(folder: str | os.PathLike) -> Entry:
     """The record in an entry's folder. Raises `CorruptArtifact` naming every field that is missing or wrong."""
     folder = Path(folder)
