@@ -26,7 +26,7 @@ preprocessing = "cifar10-64"
 steps = 3
 batch = 8
 seeds = [0]
-precision = "bf16"
+precision = "auto"
 channels_last = true
 evaluate_every = 3
 

@@ -29,7 +29,7 @@ from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
-from zoo import codec, networks, partitionings
+from zoo import codec, compact, networks, partitionings
 from zoo.registry import write
 
 
@@ -87,7 +87,7 @@ class Run:
         for score in scores.values():
             self._sum(score)
         self.kept = thin.choose({space: score.cpu() for space, score in scores.items()}, self.recipe.keep)
-        thin.remove(self.recipe.network, self.network, self.kept)
+        compact.remove(self.recipe.network, self.network, self.kept)
         self.partitioning = thin.partitioning(self.whole, self.kept)
 
     def train_step(self) -> torch.Tensor:
@@ -292,15 +292,19 @@ class Run:
 def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, stop_after: int | None = None) -> Path:
     """Trains one seed to its end and writes `out`/train.log, model.zoo and at last outcome.json; returns the model's path.
 
-    Continues from `out`/checkpoint.safetensors unless `resume` is False. `stop_after` ends early, with a checkpoint.
+    Continues from `out`/checkpoint.safetensors, or from the one before where that is damaged; with `resume` False it
+    deletes both. `stop_after` ends early, with a checkpoint.
     Raises FloatingPointError where training has diverged; the last checkpoint is from before that.
     """
     training = Run(recipe, seed, device)
     path, chief = out / "checkpoint.safetensors", training.rank == 0
-    if resume and path.exists():
-        training.restore(checkpoint.load(path, device))
+    state = checkpoint.latest(path, device) if resume else None
+    if state is not None:
+        training.restore(state)
         training.log.append(f"continued at step {training.step}: {_settings(training)}")
     if chief:
+        if not resume:
+            checkpoint.delete(path)
         (out / "outcome.json").unlink(missing_ok=True)  # it says "finished", perhaps of another recipe
     if not training.log:
         training.log = _preamble(training)
