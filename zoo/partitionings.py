@@ -28,6 +28,7 @@ _BN = (
     ("bn.scale", ("*bn*.weight", "*downsample.1.weight"), "scalar"),
     ("bn.bias", ("*bn*.bias", "*downsample.1.bias"), "scalar"),
 )
+BN_GROUPS = tuple(rule[0] for rule in _BN)
 _BN_CONSTANTS = {"*running_mean": 0.0, "*running_var": 1.0 - BN_EPS, "*num_batches_tracked": 0.0}
 _RESNET_STEM = ("conv1", ("conv1.weight",), "scalar")
 _RESNET_HEAD = (("fc", ("fc.weight",), "scalar"), ("fc.bias", ("fc.bias",), "scalar"))
@@ -88,7 +89,11 @@ PARTITIONINGS["resnet50-v1.5"] = PARTITIONINGS["resnet50"]  # the stride sits el
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share a decoder and a probability model: state-dict names and their shapes, in coding order."""
+    """Tensors that share a decoder and a probability model: state-dict names and their shapes, in coding order.
+
+    kind: "weight", "bias" (one number for each output of a layer), or "bn" (scales or biases of folded BN layers, which
+    methods of training leave to the end).
+    """
 
     name: str
     decoder: str
@@ -98,6 +103,12 @@ class Group:
     @property
     def size(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def kind(self) -> str:
+        if self.name in BN_GROUPS:
+            return "bn"
+        return "weight" if all(len(shape) > 1 for shape in self.shapes) else "bias"
 
 
 @dataclass(frozen=True)
