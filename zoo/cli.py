@@ -236,6 +236,15 @@ def _decode(args: argparse.Namespace) -> int:
     return 0
 
 
+# ---------------------------------------------------------------------------------------------- compress
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from zoo.compress import command
+
+    return command.main(args)
+
+
 # ---------------------------------------------------------------------------------------------- data
 
 
@@ -317,11 +326,37 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("id", metavar="ID", help="id, or path of a model file")
     command.add_argument("out", type=Path, metavar="OUT.safetensors")
 
+    command = add("compress", _compress, "make a checkpoint small", "zoo compress weights.pth --out small.zoo --bits 3")
+    _compress_arguments(command)
+
     command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
     actions = command.add_subparsers(metavar="ACTION")
     fetch = add("fetch", _fetch, "bring a data set into the cache", "zoo data fetch mnist", actions)
     fetch.add_argument("dataset", choices=("mnist", "cifar10"))
     return parser
+
+
+def _compress_arguments(parser: argparse.ArgumentParser) -> None:
+    from zoo.preprocessing import SPECS
+
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth, .pt, .bin or .safetensors file, an index of shards, a "
+                        "folder with one; or timm/NAME, torchvision/NAME, OWNER/NAME of the Hugging Face Hub")  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="model file to write, e.g. small.zoo")
+    bound = parser.add_mutually_exclusive_group(required=True)
+    bound.add_argument("--bytes", metavar="SIZE", help="bound of the whole file: 2MB, 400kB, or bytes")
+    bound.add_argument("--bits", type=float, metavar="B", help="the same, in bits for each number of the network")
+    bound.add_argument("--error", metavar="+PERCENT", help="as small as the error on --pictures allows, e.g. +1%%")
+    parser.add_argument("--network", metavar="NAME", help="what the weights are of, so that zoo.load builds it: a network of "
+                        "the zoo as resnet18:10, timm/NAME or torchvision/NAME")  # fmt: skip
+    parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
+                        "classes are known; or mnist, cifar10")  # fmt: skip
+    parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
+    parser.add_argument("--preprocessing", choices=list(SPECS), help="of the pictures (default: the network's)")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")
+    parser.add_argument("--key", help="which of several nested state dicts, e.g. ema")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of tuning batch normalisation (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="intermediate results, from which a stopped run goes on")
 
 
 def _positive(text: str) -> int:
