@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.leaderboard import TITLES
-from zoo import registry, verify
+from zoo import evidence, measurement, registry
 from zoo.registry import Entry
 
 LEVEL = 0.05
@@ -74,10 +74,10 @@ def compare(a: Entry, b: Entry) -> Comparison:
     if a.test_errors is not None and b.test_errors is not None:
         if a.test_set != b.test_set:
             raise ValueError(f"{a.id} and {b.id} were measured on different test sets ({a.dataset} and {b.dataset})")
-        answers = [verify.read_predictions(e.folder) for e in (a, b)]
-        labels, images = np.asarray(verify.test_images(a.dataset).labels), f"{TITLES[a.dataset]} test"
+        answers = [evidence.read_predictions(e.folder) for e in (a, b)]
+        labels, images = np.asarray(measurement.test_images(a.dataset).labels), f"{TITLES[a.dataset]} test"
     elif a.sample and b.sample and a.sample.get("digest") == b.sample.get("digest"):
-        samples = [verify.read_sample(e.folder) for e in (a, b)]
+        samples = [evidence.read_sample(e.folder) for e in (a, b)]
         answers, labels, images = [s.predictions for s in samples], samples[0].labels, f"the sample {a.sample['name']}"
     else:
         missing = [e.id for e in (a, b) if e.test_errors is None] or [a.id, b.id]

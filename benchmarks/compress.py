@@ -30,8 +30,8 @@ from tqdm import tqdm
 from benchmarks import checkpoint, curve, evaluate, reference
 from benchmarks.calibration import BATCH
 from benchmarks.ptq import Job
-from zoo import data, preprocessing, registry, verify
-from zoo.registry import write
+from zoo import data, evidence, measurement, preprocessing, registry
+from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
 NEAR = 0.03  # of the bytes: up to there another sweep at another price does, without new steps
@@ -183,7 +183,7 @@ def main(args: argparse.Namespace) -> int:
 def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | None):
     """What `zoo.measure` finds of a file, and the sample that compares it with the uncompressed network on pictures kept out."""
     dataset = preprocessing.SPECS[weights.preprocessing].dataset
-    found = verify.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
+    found = measurement.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
     if kept is None:
         return found, None
     network, transform = weights.build(), preprocessing.preprocess(weights.preprocessing)
@@ -193,10 +193,10 @@ def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | 
             pictures = [kept[i][0] for i in range(begin, min(begin + BATCH, len(kept)))]
             answers.append(network(transform(pictures)).argmax(1))
     wanted = torch.cat(answers).numpy()
-    return found, verify.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
+    return found, evidence.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
 
 
-def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: verify.Sample) -> dict:
+def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: evidence.Sample) -> dict:
     """A row of the table of agreement against bytes."""
     return {
         "method": method,
@@ -224,7 +224,7 @@ def publish(
     if sample is not None:
         note = f"{pictures}, kept out of calibration; no validation error"
         facts["sample"] = sample.record(f"{len(sample.paths)} {pictures}", found.test_set, weights.source, note)
-        extra[verify.SAMPLE] = sample.to_bytes()
+        extra[evidence.SAMPLE] = sample.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
         dataset=preprocessing.SPECS[weights.preprocessing].dataset, preprocessing=weights.preprocessing,

@@ -25,9 +25,9 @@ from benchmarks import recipe as recipes
 from benchmarks.recipe import Claim, Recipe
 from benchmarks.run import RUNS, folder, logged_recipe
 from benchmarks.versions import versions
-from zoo import codec, partitionings, registry, verify
+from zoo import codec, evidence, files, measurement, partitionings, registry
+from zoo.measurement import Measurement
 from zoo.registry import Entry
-from zoo.verify import Measurement
 
 ROOT = Path(__file__).parent.parent
 ARTIFACTS = ROOT / "artifacts"
@@ -70,7 +70,7 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
     refuse_other_bytes(out / recipe.id, blobs[ships], replace)
     images = None if recipe.dataset == "imagenet" else "test"  # `zoo verify ID --data PATH --write` measures those
     how = {"dataset": recipe.dataset, "preprocess": recipe.preprocess, "device": device}
-    measured = {s: verify.measure(blob, images, **how) for s, blob in blobs.items()}
+    measured = {s: measurement.measure(blob, images, **how) for s, blob in blobs.items()}
     kept = ("seed", "size_bytes", "heldout_errors", "heldout_examples")
     seeds = [{k: o[k] for k in kept} | {"test_errors": measured[o["seed"]].errors} for o in found]
     return write_entry(
@@ -177,14 +177,14 @@ def write_entry(
     staging = Path(out) / f".{id}.{os.getpid()}.part"
     new = staging / id
     try:
-        registry.write(new / registry.MODEL, blob)
-        verify.write_golden(new, found.golden)
+        files.write(new / registry.MODEL, blob)
+        evidence.write_golden(new, found.golden)
         if found.predictions is not None:
-            verify.write_predictions(new, found.predictions)
+            evidence.write_predictions(new, found.predictions)
         if log is not None:
-            registry.write(new / "train.log", log)
+            files.write(new / "train.log", log)
         for name, content in (extra or {}).items():
-            registry.write(new / name, content)
+            files.write(new / name, content)
         registry.save(entry, new)
         if place.exists():
             os.replace(place, staging / "before")

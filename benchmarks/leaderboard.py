@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     contents |= {path: figure(path.stem, *group) for path, group in drawn.items()}
     changed = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
     for path in changed:
-        registry.write(path, contents[path])
+        files.write(path, contents[path])
     print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {len(changed)} files changed")
     return 0
 

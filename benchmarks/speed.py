@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import zoo
-from zoo import codec, networks, partitionings, registry
+from zoo import codec, measurement, networks, partitionings, registry
 from zoo.codec import Coded
 
 SECTIONS = ("load", "codec", "overhead", "memory", "step", "evaluate")
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
     if "evaluate" in wanted:
         results["evaluate"] = [show("evaluate", evaluation(args.evaluated))]
     if args.json:
-        registry.write(args.json, (json.dumps(results, indent=1) + "\n").encode())
+        files.write(args.json, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def show(section: str, row: dict) -> dict:
@@ -252,7 +252,7 @@ def evaluation(name: str) -> dict:
 
     network, entry = zoo.load(name), registry.find(name)
     images, transform = data.load(entry.dataset, "test"), zoo.transforms(name)
-    ready = transform(images.pixels).split(verify.BATCH[entry.dataset])
+    ready = transform(images.pixels).split(measurement.BATCH[entry.dataset])
 
     def forward() -> None:
         with torch.inference_mode():

@@ -29,7 +29,7 @@ from benchmarks import recipe as recipes
 from benchmarks.recipe import Recipe
 from benchmarks.versions import versions
 from zoo import codec, networks, partitionings
-from zoo.registry import write
+from zoo.files import write
 
 
 class Run:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import codec, data, networks, partitionings, registry, verify
+from zoo import codec, data, measurement, networks, partitionings, registry
 from zoo.codec import Coded
 
 
@@ -36,7 +36,7 @@ def make_entry(root: Path, name: str, blob: bytes, images: data.Images | None = 
 
     dataset = facts.pop("dataset", None) or networks.spec(codec.read_header(blob).network).dataset
     preprocessing = facts.pop("preprocessing", dataset)
-    found = verify.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
+    found = measurement.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
     facts = {"method": "plain", "dataset": dataset, "preprocessing": preprocessing} | facts
     return evaluate.write_entry(name, blob, found, root, **facts)
 
@@ -60,7 +60,7 @@ def artifacts(tmp_path, monkeypatch) -> Path:
 def mnist_standin(monkeypatch) -> data.Images:
     """200 random pictures that take the place of MNIST's test set."""
     images = standin_images()
-    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: images)
+    monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: images)
     return images
 
 

@@ -15,7 +15,7 @@ from conftest import make_entry, random_model
 from PIL import Image
 
 import zoo
-from zoo import cli, data, registry, verify
+from zoo import cli, data, measurement, registry
 from zoo.errors import DataUnavailable
 
 COMMANDS = ("list", "info", "show", "verify", "predict", "decode", "data")
@@ -154,7 +154,7 @@ def test_verify_without_data_or_entries_is_an_error(entry, monkeypatch, capsys):
     def refuse(*_):
         raise DataUnavailable("nothing there:\n  1. cache")
 
-    monkeypatch.setattr(verify, "test_images", refuse)
+    monkeypatch.setattr(measurement, "test_images", refuse)
     status, lines, _ = run(capsys, "verify")
     assert status == 2 and lines[0].endswith("INCOMPLETE") and "--bytes-only" in lines[3]
     assert run(capsys, "verify", "--bytes-only")[0] == 0

@@ -21,12 +21,12 @@ import zoo
 from benchmarks import __main__ as commands
 from benchmarks import compare, curve, evaluate, run, speed, sweep
 from benchmarks import recipe as recipes
-from zoo import codec, data, partitionings, registry, verify
+from zoo import codec, data, evidence, measurement, partitionings, registry
 from zoo.codec import Coded
 from zoo.errors import UnknownModel
 
 SEEDS = (0, 1, 2)
-MEASURE = verify.measure
+MEASURE = measurement.measure
 
 
 def random_file(network: str, seed: int, decoder: str = "scalar", span: int = 3) -> bytes:
@@ -184,7 +184,7 @@ def test_evaluate_writes_a_whole_entry_that_verifies(runs, recipe_file, tmp_path
     wrong = int((logits.argmax(1).numpy() != test.labels).sum())
     assert (entry.test_errors, entry.test_examples, entry.test_set) == (wrong, 10_000, test.digest)
     assert entry.seeds[2]["test_errors"] == wrong
-    assert int((verify.read_predictions(folder) != test.labels).sum()) == wrong
+    assert int((evidence.read_predictions(folder) != test.labels).sum()) == wrong
     assert entry.versions["torch"] == torch.__version__
 
 
@@ -227,7 +227,7 @@ def test_evaluate_lists_everything_that_is_missing_or_foreign(runs, recipe_file,
 
 
 def test_a_failure_while_writing_leaves_nothing(runs, recipe_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "write_predictions", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(evidence, "write_predictions", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         evaluate.evaluate(recipe_file, runs, tmp_path / "artifacts")
     assert list((tmp_path / "artifacts").iterdir()) == []
@@ -328,11 +328,11 @@ def test_compare_pairs_the_answers(tmp_path, monkeypatch, capsys):
     wrong_a, wrong_b = np.zeros(10_000, bool), np.zeros(10_000, bool)
     wrong_a[:30] = True  # 20 of them wrong in both
     wrong_b[10:25] = wrong_b[100:145] = True
-    base = verify.measure(random_file("lenet300-100", 0), progress=False)
+    base = measurement.measure(random_file("lenet300-100", 0), progress=False)
     for name, wrong, size in (("a-net", wrong_a, 1), ("b-net", wrong_b, 3)):
         answers = np.where(wrong, (labels + 1) % 10, labels).astype(np.uint8)
         blob = random_file("lenet300-100", 0, span=size)
-        found = replace(verify.measure(blob, None, progress=False), predictions=answers, errors=int(wrong.sum()),
+        found = replace(measurement.measure(blob, None, progress=False), predictions=answers, errors=int(wrong.sum()),
                         examples=10_000, test_set=base.test_set)  # fmt: skip
         evaluate.write_entry(name, blob, found, tmp_path, method="epr", dataset="mnist", preprocessing="mnist")
     monkeypatch.setenv("ZOO_ARTIFACTS", str(tmp_path))
@@ -376,7 +376,7 @@ def measured(monkeypatch):
         found.append((blob, how))
         return SimpleNamespace(errors=200 + len(found), examples=10_000)
 
-    monkeypatch.setattr(sweep.verify, "measure", measure)
+    monkeypatch.setattr(sweep.measurement, "measure", measure)
     return found
 
 
@@ -447,7 +447,7 @@ def test_a_figure_of_sweeps_shows_all_of_them(tmp_path):
 
 def test_curves_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(curve.registry, "write", lambda path, content: (written.append(path.name), path.write_bytes(content)))
+    monkeypatch.setattr(curve.files, "write", lambda path, content: (written.append(path.name), path.write_bytes(content)))
     row = dict.fromkeys(curve.FIELDS, "1") | {"method": "dft"}
     curve.add(tmp_path / "x-curve.csv", row)
     curve.add(tmp_path / "x-curve.csv", row | {"bytes": 0, "sha256": "2"})
@@ -485,7 +485,7 @@ def test_a_race_gives_the_median_of_each_side(monkeypatch):
 
 def test_speed_prints_ratios_of_an_entry(tmp_path, monkeypatch, capsys):
     blob = random_file("lenet300-100", 0)
-    found = verify.measure(blob, None, progress=False)
+    found = measurement.measure(blob, None, progress=False)
     evaluate.write_entry("tiny", blob, found, tmp_path, method="epr", dataset="mnist", preprocessing="mnist")
     monkeypatch.setenv("ZOO_ARTIFACTS", str(tmp_path))
     monkeypatch.setattr(speed, "SHORTEST", 0.001)

@@ -8,7 +8,7 @@ import pytest
 from conftest import random_model
 
 import zoo
-from zoo import registry, verify
+from zoo import files, registry, verify
 from zoo.errors import ArtifactUnavailable, CorruptArtifact
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -100,7 +100,7 @@ def test_the_real_client_finds_a_file_in_its_cache_without_a_network(entry, tmp_
     entry.path.unlink()
     with pytest.raises(ArtifactUnavailable, match="could not be fetched"):
         registry.read(there)
-    registry.write(cache / "models--someone--zoo" / "snapshots" / REVISION / "model.zoo", blob)
+    files.write(cache / "models--someone--zoo" / "snapshots" / REVISION / "model.zoo", blob)
     assert registry.read(there) == blob
 
 

@@ -18,7 +18,7 @@ from conftest import make_entry, random_model
 from PIL import Image
 
 import zoo
-from zoo import codec, networks, partitionings, registry
+from zoo import codec, files, networks, partitionings, registry
 from zoo.errors import ArtifactUnavailable, CorruptArtifact, NotAnArtifact, TruncatedArtifact, UnknownModel
 
 HEAVY = ("torch", "torchvision", "timm", "huggingface_hub", "numpy", "constriction")
@@ -149,7 +149,7 @@ def test_entries_that_have_to_be_made_say_how_and_load_afterwards(artifacts, len
     command = f"python -m benchmarks compress resnet18 --weights timm/resnet18.tv_in1k --method {method} --bytes"
     assert command in str(caught.value)
     assert f"--out artifacts/{name}" in str(caught.value)
-    registry.write(artifacts / name / "model.zoo", lenet_blob)
+    files.write(artifacts / name / "model.zoo", lenet_blob)
     assert zoo.load(name).fc3.out_features == 10
     with pytest.raises(UnknownModel, match="no record"):
         zoo.info(name)

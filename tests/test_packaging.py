@@ -66,7 +66,7 @@ def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
         "test = zoo.data.load('mnist', 'test')\n"
         f"for name in {ids!r}:\n"
         "    answers = zoo.load(name)(zoo.transforms(name)(test.pixels[:100])).argmax(1).numpy()\n"
-        "    recorded = zoo.verify.read_predictions(zoo.info(name).folder)[:100]\n"
+        "    recorded = zoo.evidence.read_predictions(zoo.info(name).folder)[:100]\n"
         "    assert (answers == recorded).sum() >= 99, name\n"
     )
     hidden = ("ZOO_", "PYTHON", "PYTEST")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import zoo
 from benchmarks import evaluate, recipe, train
 from benchmarks.__main__ import main
-from zoo import data, preprocessing, registry, verify
+from zoo import data, measurement, preprocessing, registry, verify
 
 RECIPE = """
 id = "resnet18-standin"
@@ -54,7 +54,7 @@ def pictures(count: int, seed: int) -> data.Images:
 def verified(monkeypatch, folder, name: str, tested: data.Images, write: bool) -> registry.Entry:
     """The entry as its record stands after `zoo verify`, which must have found nothing wrong."""
     monkeypatch.setattr(registry, "roots", lambda: [folder])
-    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: tested)
+    monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
     (outcome,) = verify.verify([name], write=write, progress=False)
     outcome.check()
     assert outcome.examples == len(tested)
@@ -69,7 +69,7 @@ def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
     images, tested = pictures(40, 0), pictures(12, 1)
     monkeypatch.setattr(data, "load", lambda dataset, split: images)
     monkeypatch.setattr(data, "HOLDOUT", 16)
-    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: tested)
+    monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
     path, artifacts = tmp_path / "resnet18-standin.toml", tmp_path / "artifacts"
     path.write_text(RECIPE)
     train.run(recipe.read(path), 0, tmp_path / "runs" / "resnet18-standin" / "seed-0")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks import checkpoint, recipe, train
-from zoo import data, registry
+from zoo import data, files
 
 STEPS = 300
 
@@ -81,9 +81,9 @@ def ranks(folder: Path) -> None:
         training._sum(loss)
         losses.append(float(loss) / training.world)
     blob = training.artifact()
-    registry.write(folder / f"rank-{training.rank}.zoo", blob)
+    files.write(folder / f"rank-{training.rank}.zoo", blob)
     found = {"world": training.world, "losses": losses, "errors": training.artifact_errors(blob)}
-    registry.write(folder / f"rank-{training.rank}.json", json.dumps(found).encode())
+    files.write(folder / f"rank-{training.rank}.json", json.dumps(found).encode())
     if training.world > 1:
         torch.distributed.destroy_process_group()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from zoo.codec import Coded, Header
-    from zoo.verify import measure
+    from zoo.measurement import measure
 
 __all__ = [
     "Entry", "ZooError", "classes", "decode", "encode", "from_bytes", "info", "list_models", "load", "measure", "transforms",
@@ -124,14 +124,14 @@ def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:
     return codec.decode(blob, partitionings.layout)
 
 
-_MODULES = ("codec", "data", "networks", "partitionings", "preprocessing", "reparam", "verify")
+_MODULES = ("codec", "data", "evidence", "measurement", "networks", "partitionings", "preprocessing", "reparam", "verify")
 
 
 def __getattr__(name: str):  # modules and functions that import numpy or torch, on first use
     if name in _MODULES:
         return importlib.import_module(f"zoo.{name}")
     if name == "measure":
-        return importlib.import_module("zoo.verify").measure
+        return importlib.import_module("zoo.measurement").measure
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zoo import registry
+from zoo import files, registry
 from zoo.errors import CorruptArtifact, ZooError
 
 EXIT_FAILED, EXIT_ERROR = 1, 2
@@ -230,7 +230,7 @@ def _decode(args: argparse.Namespace) -> int:
     state = {name: tensor.contiguous() for name, tensor in zoo.from_bytes(blob).state_dict().items()}
     header = codec.read_header(blob)
     data = save(state, metadata={"format": "pt", "network": header.network, "entry": str(args.id)})
-    registry.write(args.out, data)
+    files.write(args.out, data)
     times = f"{len(data) / len(blob):,.1f} times the {len(blob):,} of the model file"
     print(f"{args.out}: {header.network}, {len(state)} tensors, {len(data):,} bytes, {times}")
     return 0

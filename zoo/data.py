@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo import registry, sources
+from zoo import files, sources
 from zoo.errors import DataUnavailable, WrongData
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _fetch(dataset: str, split: str, cache: Path, failures: list[str]) -> Images
                     if name != split:
                         _checked(dataset, name, arrays, title)
                     for path, array in zip(_cache_paths(cache, name), arrays, strict=True):
-                        registry.write(path, lambda out, array=array: np.save(out, array, allow_pickle=False))
+                        files.write(path, lambda out, array=array: np.save(out, array, allow_pickle=False))
             except (WrongData, OSError) as error:
                 failures.append(f"{title}: {error}")
                 continue

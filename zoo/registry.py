@@ -17,12 +17,11 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO
 
+from zoo import files
 from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel
 
 SCHEMA = 1  # of entry.json
@@ -210,23 +209,7 @@ def save(entry: Entry, folder: str | os.PathLike | None = None) -> Path:
     folder = Path(folder if folder is not None else entry.folder)
     record = json.loads(json.dumps(entry.record(), allow_nan=False))
     from_record(record, folder)
-    return write(folder / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def write(path: Path, data: bytes | Callable[[BinaryIO], object]) -> Path:
-    """Atomic: the file is there whole or not at all. data: its bytes, or what writes them into an open file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as out:
-            if callable(data):
-                data(out)
-            else:
-                out.write(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return files.write(folder / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 # ---------------------------------------------------------------------------------------------- reading
