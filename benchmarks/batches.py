@@ -22,14 +22,15 @@ import numpy as np
 import torch
 
 from benchmarks.recipe import Recipe
-from zoo import data, networks, preprocessing
+from zoo import datasets, networks, preprocessing
+from zoo.errors import DataUnavailable
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, C, H, W) float32, labels (B,) int64
 FOLDER_HOLDOUT = 10_000  # pictures of ImageNet's training set held out, and at most a tenth of a smaller folder
 
 
 def open_(recipe: Recipe, seed: int, device: torch.device):
-    """Batches of the recipe's data set. Raises what `zoo.data` raises, and ValueError for what a recipe gets wrong."""
+    """Batches of the recipe's data set. Raises what `zoo.datasets` raises, and ValueError for what a recipe gets wrong."""
     if recipe.data.startswith("hf:"):
         return Stream(recipe, seed, device)
     if recipe.dataset == "imagenet":
@@ -49,7 +50,7 @@ class Resident:
         if unknown := set(recipe.augment) - {"shift", "crop", "flip", "cutout"}:
             raise ValueError(f"unknown augmentation {sorted(unknown)}; known: crop, cutout, flip, shift")
         self.recipe, self.seed, self.device = recipe, seed, device
-        train, heldout = data.holdout_split(data.load(recipe.dataset, "train"))
+        train, heldout = datasets.holdout_split(datasets.load(recipe.dataset, "train"))
         self.spec = preprocessing.SPECS[recipe.preprocess]
         self.images = _planes(train.pixels).to(device)  # (N, C, H, W) uint8
         self.labels = torch.as_tensor(train.labels, dtype=torch.int64, device=device)
@@ -121,7 +122,7 @@ class Folder:
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
         self.recipe, self.seed, self.device = recipe, seed, device
         self.augment, self.spec = _crops(recipe)
-        self.folder = data.image_folder(split="train")
+        self.folder = datasets.image_folder(split="train")
         found, classes = len(self.folder.class_names), networks.spec(recipe.network).classes_count
         if found > classes:
             raise ValueError(f"{self.folder.root} has {found} classes, {recipe.network} tells {classes} apart")
@@ -242,7 +243,7 @@ class Stream:
                 empty = False
                 yield example
             if empty and once is examples:
-                raise data.DataUnavailable(f"{self.recipe.data}: process {rank} of {world} finds no examples in its part")
+                raise DataUnavailable(f"{self.recipe.data}: process {rank} of {world} finds no examples in its part")
             once = examples
 
     def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
@@ -253,7 +254,7 @@ class Stream:
 class _Pictures(torch.utils.data.Dataset):
     """(number, crop seed or None) -> pixels uint8 (3, size, size), label. Lives in the worker processes."""
 
-    def __init__(self, folder: data.ImageFolder, augment: dict):
+    def __init__(self, folder: datasets.ImageFolder, augment: dict):
         self.folder, self.augment = folder, augment
 
     def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[torch.Tensor, int]:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from benchmarks import checkpoint, curve, evaluate, reference
 from benchmarks.calibration import BATCH
 from benchmarks.ptq import Job
-from zoo import data, evidence, measurement, preprocessing, registry
+from zoo import datasets, evidence, measurement, preprocessing, registry
 from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
@@ -40,19 +40,19 @@ PICTURES = "images from the training split of ImageNet"
 IMAGES = 300
 
 
-def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[np.ndarray, data.ImageFolder | None]:
+def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[np.ndarray, datasets.ImageFolder | None]:
     """Calibration images as the network sees them, uint8 (N, H, W[, C]), and the pictures kept out of them.
 
     folder: pictures by class folder, of which the last of every `keep_out` is kept out; or "mnist", "cifar10" for the
     last images of these training sets. At most `most` are used, evenly spaced.
     """
     if folder in ("mnist", "cifar10"):
-        return np.asarray(data.load(folder, "train").pixels[-most:]), None
-    found, spec = data.image_folder(folder, None), preprocessing.SPECS[name]
+        return np.asarray(datasets.load(folder, "train").pixels[-most:]), None
+    found, spec = datasets.image_folder(folder, None), preprocessing.SPECS[name]
     kept, order = None, list(range(len(found)))
     if keep_out:
         out = order[keep_out - 1 :: keep_out]
-        kept = data.ImageFolder(found.root, [found.paths[i] for i in out], found.labels[out], found.class_names)
+        kept = datasets.ImageFolder(found.root, [found.paths[i] for i in out], found.labels[out], found.class_names)
         order = [i for i in order if i % keep_out != keep_out - 1]
     count = min(most, len(order))
     order = [order[i * len(order) // count] for i in range(count)]
@@ -180,7 +180,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | None):
+def measure(blob: bytes, weights: reference.Reference, kept: datasets.ImageFolder | None):
     """What `zoo.measure` finds of a file, and the sample that compares it with the uncompressed network on pictures kept out."""
     dataset = preprocessing.SPECS[weights.preprocessing].dataset
     found = measurement.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)

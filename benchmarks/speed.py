@@ -248,10 +248,10 @@ def evaluation(name: str) -> dict:
     """Wall-clock seconds of all that verifying an entry takes, against its network's forward pass alone."""
     import torch
 
-    from zoo import data, verify
+    from zoo import datasets, verify
 
     network, entry = zoo.load(name), registry.find(name)
-    images, transform = data.load(entry.dataset, "test"), zoo.transforms(name)
+    images, transform = datasets.load(entry.dataset, "test"), zoo.transforms(name)
     ready = transform(images.pixels).split(measurement.BATCH[entry.dataset])
 
     def forward() -> None:

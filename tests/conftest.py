@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import codec, data, measurement, networks, partitionings, registry
+from zoo import codec, datasets, measurement, networks, partitionings, registry
 from zoo.codec import Coded
 
 
@@ -22,15 +22,15 @@ def random_model(network: str = "lenet300-100", seed: int = 0, spread: float = 0
     return zoo.encode(network, "paper", groups)
 
 
-def standin_images(count: int = 200, seed: int = 1) -> data.Images:
+def standin_images(count: int = 200, seed: int = 1) -> datasets.Images:
     """Random pictures of MNIST's size with random labels."""
     draw = np.random.default_rng(seed)
     pixels = draw.integers(0, 256, (count, 28, 28), np.uint8)
     labels = draw.integers(0, 10, count).astype(np.uint8)
-    return data.Images(pixels, labels, data.digest(pixels, labels))
+    return datasets.Images(pixels, labels, datasets.digest(pixels, labels))
 
 
-def make_entry(root: Path, name: str, blob: bytes, images: data.Images | None = None, **facts) -> registry.Entry:
+def make_entry(root: Path, name: str, blob: bytes, images: datasets.Images | None = None, **facts) -> registry.Entry:
     """An entry's folder below `root`, complete, tested on `images` if there are any; `facts` go into the record."""
     from benchmarks import evaluate
 
@@ -57,7 +57,7 @@ def artifacts(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def mnist_standin(monkeypatch) -> data.Images:
+def mnist_standin(monkeypatch) -> datasets.Images:
     """200 random pictures that take the place of MNIST's test set."""
     images = standin_images()
     monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: images)

@@ -15,7 +15,7 @@ from conftest import make_entry, random_model
 from PIL import Image
 
 import zoo
-from zoo import cli, data, measurement, registry
+from zoo import cli, datasets, measurement, registry
 from zoo.errors import DataUnavailable
 
 COMMANDS = ("list", "info", "show", "verify", "predict", "decode", "data")
@@ -235,8 +235,8 @@ def test_data(tmp_path, monkeypatch, capsys):
     status, lines, _ = run(capsys, "data")
     assert status == 0 and str(tmp_path) in lines[1]
     assert "not there yet" in lines[2] and "comes with the package" in lines[3]
-    images = data.Images(np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8), "abc")
-    monkeypatch.setattr(data, "load", lambda dataset, split: images)
+    images = datasets.Images(np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8), "abc")
+    monkeypatch.setattr(datasets, "load", lambda dataset, split: images)
     status, lines, _ = run(capsys, "data", "fetch", "mnist")
     assert status == 0 and lines == ["mnist train: 3 images, digest abc", "mnist test: 3 images, digest abc"]
 

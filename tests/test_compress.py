@@ -12,7 +12,7 @@ import zoo
 from benchmarks import calibration, compress, finish, ptq, reference, rounder, rounding
 from benchmarks.calibration import Layer
 from benchmarks.rounder import Rounder
-from zoo import codec, data, networks, partitionings
+from zoo import codec, datasets, networks, partitionings
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +211,7 @@ def mnist_job(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "lenet5-caffe")
-    pixels = np.asarray(data.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
+    pixels = np.asarray(datasets.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
     return ptq.Job(weights, "dft", pixels, tmp_path / "work")
 
 
@@ -254,7 +254,7 @@ def test_the_command_writes_an_entry_that_loads(tmp_path, monkeypatch, capsys):
     torch.manual_seed(0)
     path = tmp_path / "weights.safetensors"
     save_file(networks.build("lenet300-100").state_dict(), path)
-    images = data.load("mnist", "test").pixels[:150]
+    images = datasets.load("mnist", "test").pixels[:150]
     monkeypatch.setattr(compress, "pictures", lambda *_: (np.asarray(images), None))
     command = f"compress lenet300-100 --weights {path} --bytes 40kB --calibration mnist --work {tmp_path / 'work'}"
     assert main([*command.split(), "--out", str(tmp_path / "lenet300-100-test")]) == 0

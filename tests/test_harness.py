@@ -21,7 +21,7 @@ import zoo
 from benchmarks import __main__ as commands
 from benchmarks import compare, curve, evaluate, run, speed, sweep
 from benchmarks import recipe as recipes
-from zoo import codec, data, evidence, measurement, partitionings, registry
+from zoo import codec, datasets, evidence, measurement, partitionings, registry
 from zoo.codec import Coded
 from zoo.errors import UnknownModel
 
@@ -178,7 +178,7 @@ def test_evaluate_writes_a_whole_entry_that_verifies(runs, recipe_file, tmp_path
     assert entry.seed == 2 and [s["seed"] for s in entry.seeds] == [0, 1, 2]
     assert entry.size_bytes == (folder / "model.zoo").stat().st_size
     # The errors again, by hand: forward pass on the test set, nothing of ours but load and transforms.
-    test = data.load("mnist", "test")
+    test = datasets.load("mnist", "test")
     with torch.inference_mode():
         logits = zoo.load(folder / "model.zoo")(zoo.preprocessing.preprocess("mnist")(test.pixels))
     wrong = int((logits.argmax(1).numpy() != test.labels).sum())
@@ -324,7 +324,7 @@ def test_mcnemar_matches_every_sign_pattern():
 
 
 def test_compare_pairs_the_answers(tmp_path, monkeypatch, capsys):
-    labels = data.load("mnist", "test").labels
+    labels = datasets.load("mnist", "test").labels
     wrong_a, wrong_b = np.zeros(10_000, bool), np.zeros(10_000, bool)
     wrong_a[:30] = True  # 20 of them wrong in both
     wrong_b[10:25] = wrong_b[100:145] = True

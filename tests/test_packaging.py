@@ -63,7 +63,7 @@ def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
         "import sys, zoo; assert 'torch' not in sys.modules\n"
         f"assert zoo.__file__.startswith({str(tmp_path)!r}), zoo.__file__\n"
         f"assert set({ids!r}) <= set(zoo.list_models())\n"
-        "test = zoo.data.load('mnist', 'test')\n"
+        "test = zoo.datasets.load('mnist', 'test')\n"
         f"for name in {ids!r}:\n"
         "    answers = zoo.load(name)(zoo.transforms(name)(test.pixels[:100])).argmax(1).numpy()\n"
         "    recorded = zoo.evidence.read_predictions(zoo.info(name).folder)[:100]\n"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo import data, preprocessing
+from zoo import datasets, preprocessing
 from zoo.preprocessing import preprocess
 
 
@@ -46,7 +46,7 @@ def test_imagenet_caffe_keeps_rgb_and_the_range_of_pixels():
 
 
 def test_enlarged_pixels_are_repeated():
-    pixels = data.golden_input("cifar10")
+    pixels = datasets.golden_input("cifar10")
     large, plain = preprocess("cifar10-64")(pixels), preprocess("cifar10")(pixels)
     assert all(torch.equal(large[:, :, y::2, x::2], plain) for y in (0, 1) for x in (0, 1))
     assert {spec.dataset for spec in preprocessing.SPECS.values()} == {"mnist", "cifar10", "imagenet"}
@@ -92,7 +92,7 @@ def test_small_images_agree_with_torchvision(name, size):
 @pytest.mark.parametrize("name", list(preprocessing.SPECS))
 def test_every_kind_of_input_gives_the_same_numbers(name):
     transform = preprocess(name)
-    pixels = data.golden_input(name.split("-")[0])  # (4, H, W[, C])
+    pixels = datasets.golden_input(name.split("-")[0])  # (4, H, W[, C])
     expected = transform(pixels)
     spec = preprocessing.SPECS[name]
     side = spec.size * spec.enlarge
@@ -113,7 +113,7 @@ def test_every_kind_of_input_gives_the_same_numbers(name):
 
 @pytest.mark.parametrize("name", list(preprocessing.SPECS))
 def test_the_input_is_not_changed(name):
-    pixels = data.golden_input(name.split("-")[0])
+    pixels = datasets.golden_input(name.split("-")[0])
     before = pixels.copy()
     preprocess(name)(pixels)
     preprocess(name)(torch.from_numpy(pixels))
@@ -161,11 +161,11 @@ def test_other_input_is_refused_in_words(images, error, words):
 def test_unknown_names_and_given_specs():
     with pytest.raises(ValueError, match="there are mnist, cifar10, cifar10-64, imagenet, imagenet-caffe"):
         preprocess("svhn")
-    batch = data.golden_input("mnist")
+    batch = datasets.golden_input("mnist")
     assert torch.equal(preprocess(preprocessing.SPECS["mnist"])(batch), preprocess("mnist")(batch))
 
 
 def test_the_constants_are_the_statistics_of_the_mnist_pixels():
-    pixels = data.load("mnist", "test").pixels / 255
+    pixels = datasets.load("mnist", "test").pixels / 255
     assert pixels.mean() == pytest.approx(0.1307, abs=0.003)
     assert pixels.std() == pytest.approx(0.3081, abs=0.003)

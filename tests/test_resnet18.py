@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import zoo
 from benchmarks import evaluate, recipe, train
 from benchmarks.__main__ import main
-from zoo import data, measurement, preprocessing, registry, verify
+from zoo import datasets, measurement, preprocessing, registry, verify
 
 RECIPE = """
 id = "resnet18-standin"
@@ -44,14 +44,14 @@ heldout = 16
 """
 
 
-def pictures(count: int, seed: int) -> data.Images:
+def pictures(count: int, seed: int) -> datasets.Images:
     """Random pictures with labels in CIFAR-10's form."""
     draw = np.random.default_rng(seed)
     pixels, labels = draw.integers(0, 256, (count, 32, 32, 3), np.uint8), draw.integers(0, 10, count).astype(np.uint8)
-    return data.Images(pixels, labels, data.digest(pixels, labels))
+    return datasets.Images(pixels, labels, datasets.digest(pixels, labels))
 
 
-def verified(monkeypatch, folder, name: str, tested: data.Images, write: bool) -> registry.Entry:
+def verified(monkeypatch, folder, name: str, tested: datasets.Images, write: bool) -> registry.Entry:
     """The entry as its record stands after `zoo verify`, which must have found nothing wrong."""
     monkeypatch.setattr(registry, "roots", lambda: [folder])
     monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
@@ -67,8 +67,8 @@ def verified(monkeypatch, folder, name: str, tested: data.Images, write: bool) -
 
 def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
     images, tested = pictures(40, 0), pictures(12, 1)
-    monkeypatch.setattr(data, "load", lambda dataset, split: images)
-    monkeypatch.setattr(data, "HOLDOUT", 16)
+    monkeypatch.setattr(datasets, "load", lambda dataset, split: images)
+    monkeypatch.setattr(datasets, "HOLDOUT", 16)
     monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
     path, artifacts = tmp_path / "resnet18-standin.toml", tmp_path / "artifacts"
     path.write_text(RECIPE)
@@ -85,9 +85,9 @@ def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
 @pytest.mark.data
 def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
     """Some minutes: trained on CIFAR-10 enlarged to 64 pixels, compressed without training, tested on held-out images."""
-    _, heldout = data.holdout_split(data.load("cifar10", "train"))
-    tested = data.Images(heldout.pixels[:1000], heldout.labels[:1000], "")
-    tested = data.Images(tested.pixels, tested.labels, data.digest(tested.pixels, tested.labels))
+    _, heldout = datasets.holdout_split(datasets.load("cifar10", "train"))
+    tested = datasets.Images(heldout.pixels[:1000], heldout.labels[:1000], "")
+    tested = datasets.Images(tested.pixels, tested.labels, datasets.digest(tested.pixels, tested.labels))
     own = recipe.from_dict({
         "id": "x", "network": "resnet18:10", "method": "plain", "data": "cifar10", "preprocessing": "cifar10-64",
         "steps": 200, "batch": 64, "precision": "bf16", "channels_last": True, "augment": {"flip": True},

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import zoo
-from zoo import codec, damage, data, evidence, measurement, partitionings, preprocessing, registry, verify
+from zoo import codec, damage, datasets, evidence, measurement, partitionings, preprocessing, registry, verify
 from zoo.errors import CorruptArtifact, DataUnavailable, UnknownModel, VerificationFailed, WrongData
 
 
@@ -52,7 +52,7 @@ def test_a_measurement_needs_no_images(lenet_blob):
     assert found.size_bytes == len(lenet_blob) and found.golden.shape == (4, 10)
     assert found.errors is found.examples is found.predictions is found.test_set is None
     with torch.inference_mode():
-        batch = zoo.preprocessing.preprocess("mnist")(data.golden_input("mnist"))
+        batch = zoo.preprocessing.preprocess("mnist")(datasets.golden_input("mnist"))
         assert np.allclose(found.golden, zoo.from_bytes(lenet_blob)(batch).numpy(), rtol=1e-5)
 
 
@@ -85,13 +85,13 @@ def test_labels_that_the_network_does_not_have_are_refused(lenet_blob):
     labels = images.labels.copy()
     labels[3] = 10
     with pytest.raises(WrongData, match="11 classes, the network 10"):
-        measurement.measure(lenet_blob, data.Images(images.pixels, labels, "x"), progress=False)
+        measurement.measure(lenet_blob, datasets.Images(images.pixels, labels, "x"), progress=False)
 
 
 def test_pictures_of_another_size_are_resized(lenet_blob):
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (5, 40, 40), np.uint8)
-    found = measurement.measure(lenet_blob, data.Images(pixels, np.zeros(5, np.uint8), "x"), progress=False)
+    found = measurement.measure(lenet_blob, datasets.Images(pixels, np.zeros(5, np.uint8), "x"), progress=False)
     with torch.inference_mode():
         batch = zoo.preprocessing.preprocess("mnist")([Image.fromarray(p) for p in pixels])
         assert np.array_equal(found.predictions, zoo.from_bytes(lenet_blob)(batch).argmax(1).numpy())
@@ -403,7 +403,7 @@ def pictures(tmp_path):
     root = tmp_path / "pictures"
     draw = np.random.default_rng(2)
     for k in SYNSETS:
-        folder = root / data.synsets()[k]
+        folder = root / datasets.synsets()[k]
         folder.mkdir(parents=True)
         for i in range(3):
             Image.fromarray(draw.integers(0, 256, (9 + i, 12, 3), np.uint8)).resize((260, 230)).save(folder / f"{i}.png")
@@ -429,7 +429,7 @@ def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, len
     assert registry.find(made.id).test_errors is None
     found = outcome(made, data_root=pictures)
     assert found.ok and found.examples == 9 and "not the official validation set" in found.notes[-1]
-    network, folder = zoo.from_bytes(lenet_blob), data.image_folder(pictures)
+    network, folder = zoo.from_bytes(lenet_blob), datasets.image_folder(pictures)
     with torch.inference_mode():
         answers = [int(network(zoo.transforms(made.id)(folder[i][0])).argmax()) for i in range(9)]
     assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))
@@ -446,10 +446,10 @@ def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, len
 
 
 def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
-    folder = data.image_folder(pictures)
+    folder = datasets.image_folder(pictures)
     keep = [0, 2, 4, 8]  # part of the folder
     labels = folder.labels[keep]
-    subset = data.ImageFolder(folder.root, [folder.paths[i] for i in keep], labels, folder.class_names)
+    subset = datasets.ImageFolder(folder.root, [folder.paths[i] for i in keep], labels, folder.class_names)
     found = measurement.measure(lenet_blob, subset, preprocess="imagenet", batch=3, progress=False)
     reference = found.predictions.astype(np.int64)
     reference[1] += 1

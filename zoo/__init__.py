@@ -86,9 +86,9 @@ def classes(name: str) -> tuple[str, ...]:
 
     Raises as `info` does, and `CorruptArtifact` for a record with a data set that is not known.
     """
-    from zoo import data
+    from zoo import datasets
 
-    return _by_record(name, lambda entry: data.classes(entry.dataset))
+    return _by_record(name, lambda entry: datasets.classes(entry.dataset))
 
 
 def _by_record(name: str, use: Callable[[Entry], Any]):
@@ -124,7 +124,7 @@ def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:
     return codec.decode(blob, partitionings.layout)
 
 
-_MODULES = ("codec", "data", "evidence", "measurement", "networks", "partitionings", "preprocessing", "reparam", "verify")
+_MODULES = ("codec", "datasets", "evidence", "measurement", "networks", "partitionings", "preprocessing", "reparam", "verify")
 
 
 def __getattr__(name: str):  # modules and functions that import numpy or torch, on first use

@@ -205,11 +205,11 @@ def _predict(args: argparse.Namespace) -> int:
     from PIL import Image
 
     import zoo
-    from zoo import sources
+    from zoo.datasets import download
 
     network, transform, classes = zoo.load(args.id), zoo.transforms(args.id), zoo.classes(args.id)
     for path in args.image:
-        with sources.readable(path), Image.open(path) as image:
+        with download.readable(path), Image.open(path) as image:
             batch = transform(image)
         with torch.inference_mode():
             chances = network(batch)[0].softmax(0)
@@ -240,26 +240,26 @@ def _decode(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from zoo import data
+    from zoo import datasets
 
     root = os.environ.get("ZOO_DATA")
-    print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {data.cache_folder()}")
-    for dataset, split in data.EXPECTED:
+    print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {datasets.cache_folder()}")
+    for dataset, split in datasets.EXPECTED:
         where = "not there yet: `zoo data fetch` brings it"
-        if all((data.cache_folder() / dataset / f"{split}-{part}.npy").is_file() for part in ("pixels", "labels")):
+        if all((datasets.cache_folder() / dataset / f"{split}-{part}.npy").is_file() for part in ("pixels", "labels")):
             where = "in the cache"
         if (dataset, split) == ("mnist", "test"):
             where = "comes with the package"
-        print(f"{dataset:<8} {split:<5} {data.SHAPES[dataset, split][0]:>6,} images  {where}")
+        print(f"{dataset:<8} {split:<5} {datasets.SHAPES[dataset, split][0]:>6,} images  {where}")
     print("imagenet       bring your own: `zoo verify --data FOLDER`, a folder of class folders")
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from zoo import data
+    from zoo import datasets
 
     for split in ("train", "test"):
-        images = data.load(args.dataset, split)
+        images = datasets.load(args.dataset, split)
         print(f"{args.dataset} {split}: {len(images):,} images, digest {images.digest}")
     return 0
 

@@ -1,6 +1,6 @@
 """The files beside a record: golden outputs, the answer to every test image, the answers on a sample of ImageNet.
 
-    golden.json        logits of `zoo.data.golden_input`, float32 (4, C)
+    golden.json        logits of `zoo.datasets.golden_input`, float32 (4, C)
     predictions.npy    predicted class of every test image, in the official order
     sample.json        pictures of a sample of ImageNet, and what the entry and its reference answered
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import data, files
+from zoo import datasets, files
 from zoo.errors import CorruptArtifact, DataUnavailable
 
 GOLDEN, PREDICTIONS, SAMPLE = "golden.json", "predictions.npy", "sample.json"
@@ -24,7 +24,7 @@ SHOWN = 20  # items listed in a complaint
 
 
 def write_golden(folder: Path, logits: np.ndarray) -> Path:
-    """golden.json: the logits of `zoo.data.golden_input`, float32 (4, C), in the fewest digits that give them back."""
+    """golden.json: the logits of `zoo.datasets.golden_input`, float32 (4, C), in the fewest digits that give them back."""
     rows = [[float(np.format_float_positional(x, unique=True)) for x in row] for row in np.asarray(logits, np.float32)]
     text = ",\n  ".join(json.dumps(row) for row in rows)
     return files.write(Path(folder) / GOLDEN, f'{{"logits": [\n  {text}\n]}}\n'.encode())
@@ -83,14 +83,14 @@ class Sample:
         """Images on which the entry answers as its reference does."""
         return int((self.predictions == self.reference).sum())
 
-    def images(self, root: str | os.PathLike) -> data.ImageFolder:
+    def images(self, root: str | os.PathLike) -> datasets.ImageFolder:
         """These images below `root`, which may hold more. Raises `DataUnavailable` naming what is missing."""
         root = Path(root).expanduser()
         missing = [path for path in self.paths if not (root / path).is_file()]
         if missing:
             raise DataUnavailable(f"{root} has {len(self.paths) - len(missing)} of the {len(self.paths)} images of the sample; "
                                   f"missing: {some(missing)}")  # fmt: skip
-        return data.ImageFolder(root, list(self.paths), self.labels, data.classes("imagenet"))
+        return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.classes("imagenet"))
 
     def record(self, name: str, digest: str, reference: str, note: str) -> dict:
         """The field `sample` of a record. digest: `test_set` of the measurement; reference: whose answers are agreed with."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import zoo
-from zoo import codec, data, networks, preprocessing, registry
+from zoo import codec, datasets, networks, preprocessing, registry
 from zoo.errors import WrongData, ZooError
 from zoo.registry import Entry
 
@@ -40,7 +40,7 @@ class Measurement:
     size_bytes: int
     sha256: str
     weights_sha256: str
-    golden: np.ndarray  # float32 (4, C): logits of zoo.data.golden_input
+    golden: np.ndarray  # float32 (4, C): logits of zoo.datasets.golden_input
     test_set: str | None = None  # digest of the images and labels
     examples: int | None = None  # N
     errors: int | None = None
@@ -52,7 +52,7 @@ class Measurement:
 
 def measure(
     source: bytes | str | os.PathLike,
-    images: data.Images | data.ImageFolder | str | None = "test",
+    images: datasets.Images | datasets.ImageFolder | str | None = "test",
     *,
     dataset: str | None = None,
     preprocess: str | None = None,
@@ -89,7 +89,7 @@ def measure(
     dataset = spec.dataset if dataset is None else dataset
     transform = named_transform(dataset, dataset if preprocess is None else preprocess)
     with torch.inference_mode(), _full_precision():
-        golden = network(_input(transform, data.golden_input(dataset), device)).cpu().numpy()
+        golden = network(_input(transform, datasets.golden_input(dataset), device)).cpu().numpy()
     found = Measurement(
         network=header.network,
         partitioning=header.partitioning,
@@ -123,9 +123,9 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def test_images(dataset: str, root: str | os.PathLike | None = None) -> data.Images | data.ImageFolder:
+def test_images(dataset: str, root: str | os.PathLike | None = None) -> datasets.Images | datasets.ImageFolder:
     """The whole test set; for ImageNet the validation images below `root` or ZOO_DATA."""
-    return data.image_folder(root, "val") if dataset == "imagenet" else data.load(dataset, "test", root)
+    return datasets.image_folder(root, "val") if dataset == "imagenet" else datasets.load(dataset, "test", root)
 
 
 def named_transform(dataset: str, name: str) -> preprocessing.Preprocessing:
@@ -179,7 +179,7 @@ def _test(network, images, transform, device: str, batch: int, progress: bool) -
 def _batches(images, transform, device: str, batch: int) -> Iterator[torch.Tensor]:
     """Network input (B, C, H, W), the next batch being decoded while this one is used."""
     starts = range(0, len(images), batch)
-    if isinstance(images, data.Images):
+    if isinstance(images, datasets.Images):
         for start in starts:
             yield _input(transform, images.pixels[start : start + batch], device)
         return

