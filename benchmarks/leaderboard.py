@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import recipe as recipes
-from zoo import networks, registry
+from zoo import files, networks, registry
 from zoo.registry import Entry, Quoted
 
 ROOT = Path(__file__).parent.parent
@@ -42,18 +42,18 @@ def main(args: argparse.Namespace) -> int:
     entries, quoted = read_entries(), list(registry.quoted().values())
     groups = by_network(entries, quoted)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    files = {
+    texts = {
         ROOT / "leaderboard.md": render(entries, quoted),
         ROOT / "README.md": insert(readme, readme_table(entries)),
     }
-    stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     drawn = {ROOT / figure_path(name): group for name, group in groups.items() if is_drawn(*group)}
     stale += [path for path, group in drawn.items() if figure_digest(path) != points_digest(*group)]
     if args.check:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is out of date: run `make leaderboard`", file=sys.stderr)
         return 1 if stale else 0
-    contents = {path: text.encode() for path, text in files.items()}
+    contents = {path: text.encode() for path, text in texts.items()}
     contents |= {path: figure(path.stem, *group) for path, group in drawn.items()}
     changed = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
     for path in changed:

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import zoo
-from zoo import codec, measurement, networks, partitionings, registry
+from zoo import codec, files, measurement, networks, partitionings, registry
 from zoo.codec import Coded
 
 SECTIONS = ("load", "codec", "overhead", "memory", "step", "evaluate")
@@ -58,15 +58,15 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     results: dict[str, list[dict]] = {}
     if set(wanted) - {"step", "evaluate"}:
-        files = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
+        blobs = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
         if not args.no_synthetic:
-            files["synthetic resnet50, scalar"] = synthetic("resnet50", {})
-            files["synthetic resnet50, dft"] = synthetic("resnet50", {"convs3x3": "dft"})
+            blobs["synthetic resnet50, scalar"] = synthetic("resnet50", {})
+            blobs["synthetic resnet50, dft"] = synthetic("resnet50", {"convs3x3": "dft"})
         print(f"one thread, median of {args.repeats}; sizes decimal\n")
         of_files = {"load": load, "codec": speed_of_codec, "overhead": overhead, "memory": memory}
         for section, measure in of_files.items():
             if section in wanted:
-                rows = (measure(name, blob, args.repeats) for name, blob in files.items())
+                rows = (measure(name, blob, args.repeats) for name, blob in blobs.items())
                 results[section] = [show(section, row) for row in rows if row]
                 print()
     if "step" in wanted:
