@@ -33,7 +33,7 @@ def open_(recipe: Recipe, seed: int, device: torch.device):
     """Batches of the recipe's data set. Raises what `zoo.datasets` raises, and ValueError for what a recipe gets wrong."""
     if recipe.data.startswith("hf:"):
         return Stream(recipe, seed, device)
-    if recipe.dataset == "imagenet":
+    if not datasets.get(recipe.dataset).downloadable:
         return Folder(recipe, seed, device)
     return Resident(recipe, seed, device)
 
@@ -51,7 +51,7 @@ class Resident:
             raise ValueError(f"unknown augmentation {sorted(unknown)}; known: crop, cutout, flip, shift")
         self.recipe, self.seed, self.device = recipe, seed, device
         train, heldout = datasets.holdout_split(datasets.load(recipe.dataset, "train"))
-        self.spec = preprocessing.SPECS[recipe.preprocess]
+        self.spec = datasets.PREPROCESSINGS[recipe.preprocess]
         self.images = _planes(train.pixels).to(device)  # (N, C, H, W) uint8
         self.labels = torch.as_tensor(train.labels, dtype=torch.int64, device=device)
         self.heldout_images = _planes(heldout.pixels).to(device)
@@ -302,7 +302,7 @@ def _crops(recipe: Recipe) -> tuple[dict, preprocessing.Preprocessing]:
     augment = {"size": size, "area": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True, **recipe.augment}
     if unknown := set(augment) - {"size", "area", "ratio", "flip"}:
         raise ValueError(f"unknown augmentation {sorted(unknown)}; known: area, flip, ratio, size")
-    spec = preprocessing.SPECS[recipe.preprocess]
+    spec = datasets.PREPROCESSINGS[recipe.preprocess]
     return augment, replace(spec, size=augment["size"], resize=round(spec.resize * augment["size"] / spec.size))
 
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.leaderboard import TITLES
-from zoo import evidence, measurement, registry
+from zoo import datasets, evidence, measurement, registry
 from zoo.registry import Entry
 
 LEVEL = 0.05
@@ -75,7 +74,7 @@ def compare(a: Entry, b: Entry) -> Comparison:
         if a.test_set != b.test_set:
             raise ValueError(f"{a.id} and {b.id} were measured on different test sets ({a.dataset} and {b.dataset})")
         answers = [evidence.read_predictions(e.folder) for e in (a, b)]
-        labels, images = np.asarray(measurement.test_images(a.dataset).labels), f"{TITLES[a.dataset]} test"
+        labels, images = np.asarray(measurement.test_images(a.dataset).labels), f"{datasets.get(a.dataset).title} test"
     elif a.sample and b.sample and a.sample.get("digest") == b.sample.get("digest"):
         samples = [evidence.read_sample(e.folder) for e in (a, b)]
         answers, labels, images = [s.predictions for s in samples], samples[0].labels, f"the sample {a.sample['name']}"

@@ -46,9 +46,9 @@ def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[n
     folder: pictures by class folder, of which the last of every `keep_out` is kept out; or "mnist", "cifar10" for the
     last images of these training sets. At most `most` are used, evenly spaced.
     """
-    if folder in ("mnist", "cifar10"):
+    if folder in datasets.DATASETS and datasets.get(folder).downloadable:
         return np.asarray(datasets.load(folder, "train").pixels[-most:]), None
-    found, spec = datasets.image_folder(folder, None), preprocessing.SPECS[name]
+    found, spec = datasets.image_folder(folder, None), datasets.PREPROCESSINGS[name]
     kept, order = None, list(range(len(found)))
     if keep_out:
         out = order[keep_out - 1 :: keep_out]
@@ -137,7 +137,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
     parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
-    parser.add_argument("--preprocessing", choices=preprocessing.SPECS, help="of a .safetensors file (default: the network's)")
+    names = datasets.PREPROCESSINGS
+    parser.add_argument("--preprocessing", choices=names, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
     parser.add_argument("--pictures", default=PICTURES, help="what those kept out are, for the record (default: %(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of tuning BN (default: %(default)s)")
@@ -182,7 +183,7 @@ def main(args: argparse.Namespace) -> int:
 
 def measure(blob: bytes, weights: reference.Reference, kept: datasets.ImageFolder | None):
     """What `zoo.measure` finds of a file, and the sample that compares it with the uncompressed network on pictures kept out."""
-    dataset = preprocessing.SPECS[weights.preprocessing].dataset
+    dataset = datasets.of_preprocessing(weights.preprocessing).name
     found = measurement.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
     if kept is None:
         return found, None
@@ -227,7 +228,7 @@ def publish(
         extra[evidence.SAMPLE] = sample.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
-        dataset=preprocessing.SPECS[weights.preprocessing].dataset, preprocessing=weights.preprocessing,
+        dataset=datasets.of_preprocessing(weights.preprocessing).name, preprocessing=weights.preprocessing,
         log=(command + "\n").encode(), extra=extra, replace=replace_unpublished, license=weights.license,
         weights_source=weights.record(), selection="one run of the command in train.log",
         quoted=quoted if quoted in registry.quoted() else None,

@@ -25,7 +25,7 @@ from benchmarks import recipe as recipes
 from benchmarks.recipe import Claim, Recipe
 from benchmarks.run import RUNS, folder, logged_recipe
 from benchmarks.versions import versions
-from zoo import codec, evidence, files, measurement, partitionings, registry
+from zoo import codec, datasets, evidence, files, measurement, partitionings, registry
 from zoo.measurement import Measurement
 from zoo.registry import Entry
 
@@ -68,7 +68,7 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
     blobs = {o["seed"]: (_run(runs, recipe, o["seed"]) / registry.MODEL).read_bytes() for o in found}
     ships = chosen["seed"]
     refuse_other_bytes(out / recipe.id, blobs[ships], replace)
-    images = None if recipe.dataset == "imagenet" else "test"  # `zoo verify ID --data PATH --write` measures those
+    images = "test" if datasets.get(recipe.dataset).downloadable else None  # `zoo verify ID --data PATH --write` measures those
     how = {"dataset": recipe.dataset, "preprocess": recipe.preprocess, "device": device}
     measured = {s: measurement.measure(blob, images, **how) for s, blob in blobs.items()}
     kept = ("seed", "size_bytes", "heldout_errors", "heldout_examples")

@@ -20,14 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import recipe as recipes
-from zoo import files, networks, registry
+from zoo import datasets, files, networks, registry
 from zoo.registry import Entry, Quoted
 
 ROOT = Path(__file__).parent.parent
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
 RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote; people may put a caption NAME.md beside NAME.svg
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 # Colour-blind safe (Okabe and Ito 2008), with markers that differ too.
 STYLES = {"epr": ("#0072B2", "o"), "lc": ("#D55E00", "s"), "hemp": ("#009E73", "^"), "plain": ("#000000", "D")}
 OTHER_STYLES = (("#CC79A7", "v"), ("#E69F00", "P"), ("#56B4E9", "X"), ("#8C6D1F", "*"), ("#5B3A8E", "h"))
@@ -109,7 +108,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         spec = networks.spec(name)
         parts.append(f"## {name}\n")
         parts.append(
-            f"{TITLES[spec.dataset]}, {spec.parameters:,} parameters, {_size(4 * spec.parameters)} uncompressed "
+            f"{datasets.get(spec.dataset).title}, {spec.parameters:,} parameters, {_size(4 * spec.parameters)} uncompressed "
             f"(4 bytes a parameter).\n"
         )
         if is_drawn(own, others):
@@ -320,7 +319,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: _size(x) if x >= 1000 else f"{x:.0f} B"))
         axes.minorticks_off()
         axes.set_xlabel("bytes of the whole file")
-        axes.set_ylabel(f"top-1 error on {TITLES[spec.dataset]} test, %")
+        axes.set_ylabel(f"top-1 error on {datasets.get(spec.dataset).title} test, %")
         axes.set_title(network, loc="left", fontweight="bold")
         floor = min([e.top1_error for e in measured] + [q.error for q in quoted])
         axes.set_ylim(floor - 0.2 * (ceiling - floor), ceiling + 0.1 * (ceiling - floor))

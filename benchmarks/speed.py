@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import zoo
-from zoo import codec, files, measurement, networks, partitionings, registry
+from zoo import codec, datasets, files, networks, partitionings, registry
 from zoo.codec import Coded
 
 SECTIONS = ("load", "codec", "overhead", "memory", "step", "evaluate")
@@ -223,7 +223,7 @@ def training_step(name: str, repeats: int) -> dict:
     from benchmarks.train import Run
 
     recipe = recipes.read(name)
-    steps = 40 if recipe.dataset == "mnist" else 4  # a multiple of `rate_every`
+    steps = 40 if datasets.get(recipe.dataset).size < 32 else 4  # a multiple of `rate_every`
     compressed = Run(recipe, 0)
     plain = Run(replace(recipe, method="plain", options={}, warm_start="", teacher="", keep={}), 0)
     rate_term = compressed.method.regularise
@@ -252,7 +252,7 @@ def evaluation(name: str) -> dict:
 
     network, entry = zoo.load(name), registry.find(name)
     images, transform = datasets.load(entry.dataset, "test"), zoo.transforms(name)
-    ready = transform(images.pixels).split(measurement.BATCH[entry.dataset])
+    ready = transform(images.pixels).split(datasets.get(entry.dataset).batch)
 
     def forward() -> None:
         with torch.inference_mode():

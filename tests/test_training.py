@@ -17,7 +17,7 @@ from PIL import Image
 import zoo
 from benchmarks import __main__ as commands
 from benchmarks import batches, finish, methods, recipe, run, train
-from zoo import codec, datasets, networks, partitionings, preprocessing, reparam
+from zoo import codec, datasets, networks, partitionings, reparam
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(recipe.FOLDER.glob("*.toml"))
@@ -48,7 +48,7 @@ def test_recipe(path):
     if own.dataset == "imagenet":
         batches._crops(own)
     else:
-        assert preprocessing.SPECS[own.preprocess].dataset == own.dataset
+        assert datasets.of_preprocessing(own.preprocess).name == own.dataset
         assert set(own.augment) <= {"shift", "crop", "flip", "cutout"}
 
 

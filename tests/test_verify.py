@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import zoo
-from zoo import codec, damage, datasets, evidence, measurement, partitionings, preprocessing, registry, verify
+from zoo import codec, damage, datasets, evidence, measurement, partitionings, registry, verify
 from zoo.errors import CorruptArtifact, DataUnavailable, UnknownModel, VerificationFailed, WrongData
 
 
@@ -62,8 +62,8 @@ def test_measure_takes_ids_and_paths_and_the_test_set_by_itself(entry, mnist_sta
 
 
 def test_measure_takes_data_set_and_preprocessing_from_the_record(artifacts, lenet_blob, monkeypatch):
-    raw = dataclasses.replace(preprocessing.SPECS["mnist"], name="mnist-raw", scale=1.0)
-    monkeypatch.setitem(preprocessing.SPECS, "mnist-raw", raw)
+    raw = dataclasses.replace(datasets.PREPROCESSINGS["mnist"], name="mnist-raw", scale=1.0)
+    monkeypatch.setitem(datasets.PREPROCESSINGS, "mnist-raw", raw)
     made = make_entry(artifacts, "raw", lenet_blob, preprocessing="mnist-raw")
     recorded = evidence.read_golden(made.folder)
     for source in (made.id, made.folder):
@@ -413,8 +413,10 @@ def pictures(tmp_path):
 @pytest.fixture
 def imagenet_entry(artifacts, lenet_blob, monkeypatch):
     """Makes an entry that calls itself ImageNet's, but is a small network that sees small grey pictures."""
-    monkeypatch.setitem(preprocessing.SPECS, "imagenet", preprocessing.SPECS["mnist"])
-    monkeypatch.setitem(measurement.BATCH, "imagenet", 4)
+    grey = datasets.PREPROCESSINGS["mnist"]
+    small = dataclasses.replace(datasets.get("imagenet"), preprocessings=(grey,), batch=4)
+    monkeypatch.setitem(datasets.PREPROCESSINGS, "imagenet", grey)
+    monkeypatch.setitem(datasets.DATASETS, "imagenet", small)
     return lambda **changes: make_entry(artifacts, "imagenet-standin", lenet_blob, dataset="imagenet",
                                         preprocessing="imagenet", **changes)  # fmt: skip
 

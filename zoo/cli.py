@@ -241,24 +241,26 @@ def _decode(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     from zoo import datasets
+    from zoo.datasets import sources
 
     root = os.environ.get("ZOO_DATA")
     print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {datasets.cache_folder()}")
-    for dataset, split in datasets.EXPECTED:
-        where = "not there yet: `zoo data fetch` brings it"
-        if all((datasets.cache_folder() / dataset / f"{split}-{part}.npy").is_file() for part in ("pixels", "labels")):
-            where = "in the cache"
-        if (dataset, split) == ("mnist", "test"):
-            where = "comes with the package"
-        print(f"{dataset:<8} {split:<5} {datasets.SHAPES[dataset, split][0]:>6,} images  {where}")
-    print("imagenet       bring your own: `zoo verify --data FOLDER`, a folder of class folders")
+    places = {None: "not there yet: `zoo data fetch` brings it", "cache": "in the cache", "package": "comes with the package"}
+    for name, dataset in datasets.DATASETS.items():
+        for split, official in dataset.splits.items():
+            print(f"{name:<8} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
+        if not dataset.downloadable:
+            print(f"{name:<14} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
     from zoo import datasets
 
-    for split in ("train", "test"):
+    names = [name for name, dataset in datasets.DATASETS.items() if dataset.downloadable]
+    if args.dataset not in names:
+        raise ZooError(f"no data set {args.dataset!r} can be fetched; those that can: {', '.join(names)}")
+    for split in datasets.get(args.dataset).splits:
         images = datasets.load(args.dataset, split)
         print(f"{args.dataset} {split}: {len(images):,} images, digest {images.digest}")
     return 0
@@ -320,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
     actions = command.add_subparsers(metavar="ACTION")
     fetch = add("fetch", _fetch, "bring a data set into the cache", "zoo data fetch mnist", actions)
-    fetch.add_argument("dataset", choices=("mnist", "cifar10"))
+    fetch.add_argument("dataset", metavar="DATASET", help="one that `zoo data` lists")
     return parser
 
 

@@ -27,8 +27,6 @@ from zoo.registry import Entry
 if TYPE_CHECKING:
     import torch
 
-BATCH = {"mnist": 1000, "cifar10": 250, "imagenet": 50}
-
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -103,7 +101,7 @@ def measure(
         return found
     if isinstance(images, str):
         images = test_images(dataset)
-    batch = batch or BATCH[dataset]
+    batch = batch or datasets.get(dataset).batch
     return replace(found, **_test(network, images, transform, device, batch, progress))
 
 
@@ -124,16 +122,16 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 @functools.lru_cache(maxsize=2)
 def test_images(dataset: str, root: str | os.PathLike | None = None) -> datasets.Images | datasets.ImageFolder:
-    """The whole test set; for ImageNet the validation images below `root` or ZOO_DATA."""
-    return datasets.image_folder(root, "val") if dataset == "imagenet" else datasets.load(dataset, "test", root)
+    """`zoo.datasets.test_set`, kept for the next entry of the same data set."""
+    return datasets.test_set(dataset, root)
 
 
 def named_transform(dataset: str, name: str) -> preprocessing.Preprocessing:
     """The preprocessing of that name, for a data set that is known."""
-    if name not in preprocessing.SPECS or dataset not in BATCH:
-        known = f"data sets {', '.join(BATCH)}; preprocessings {', '.join(preprocessing.SPECS)}"
+    if name not in datasets.PREPROCESSINGS or dataset not in datasets.DATASETS:
+        known = f"data sets {', '.join(datasets.DATASETS)}; preprocessings {', '.join(datasets.PREPROCESSINGS)}"
         raise ZooError(f"data set {dataset!r} with preprocessing {name!r} is not known; there are {known}")
-    return preprocessing.SPECS[name]
+    return datasets.PREPROCESSINGS[name]
 
 
 def _test(network, images, transform, device: str, batch: int, progress: bool) -> dict:

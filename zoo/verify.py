@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from zoo import codec, damage, evidence, measurement, partitionings, registry
+from zoo import codec, damage, datasets, evidence, measurement, partitionings, registry
 from zoo.codec.bits import Reader
 from zoo.errors import (
     ArtifactUnavailable,
@@ -163,10 +163,10 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
 def _images(entry: Entry, outcome: Outcome, data_root):
     """What the entry is tested on; None if nothing is at hand."""
     try:
-        if entry.dataset != "imagenet":
+        if datasets.get(entry.dataset).downloadable:
             return measurement.test_images(entry.dataset)
         if data_root is not None:
-            return measurement.test_images("imagenet", os.fspath(data_root))
+            return measurement.test_images(entry.dataset, os.fspath(data_root))
     except DataUnavailable as error:
         outcome.unavailable = f"{error}\nzoo verify --bytes-only checks everything but the errors, without any data"
         return None
