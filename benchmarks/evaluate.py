@@ -21,9 +21,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import recipe as recipes
-from benchmarks.recipe import Claim, Recipe
-from benchmarks.run import RUNS, folder, logged_recipe
+from benchmarks.train import RUNS, folder, logged_recipe
+from benchmarks.training import recipe as recipes
+from benchmarks.training.recipe import Claim, Recipe
 from benchmarks.versions import versions
 from zoo import codec, datasets, evidence, files, measurement, partitionings, registry
 from zoo.measurement import Measurement

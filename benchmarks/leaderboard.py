@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import recipe as recipes
+from benchmarks.training import recipe as recipes
 from zoo import datasets, files, networks, registry
 from zoo.registry import Entry, Quoted
 

@@ -219,8 +219,8 @@ def training_step(name: str, repeats: int) -> dict:
     """
     from dataclasses import replace
 
-    from benchmarks import recipe as recipes
-    from benchmarks.train import Run
+    from benchmarks.training import recipe as recipes
+    from benchmarks.training.loop import Run
 
     recipe = recipes.read(name)
     steps = 40 if datasets.get(recipe.dataset).size < 32 else 4  # a multiple of `rate_every`

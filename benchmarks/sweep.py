@@ -19,10 +19,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from benchmarks import curve
-from benchmarks import recipe as recipes
 from benchmarks.evaluate import ARTIFACTS
-from benchmarks.recipe import Recipe
-from benchmarks.run import RUNS, describe, folder, named, train_one
+from benchmarks.train import RUNS, describe, folder, named, train_one
+from benchmarks.training import recipe as recipes
+from benchmarks.training.recipe import Recipe
 from zoo import files, measurement, registry
 
 RESULTS = Path(__file__).parent / "results"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import batches, recipe
+from benchmarks.training import batches, recipe
 from zoo import datasets
 
 CPU = torch.device("cpu")

@@ -204,7 +204,7 @@ def test_decoders_by_group():
     made = EPR(network, partitionings.get("resnet20-4"), {"decoders": {"convs": "orth:3"}, "step": 1e-4}, 10)
     assert [phi.shape[1] for phi in made.phi] == [9, 1, 1]
     theta = made.weights()
-    assert not any(".bn" in name for name in theta)  # left to benchmarks/finish.py
+    assert not any(".bn" in name for name in theta)  # left to benchmarks/training/bn.py
     torch.testing.assert_close(theta["conv1.weight"], network.conv1.weight, rtol=0, atol=5e-4)
     with pytest.raises(ValueError, match="does not know the options"):
         EPR(network, partitionings.get("resnet20-4"), {"lamda": 1}, 10)

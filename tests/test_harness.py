@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import compare, curve, evaluate, run, speed, sweep
-from benchmarks import recipe as recipes
+from benchmarks import compare, curve, evaluate, speed, sweep, train
+from benchmarks.training import recipe as recipes
 from zoo import codec, datasets, evidence, measurement, partitionings, registry
 from zoo.codec import Coded
 from zoo.errors import UnknownModel
@@ -117,29 +117,29 @@ def test_unknown_keys_of_a_claim_are_refused(recipe_file):
 
 
 def test_a_run_with_another_setting_has_a_folder_of_its_own(tmp_path):
-    plain, other = run.folder(tmp_path, "x", 0), run.folder(tmp_path, "x", 0, ("options.lambda=1e-5",))
+    plain, other = train.folder(tmp_path, "x", 0), train.folder(tmp_path, "x", 0, ("options.lambda=1e-5",))
     assert plain != other and "options.lambda=1e-5" in str(other) and other.parent.parent == tmp_path
 
 
 def test_a_finished_run_is_found_and_not_trained_again(runs, recipe_file, monkeypatch):
     recipe = recipes.read(recipe_file)
-    monkeypatch.setattr("benchmarks.train.run", lambda *_: pytest.fail("trained again"))
-    outcome = run.train_one(recipe, 1, run.folder(runs, recipe.id, 1))
+    monkeypatch.setattr("benchmarks.training.loop.run", lambda *_: pytest.fail("trained again"))
+    outcome = train.train_one(recipe, 1, train.folder(runs, recipe.id, 1))
     assert outcome["heldout_errors"] == 80
-    assert "80 of 5,000" in run.describe(recipe, outcome)
+    assert "80 of 5,000" in train.describe(recipe, outcome)
 
 
 def test_threads_are_shared_by_the_processes_of_a_machine(monkeypatch):
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
-    assert (run.default_threads("mnist"), run.default_threads("cifar10")) == (1, 8)
+    monkeypatch.setattr(train.os, "cpu_count", lambda: 8)
+    assert (train.default_threads("mnist"), train.default_threads("cifar10")) == (1, 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert run.default_threads("imagenet") == 2
+    assert train.default_threads("imagenet") == 2
 
 
 def test_a_log_without_a_recipe_is_refused(tmp_path):
     (tmp_path / "train.log").write_text("nothing\n")
     with pytest.raises(ValueError, match="does not begin with a recipe"):
-        run.logged_recipe(tmp_path)
+        train.logged_recipe(tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------- choice of a seed
@@ -197,7 +197,7 @@ def test_committed_entries_were_made_by_the_recipe_they_name(id):
     recipe = recipes.read(evaluate.ROOT / entry.recipe)
     assert recipe.id == id and recipe.method == entry.method and recipe.network == entry.network
     assert [s["seed"] for s in entry.seeds] == list(recipe.seeds)
-    assert recipes.deciding(run.logged_recipe(evaluate.ARTIFACTS / id)) == recipes.deciding(recipe)
+    assert recipes.deciding(train.logged_recipe(evaluate.ARTIFACTS / id)) == recipes.deciding(recipe)
 
 
 def test_evaluate_refuses_other_bytes_under_an_id(runs, recipe_file, tmp_path):

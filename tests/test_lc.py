@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmarks import quantisers
-from benchmarks.methods import lc
+from benchmarks.methods import codebooks, lc
+from benchmarks.methods.codebooks import Quantiser
 from benchmarks.methods.direct import Direct
 from benchmarks.methods.lc import LC
-from benchmarks.quantisers import Quantiser
 from zoo import codec, partitionings, reparam
 
 weights_ = st.lists(st.integers(-40, 40), min_size=1, max_size=7).map(lambda v: np.array(v) / 16)
@@ -58,7 +57,7 @@ def check(w, codebook, indices, size):
 @settings(max_examples=40, deadline=None)
 @given(w=st.one_of(weights_, tie_free))
 def test_exact_kmeans_is_the_least_over_all_clusterings(k, w):
-    codebook, indices = quantisers.kmeans_exact(w, k)
+    codebook, indices = codebooks.kmeans_exact(w, k)
     check(w, codebook, indices, k)
     assert error(w, codebook, indices) == pytest.approx(least_kmeans(w, k), abs=1e-9)
 
@@ -100,7 +99,7 @@ def test_closed_forms_agree_with_the_general_search(base):
     w = np.random.default_rng(0).standard_normal(5000)
     quantiser = Quantiser(base, scaled=True)
     codebook, indices = quantiser.fit(w)
-    general, general_indices = quantisers.scaled(w, quantiser.base())
+    general, general_indices = codebooks.scaled(w, quantiser.base())
     assert codebook == pytest.approx(general, abs=1e-12)
     assert np.array_equal(indices, general_indices)
 
@@ -109,9 +108,9 @@ def test_closed_forms_agree_with_the_general_search(base):
 @given(w=tie_free, k=st.integers(1, 4), seed=st.integers(0, 9))
 def test_lloyd_never_gets_worse_and_ends_at_a_fixed_point(w, k, seed):
     start = np.sort(np.random.default_rng(seed).standard_normal(k))
-    codebook, indices = quantisers.kmeans(w, start)
+    codebook, indices = codebooks.kmeans(w, start)
     check(w, codebook, indices, k)
-    assert error(w, codebook, indices) <= error(w, start, quantisers.nearest(w, start)) + 1e-9
+    assert error(w, codebook, indices) <= error(w, start, codebooks.nearest(w, start)) + 1e-9
     for entry in set(indices):
         assert codebook[entry] == pytest.approx(w[indices == entry].mean(), abs=1e-9)
     assert error(w, codebook, indices) >= least_kmeans(w, k) - 1e-9
@@ -119,16 +118,16 @@ def test_lloyd_never_gets_worse_and_ends_at_a_fixed_point(w, k, seed):
 
 def test_exact_kmeans_beats_lloyd_where_lloyd_is_stuck():
     w = np.array([0.0, 1.0, 10.0, 11.0, 20.0, 21.0])
-    stuck = quantisers.kmeans(w, np.array([0.0, 1.0, 15.0]))
-    best = quantisers.kmeans_exact(w, 3)
+    stuck = codebooks.kmeans(w, np.array([0.0, 1.0, 15.0]))
+    best = codebooks.kmeans_exact(w, 3)
     assert error(w, *stuck) > 50 and error(w, *best) == pytest.approx(1.5)
 
 
 def test_exact_kmeans_of_many_weights_is_no_worse_than_lloyd_from_many_starts():
     rng = np.random.default_rng(1)
     w = np.concatenate([rng.laplace(size=20000), rng.normal(4, 0.3, 3000)])
-    best = error(w, *quantisers.kmeans_exact(w, 5))
-    others = [error(w, *quantisers.kmeans(w, rng.choice(w, 5))) for _ in range(10)]
+    best = error(w, *codebooks.kmeans_exact(w, 5))
+    others = [error(w, *codebooks.kmeans(w, rng.choice(w, 5))) for _ in range(10)]
     assert best <= min(others) * (1 + 1e-9)
     assert min(others) == pytest.approx(best, rel=1e-3)
 
@@ -302,7 +301,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
 def test_direct_compression_is_the_c_step_of_the_trained_network():
     network, _, _ = problem()
     weights = Direct(network, LINE, {"k": 2}, 0).weights(averaged=True)["fc.weight"].reshape(-1).numpy()
-    codebook, indices = quantisers.kmeans_exact(network.fc.weight.detach().numpy().reshape(-1).astype(np.float64), 2)
+    codebook, indices = codebooks.kmeans_exact(network.fc.weight.detach().numpy().reshape(-1).astype(np.float64), 2)
     assert weights == pytest.approx(codebook[indices], rel=2**-8)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import recipe
 from benchmarks.methods.plain import Plain, fine_step
+from benchmarks.training import recipe
 from zoo import codec, networks, partitionings
 
 PAPER = partitionings.get("lenet300-100")

@@ -16,8 +16,10 @@ from PIL import Image
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import batches, finish, methods, recipe, run, train
+from benchmarks import methods, train
+from benchmarks.training import batches, bn, distill, loop, recipe
 from zoo import codec, datasets, networks, partitionings, reparam
+from zoo.compress import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(recipe.FOLDER.glob("*.toml"))
@@ -34,7 +36,7 @@ def test_recipe(path):
     partitioning = partitionings.get(own.network, own.partitioning)
     groups = {group.name: group for group in partitioning.groups}
     for name in (own.warm_start, own.teacher):
-        assert not name or (recipe.FOLDER / f"{name}.toml").exists()
+        assert not name or name in reference.SOURCES or (recipe.FOLDER / f"{name}.toml").exists()
     for group, decoder in own.options.get("decoders", {}).items():
         reparam.columns(decoder, groups[group].shapes[0])
     if isinstance(own.options.get("levels"), dict):
@@ -43,10 +45,10 @@ def test_recipe(path):
     network = own.network if own.method == "epr" or own.network.startswith("lenet") else "lenet300-100"
     partitioning = partitionings.get(network, own.partitioning)
     methods.find(own.method)(networks.build(network), partitioning, own.options, own.steps)
-    first, last = (train._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
+    first, last = (loop._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
     assert 0 <= last <= first <= 1
     if own.dataset == "imagenet":
-        batches._crops(own)
+        batches.crops(own, {key: value for key, value in own.augment.items() if key != "mixup" or "pool:" not in own.data})
     else:
         assert datasets.of_preprocessing(own.preprocess).name == own.dataset
         assert set(own.augment) <= {"shift", "crop", "flip", "cutout"}
@@ -70,7 +72,7 @@ def test_he_et_al_s_schedule():
     own = recipe.read("resnet50-dft-train")
     epoch = (1_281_167 - batches.FOLDER_HOLDOUT) // own.batch
     assert own.steps == 90 * epoch
-    rates = [own.optimizer.lr * train._schedule(own, e * epoch) for e in (0, 29, 30, 59, 60, 89)]
+    rates = [own.optimizer.lr * loop._schedule(own, e * epoch) for e in (0, 29, 30, 59, 60, 89)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
@@ -164,51 +166,51 @@ def test_two_processes_agree_and_train_as_one_does(tmp_path, standin):
 
 
 def test_a_batch_must_divide_among_the_processes(standin, monkeypatch):
-    monkeypatch.setattr(train, "_ranks", lambda device: (0, 5))
+    monkeypatch.setattr(loop, "_ranks", lambda device: (0, 5))
     with pytest.raises(ValueError, match="a batch of 32 cannot be cut into 5 equal parts"):
-        train.Run(training_process.small(), 0)
+        loop.Run(training_process.small(), 0)
 
 
 def test_seeds_differ(standin):
     """They would not if a seed reached only the bits that torch's generator does not hear."""
-    first = [train.Run(training_process.small(), seed).batches.train(0, 0, 1)[1].tolist() for seed in (0, 1)]
+    first = [loop.Run(training_process.small(), seed).batches.train(0, 0, 1)[1].tolist() for seed in (0, 1)]
     assert first[0] != first[1]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, standin):
-    train.run(training_process.small(steps=4, checkpoint_every=2), 0, tmp_path, stop_after=2)
+    loop.run(training_process.small(steps=4, checkpoint_every=2), 0, tmp_path, stop_after=2)
     with pytest.raises(ValueError, match="another recipe or seed"):
-        train.run(training_process.small(steps=4, options={"lambda": 1e-5}), 0, tmp_path)
+        loop.run(training_process.small(steps=4, options={"lambda": 1e-5}), 0, tmp_path)
     assert not (tmp_path / "model.zoo").exists()
 
 
 def test_the_outcome_of_an_earlier_recipe_is_forgotten_when_training_begins(tmp_path, standin):
     """Else a half-trained run whose checkpoint somebody deleted would be reported, and evaluated, with the old model."""
-    run.train_one(training_process.small(steps=2), 0, tmp_path, threads=1)
+    train.train_one(training_process.small(steps=2), 0, tmp_path, threads=1)
     (tmp_path / "checkpoint.safetensors").unlink()
     new = training_process.small(steps=4, checkpoint_every=2, options={"lambda": 1e-5})
-    train.run(new, 0, tmp_path, stop_after=2)
+    loop.run(new, 0, tmp_path, stop_after=2)
     assert not (tmp_path / "outcome.json").exists()
-    assert run.train_one(new, 0, tmp_path, threads=1)["size_bytes"] == (tmp_path / "model.zoo").stat().st_size
+    assert train.train_one(new, 0, tmp_path, threads=1)["size_bytes"] == (tmp_path / "model.zoo").stat().st_size
 
 
 def test_a_restart_forgets_the_outcome_before_its_first_step(tmp_path, standin):
     """Else a restart that was killed would look finished."""
-    train.run(training_process.small(steps=2), 0, tmp_path)
-    train.run(training_process.small(steps=2), 0, tmp_path, resume=False, stop_after=0)
+    loop.run(training_process.small(steps=2), 0, tmp_path)
+    loop.run(training_process.small(steps=2), 0, tmp_path, resume=False, stop_after=0)
     assert not (tmp_path / "outcome.json").exists()
 
 
 def test_the_outcome_is_written_after_the_model(tmp_path, standin, monkeypatch):
     written = []
-    monkeypatch.setattr(train, "write", lambda path, content: written.append(path.name))
-    train.run(training_process.small(steps=2), 0, tmp_path)
+    monkeypatch.setattr(loop, "write", lambda path, content: written.append(path.name))
+    loop.run(training_process.small(steps=2), 0, tmp_path)
     assert written[-2:] == ["model.zoo", "outcome.json"]
 
 
 def test_divergence_is_reported_and_the_last_good_checkpoint_stays(tmp_path, standin):
     own = training_process.small(method="plain", options={}, steps=6, checkpoint_every=2)
-    train.run(own, 0, tmp_path, stop_after=2)
+    loop.run(own, 0, tmp_path, stop_after=2)
     good = (tmp_path / "checkpoint.safetensors").read_bytes()
 
     def diverged(self):
@@ -216,9 +218,9 @@ def test_divergence_is_reported_and_the_last_good_checkpoint_stays(tmp_path, sta
         return torch.tensor(float("nan") if self.step == 3 else 1.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, "train_step", diverged)
+        patch.setattr(loop.Run, "train_step", diverged)
         with pytest.raises(FloatingPointError, match="the loss is nan at step 4: lower the learning rate"):
-            train.run(own, 0, tmp_path)
+            loop.run(own, 0, tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
 
 
@@ -238,7 +240,7 @@ def test_sgd_s_rate_is_one_for_weights_whatever_the_unit_of_the_latents(standin)
             options={"lambda": 0.0, "step": step, "learn_steps": False},
             optimizer={"name": "sgd", "lr": 0.05, "weight_decay": 0.1, "schedule": "constant"},
         )
-        training = train.Run(own, 0)
+        training = loop.Run(own, 0)
         training.train_step()
         after.append(training.method.weights()["fc2.weight"].detach())
     start = networks_weight(0)
@@ -284,7 +286,7 @@ class Bare(torch.nn.Module):
 
 def test_a_method_needs_no_more_than_the_interface(tmp_path, standin, monkeypatch):
     monkeypatch.setattr(methods, "find", lambda name: Bare)
-    path = train.run(training_process.small(method="bare", steps=2), 0, tmp_path)
+    path = loop.run(training_process.small(method="bare", steps=2), 0, tmp_path)
     assert zoo.load(path).fc1.weight.shape == (300, 784)
 
 
@@ -310,11 +312,12 @@ def short(id: str, *overrides: str) -> recipe.Recipe:
 def test_a_recipe_with_warm_start_teacher_and_bf16_is_resumed_exactly(cifar, tmp_path, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
-    monkeypatch.setattr(train, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference), "taught": reference}[name])
+    monkeypatch.setattr(loop, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
+    monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
     own = short("resnet20-4-sq", "teacher=taught", "distill=0.7", "temperature=2.0")
-    whole = train.run(own, 0, tmp_path / "whole").read_bytes()
-    train.run(own, 0, tmp_path / "parts", stop_after=2)
-    assert train.run(own, 0, tmp_path / "parts").read_bytes() == whole
+    whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
+    loop.run(own, 0, tmp_path / "parts", stop_after=2)
+    assert loop.run(own, 0, tmp_path / "parts").read_bytes() == whole
     header, groups = codec.decode(whole, partitionings.layout)
     assert list(groups) == ["convs", "fc", "bn.scale", "bn.bias", "fc.bias"] and groups["convs"].decoder == "sq"
     network = networks.build("resnet20-4")
@@ -330,13 +333,13 @@ def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch
     torch.manual_seed(5)
     reference = networks.build("resnet20-4")
     parts = partitionings.get("resnet20-4")
-    for name in finish.layers(reference):  # as in a file: scale and bias, no statistics
+    for name in bn.layers(reference):  # as in a file: scale and bias, no statistics
         reference.get_submodule(name).weight.data.uniform_(0.1, 2.0)
     reference.load_state_dict(partitionings.constants(parts), strict=False)
     reference.eval()
-    monkeypatch.setattr(train, "_entry", lambda name: reference)
+    monkeypatch.setattr(loop, "_entry", lambda name: reference)
     own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "keep={}")
-    training = train.Run(own, 0)
+    training = loop.Run(own, 0)
     images, _ = training.batches.train(0, 0, 1)
     with torch.no_grad():
         torch.testing.assert_close(training.network.train()(images), reference(images), rtol=2e-2, atol=2e-2)
@@ -346,7 +349,7 @@ def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
     own = recipe.from_dict({
         "id": "x", "network": "resnet20-4", "method": "plain", "steps": 5, "batch": 2, "shrink": [[2, 8], [3, 16]],
     })  # fmt: skip
-    training, seen = train.Run(own, 0), []
+    training, seen = loop.Run(own, 0), []
     training.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     images = [training.batches.train(step, 0, 1)[0] for step in range(4)]
     for _ in images:
@@ -362,8 +365,8 @@ def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
 )
 def test_recipes_for_cifar_run(id, cifar, tmp_path, monkeypatch):
     own = short(id)
-    monkeypatch.setattr(train, "_entry", lambda name: networks.build(own.network).eval())
-    blob = train.run(own, 0, tmp_path).read_bytes()
+    monkeypatch.setattr(loop, "_entry", lambda name: networks.build(own.network).eval())
+    blob = loop.run(own, 0, tmp_path).read_bytes()
     codec.decode(blob, partitionings.layout)
     assert json.loads((tmp_path / "outcome.json").read_text())["heldout_examples"] == 20
 

@@ -55,7 +55,7 @@ class Entry:
     parameters: int  # of the uncompressed network
     size_bytes: int  # of model.zoo, all of it
     sha256: str  # of model.zoo
-    weights_sha256: str  # of the decoded float32 weights: zoo.verify.weights_digest
+    weights_sha256: str  # of the decoded float32 weights: zoo.measurement.weights_digest
     paper_bytes: int | None = None  # size under the counting of the method's paper
     paper_counting: str | None = None  # what that counting leaves out
     test_set: str | None = None  # digest of the test set, as zoo.datasets computes it

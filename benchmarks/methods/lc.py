@@ -7,7 +7,7 @@
       `---- mu <- mu * factor,  lambda <- lambda - mu (w - Delta) <--------------------------------'
 
 It starts from a trained network. mu grows until w and Delta agree; Delta is what the file holds, exactly quantised.
-Biases stay real-valued: the file has them on a grid too fine to matter. The C steps are in benchmarks/quantisers.py.
+Biases stay real-valued: the file has them on a grid too fine to matter. The C steps are in benchmarks/methods/codebooks.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.finish import shortest
+from benchmarks.methods.codebooks import Quantiser
 from benchmarks.methods.plain import Fine
-from benchmarks.quantisers import Quantiser
 from zoo.codec import Coded, psi_round
+from zoo.compress.coding import shortest
 
 SMALLEST = ("static", "context")
 OURS = {"l_steps": 200, "mu": 1e-3, "mu_last": 10.0, "multipliers": True, "bits": 10, "model": "smallest"}
@@ -32,7 +32,7 @@ class LC(nn.Module):
     """Weights, multipliers and codebooks of one network.
 
     options: codebook (adaptive | fixed | binary | ternary | pow2) with k, c, entries, scaled, exact of
-    `benchmarks.quantisers.Quantiser`; l_steps (training steps of one L step); mu (the first) and mu_last (mu grows
+    `benchmarks.methods.codebooks.Quantiser`; l_steps (training steps of one L step); mu (the first) and mu_last (mu grows
     exponentially between them); multipliers (False: quadratic penalty); bits (grid of the biases, as in plain);
     model (entropy model of the indices; `smallest`: whichever of SMALLEST makes the shortest file).
     """

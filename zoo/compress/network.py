@@ -22,11 +22,11 @@ from torch import nn
 from torch.func import functional_call
 from tqdm import tqdm
 
-from benchmarks import checkpoint, finish, reference
-from benchmarks.calibration import BATCH, TEMPERATURE, Layer, batches, covariances, layers, sensitivity
-from benchmarks.rounder import Rounded, Rounder, unround
 from zoo import codec, networks, partitionings, preprocessing
 from zoo.codec import Coded
+from zoo.compress import bn, coding, reference, tensors
+from zoo.compress.calibration import BATCH, TEMPERATURE, Layer, batches, covariances, layers, sensitivity
+from zoo.compress.layer import Rounded, Rounder, unround
 
 MATCHED = 400  # images on which BN is re-estimated, at most: they pass together
 LARGEST = 2.0  # factor by which a BN scale takes up a change of variance, up or down
@@ -66,23 +66,23 @@ class Job:
         path = self.folder / "outputs.safetensors"
         if not path.is_file():
             found, logits = sensitivity(self.network, x, names, self.seed)
-            checkpoint.save(path, found | {"logits": logits})
-        self.outputs = checkpoint.load(path)
+            tensors.save(path, found | {"logits": logits})
+        self.outputs = tensors.load(path)
         self.logits = self.outputs.pop("logits")
         path = self.folder / "bn.safetensors"
         if not path.is_file():
-            checkpoint.save(path, finish.statistics(self.network, {}, ((batch, None) for batch in batches(x))))
-        self.bn = checkpoint.load(path)
+            tensors.save(path, bn.statistics(self.network, {}, ((batch, None) for batch in batches(x))))
+        self.bn = tensors.load(path)
         if not all(self._covariance(name).is_file() for name in names):  # they are large: each is read when it is needed
             for name, h in covariances(self.network, x, names, self.seed).items():
-                checkpoint.save(self._covariance(name), h)
+                tensors.save(self._covariance(name), {"covariance": h})
 
     def _covariance(self, name: str) -> Path:
         return self.folder / "inputs" / f"{name}.safetensors"
 
     def covariance(self, layer: Layer) -> np.ndarray:
         """H (d, d) of the layer's input patches."""
-        return checkpoint.load(self._covariance(layer.name)).numpy()
+        return tensors.load(self._covariance(layer.name))["covariance"].numpy()
 
     def rounder(self, layer: Layer) -> Rounder:
         weight = self.state[layer.weight].numpy()
@@ -140,7 +140,7 @@ class Job:
             weight = torch.from_numpy(unround(self.decoders[layer.weight], rounded[layer.name]))
             modules[layer.name].weight.copy_(weight.reshape(modules[layer.name].weight.shape))
         handles, biases = [], {}
-        for name, module in finish.layers(network).items():
+        for name, module in bn.layers(network).items():
             moments = self.bn[f"{name}.running_mean"], self.bn[f"{name}.running_var"]
             handles.append(module.float().register_forward_pre_hook(partial(match, *moments)))
 
@@ -167,16 +167,15 @@ class Job:
         Loss: KL divergence at TEMPERATURE; Adam on relative changes of scales, and on biases in units of their
         channel's deviation.
         """
-        modules = dict(network.named_modules())
-        bn = {name: m for name, m in modules.items() if isinstance(m, nn.BatchNorm2d)}
-        if not bn or not epochs:
+        normed = bn.layers(network)
+        if not normed or not epochs:
             return
         mirrored = self._mirrored_logits()
         network.to(self.dtype)
-        for m in bn.values():
+        for m in normed.values():
             m.float()
-        start = {n: (m.weight.clone(), m.bias.clone()) for n, m in bn.items()}
-        moved = {n: tuple(torch.zeros_like(p, requires_grad=True) for p in (m.weight, m.bias)) for n, m in bn.items()}
+        start = {n: (m.weight.clone(), m.bias.clone()) for n, m in normed.items()}
+        moved = {n: tuple(torch.zeros_like(p, requires_grad=True) for p in (m.weight, m.bias)) for n, m in normed.items()}
         deviation = self._deviations(start)
         optimizer = torch.optim.Adam([p for pair in moved.values() for p in pair], lr=rate, betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(self.seed)
@@ -205,8 +204,8 @@ class Job:
         network.float()
         with torch.no_grad():
             for n, (u, v) in moved.items():
-                bn[n].weight.copy_(start[n][0] * (1 + u))
-                bn[n].bias.copy_(start[n][1] + deviation[n] * v)
+                normed[n].weight.copy_(start[n][0] * (1 + u))
+                normed[n].bias.copy_(start[n][1] + deviation[n] * v)
 
     def _deviations(self, start: dict) -> dict[str, torch.Tensor]:
         """Standard deviation of each BN layer's output, where a layer runs right before it; else the size of its scale."""
@@ -221,8 +220,8 @@ class Job:
         path = self.folder / "mirrored.safetensors"
         if not path.is_file():
             x = self.images.to(self.dtype)
-            checkpoint.save(path, torch.cat([self.network(b.flip(3)).float() for b in batches(x)]))
-        return checkpoint.load(path)
+            tensors.save(path, {"logits": torch.cat([self.network(b.flip(3)).float() for b in batches(x)])})
+        return tensors.load(path)["logits"]
 
     def groups(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, Coded]:
         """All groups of the file: integers of the layers, and BN, biases in integers of a step each tensor."""
@@ -236,9 +235,9 @@ class Job:
                 psi = {"scale": np.stack([part.places for part in parts])}
                 options = [Coded(self.decoders[group.tensors[0]], model, phi, psi) for model in ("static", "classes")]
             else:
-                options = [finish.code([vectors[name] for name in group.tensors], 0, True)]
+                options = [coding.code([vectors[name] for name in group.tensors], 0, True)]
                 options += [replace(options[0], model="classes")] if len(group.tensors) > 8 else []
-            out[group.name] = finish.shortest(group, options)
+            out[group.name] = coding.shortest(group, options)
         return out
 
     def _vectors(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, tuple[np.ndarray, float]]:
@@ -258,7 +257,7 @@ class Job:
             weight = name.removesuffix("bias") + "weight"
             taken = factor[name] if name in factor else shift.get(weight, 1.0)
             s = self.outputs[name].double().numpy() / np.square(taken)  # (C,): of what the file holds
-            step = finish.size(value * taken) * 2.0**-3
+            step = coding.size(value * taken) * 2.0**-3
             if s.mean() > 0:
                 step = min(step, math.sqrt(12 * lam / math.log(2) / float(s.mean())))
             out[name] = value * taken, step
@@ -269,13 +268,13 @@ class Job:
         return codec.encode(self.partitioning.network, self.partitioning.name, groups, layout)
 
 
-def match(mean: torch.Tensor, variance: torch.Tensor, bn: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+def match(mean: torch.Tensor, variance: torch.Tensor, layer: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
     """Before a folded BN layer runs: gives its outputs the mean and variance that inputs with these moments (C,) had."""
-    now, spread = finish.moments(sum(finish.totals(part) for part in inputs[0].split(BATCH)))
-    factor = (variance.clamp_min(finish.DEAD) / spread.clamp_min(finish.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
-    slope = bn.weight / (bn.running_var + bn.eps).sqrt()
-    bn.bias.add_(slope * ((mean - bn.running_mean) - factor * (now - bn.running_mean)))
-    bn.weight.mul_(factor)
+    now, spread = bn.moments(sum(bn.totals(part) for part in inputs[0].split(BATCH)))
+    factor = (variance.clamp_min(bn.DEAD) / spread.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
+    slope = layer.weight / (layer.running_var + layer.eps).sqrt()
+    layer.bias.add_(slope * ((mean - layer.running_mean) - factor * (now - layer.running_mean)))
+    layer.weight.mul_(factor)
 
 
 def divergence(wanted: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

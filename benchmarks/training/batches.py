@@ -4,6 +4,7 @@
         mnist, cifar10            Resident: all pixels in memory as uint8, augmented a batch at a time
         imagenet                  Folder: <ZOO_DATA>/train/<class>/<picture>, decoded by worker processes
         hf:REPOSITORY             Stream: Hugging Face `datasets`, streamed from the Hub
+        pool:FOLDER               Pool: any pictures, for a teacher's answers (pool.py)
 
     pixels uint8 (B, C, H, W) --crop, flip, cutout--> uint8 --normalise--> float32, on the training's device
 
@@ -21,9 +22,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks.recipe import Recipe
+from benchmarks.training.recipe import Recipe
 from zoo import datasets, networks, preprocessing
-from zoo.errors import DataUnavailable
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, C, H, W) float32, labels (B,) int64
 FOLDER_HOLDOUT = 10_000  # pictures of ImageNet's training set held out, and at most a tenth of a smaller folder
@@ -33,6 +33,10 @@ def open_(recipe: Recipe, seed: int, device: torch.device):
     """Batches of the recipe's data set. Raises what `zoo.datasets` raises, and ValueError for what a recipe gets wrong."""
     if recipe.data.startswith("hf:"):
         return Stream(recipe, seed, device)
+    if recipe.data.startswith("pool:"):
+        from benchmarks.training.pool import Pool
+
+        return Pool(recipe, seed, device)
     if not datasets.get(recipe.dataset).downloadable:
         return Folder(recipe, seed, device)
     return Resident(recipe, seed, device)
@@ -71,7 +75,7 @@ class Resident:
         batch = self.recipe.batch
         epoch, position = divmod(step, len(self.labels) // batch)
         if epoch != self._epoch:
-            self._order, self._epoch = _permutation(len(self.labels), self.seed, epoch).to(self.device), epoch
+            self._order, self._epoch = permutation(len(self.labels), self.seed, epoch).to(self.device), epoch
         share = batch // world
         mine = slice(rank * share, (rank + 1) * share)
         index = self._order[position * batch : (position + 1) * batch][mine]
@@ -121,12 +125,12 @@ class Folder:
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
         self.recipe, self.seed, self.device = recipe, seed, device
-        self.augment, self.spec = _crops(recipe)
+        self.augment, self.spec = crops(recipe)
         self.folder = datasets.image_folder(split="train")
         found, classes = len(self.folder.class_names), networks.spec(recipe.network).classes_count
         if found > classes:
             raise ValueError(f"{self.folder.root} has {found} classes, {recipe.network} tells {classes} apart")
-        order = _permutation(len(self.folder), seed=20, epoch=0)  # the same for every seed of a recipe
+        order = permutation(len(self.folder), seed=20, epoch=0)  # the same for every seed of a recipe
         self.heldout_count = min(FOLDER_HOLDOUT, len(order) // 10)
         self.heldout_index = sorted(order[: self.heldout_count].tolist())
         self.index = order[self.heldout_count :].sort().values
@@ -160,7 +164,7 @@ class Folder:
         while True:
             epoch, position = divmod(step, len(self.index) // batch)
             if epoch != last:
-                order, last = self.index[_permutation(len(self.index), self.seed, epoch)], epoch
+                order, last = self.index[permutation(len(self.index), self.seed, epoch)], epoch
             start = position * batch + rank * share
             yield [(int(order[i]), (self.seed, epoch, i)) for i in range(start, start + share)]
             step += 1
@@ -196,7 +200,7 @@ class Stream:
         self.recipe, self.seed, self.device = recipe, seed, device
         own = {key: recipe.augment[key] for key in ("buffer", "examples", "configuration") if key in recipe.augment}
         rest = {key: value for key, value in recipe.augment.items() if key not in own}
-        self.augment, self.spec = _crops(replace(recipe, augment=rest))
+        self.augment, self.spec = crops(replace(recipe, augment=rest))
         name = recipe.data.removeprefix("hf:")
         self.source = datasets.load_dataset(name, own.get("configuration"), split="train", streaming=True)
         self.split = split_dataset_by_node
@@ -243,7 +247,7 @@ class Stream:
                 empty = False
                 yield example
             if empty and once is examples:
-                raise DataUnavailable(f"{self.recipe.data}: process {rank} of {world} finds no examples in its part")
+                raise datasets.DataUnavailable(f"{self.recipe.data}: process {rank} of {world} finds no examples in its part")
             once = examples
 
     def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
@@ -296,10 +300,14 @@ def _centre_crop(image, spec: preprocessing.Preprocessing) -> np.ndarray:
     return np.array(preprocessing.resize_and_crop(spec, image))
 
 
-def _crops(recipe: Recipe) -> tuple[dict, preprocessing.Preprocessing]:
-    """Augmentation of pictures with its defaults, and the evaluation's preprocessing at the same size."""
+def crops(recipe: Recipe, options: dict | None = None) -> tuple[dict, preprocessing.Preprocessing]:
+    """Augmentation of pictures with its defaults, and the evaluation's preprocessing at the same size.
+
+    options: what is set of it, where that is not all of the recipe's `augment`.
+    """
+    options = recipe.augment if options is None else options
     size = networks.spec(recipe.network).input_shape[-1]
-    augment = {"size": size, "area": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True, **recipe.augment}
+    augment = {"size": size, "area": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True, **options}
     if unknown := set(augment) - {"size", "area", "ratio", "flip"}:
         raise ValueError(f"unknown augmentation {sorted(unknown)}; known: area, flip, ratio, size")
     spec = datasets.PREPROCESSINGS[recipe.preprocess]
@@ -311,7 +319,7 @@ def mixed(seed: int, number: int) -> int:
     return (seed * 0x9E3779B1 + number) % 2**32
 
 
-def _permutation(count: int, seed: int, epoch: int) -> torch.Tensor:
+def permutation(count: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from zoo import networks
 from zoo.errors import ZooError
 
-FOLDER = Path(__file__).parent / "recipes"
+FOLDER = Path(__file__).parent.parent / "recipes"
 CHOICES = {
-    "precision": ("float32", "bf16"),
+    "precision": ("float32", "bf16", "auto"),
     "optimizer.name": ("adam", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "linear", "step"),
 }
@@ -38,7 +38,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Finish:
-    """How what the method leaves (BN) is coded: see benchmarks/finish.py. Without effect where it leaves nothing."""
+    """How what the method leaves (BN) is coded: see benchmarks/training/bn.py. Without effect where it leaves nothing."""
 
     penalty: float | None = None  # nats a bit; None: the method's lambda, else 1e-8
     images: int = 10_000  # training images for BN's statistics; a fifth of them during training, a quarter for scores of channels
@@ -65,15 +65,18 @@ class Recipe:
     batch: int
     seeds: tuple[int, ...] = (0, 1, 2)
     partitioning: str = "paper"
-    data: str = ""  # data set, where it is not the network's own, or "hf:REPOSITORY": see benchmarks/batches.py
+    data: str = ""  # data set, where it is not the network's own, "hf:REPOSITORY" or "pool:FOLDER": see training/batches.py
     preprocessing: str = ""  # name for zoo.preprocessing, where it is not that of the data set
     warm_start: str = ""  # id of the entry whose weights training starts from
-    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/thin.py
-    teacher: str = ""  # id of the entry whose logits are distilled
-    distill: float = 0.0  # weight of the teacher's cross-entropy against the labels'
+    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/training/thin.py
+    teacher: str = ""  # id of the entry, or source of weights ("keras/resnet50"), whose logits are distilled
+    distill: float = 0.0  # weight of the teacher's divergence against the labels' cross-entropy, where a label is known
     temperature: float = 1.0
+    features: float = 0.0  # weight of the error in the teacher's stage outputs: see benchmarks/training/distill.py
+    stages: tuple[str, ...] = ()  # modules of teacher and student whose outputs are compared
+    inherit: tuple[str, ...] = ()  # layers that start as copies of the teacher's
     label_smoothing: float = 0.0
-    precision: str = "float32"  # float32 | bf16 (autocast)
+    precision: str = "float32"  # float32 | bf16 (autocast) | auto (bf16 where the hardware multiplies it)
     channels_last: bool = False  # memory layout of convolutions
     shrink: tuple[tuple[int, int], ...] = ()  # (n, s): before step n images are averaged down to s x s pixels: cheap early steps
     average: float = 0.999  # decay of the running average of the parameters that the method leaves as they are (BN)
@@ -89,7 +92,7 @@ class Recipe:
     @property
     def dataset(self) -> str:
         """Name of the data set that the network is tested on: `data`, or the network's own."""
-        if self.data and not self.data.startswith("hf:"):
+        if self.data and not self.data.startswith(("hf:", "pool:")):
             return self.data
         return networks.spec(self.network).dataset
 
@@ -168,6 +171,10 @@ def from_dict(content: dict, where: str = "recipe") -> Recipe:
     recipe = Recipe(**_frozen(content | parts))
     if recipe.teacher and not 0 < recipe.distill <= 1:
         raise ValueError(f"{where}: distill is {recipe.distill}, expected a share above 0 and up to 1 with a teacher")
+    if not recipe.teacher and (recipe.features or recipe.inherit or recipe.data.startswith("pool:")):
+        raise ValueError(f"{where}: features, inherit and a pool of pictures need a teacher")
+    if bool(recipe.features) != bool(recipe.stages):
+        raise ValueError(f"{where}: features is {recipe.features} and stages is {recipe.stages}, expected both or neither")
     if any(a >= b for (a, _), (b, _) in itertools.pairwise(recipe.shrink)):
         raise ValueError(f"{where}: shrink is {recipe.shrink}, expected ascending steps")
     return recipe

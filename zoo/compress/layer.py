@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import checkpoint, rounding
-from benchmarks.calibration import Layer
 from zoo import codec, reparam
+from zoo.compress import rounding, tensors
+from zoo.compress.calibration import Layer
 
 FLOOR = 0.1  # of a layer's mean importance: few images know a channel's importance only roughly
 STEP = 2.2  # c; high-rate theory says sqrt(6 / ln 2) = 2.9, choices made with the rate in view want finer steps
@@ -39,13 +39,11 @@ class Rounded:
     bits: float
 
     def save(self, path: Path) -> None:
-        state = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in asdict(self).items()}
-        checkpoint.save(path, state)
+        tensors.save(path, {key: torch.from_numpy(np.asarray(value)) for key, value in asdict(self).items()})
 
     @classmethod
     def load(cls, path: Path) -> Rounded:
-        state = checkpoint.load(path)
-        return cls(**{key: v.numpy() if isinstance(v, torch.Tensor) else v for key, v in state.items()})
+        return cls(**{key: value.numpy() if value.dim() else value.item() for key, value in tensors.load(path).items()})
 
 
 def to_latents(decoder: str, rows: np.ndarray, kernel: int) -> np.ndarray:
