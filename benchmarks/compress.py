@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import curve, evaluate
+from benchmarks import evaluate
+from benchmarks.report import curve
 from zoo import datasets, evidence, measurement, preprocessing, registry
 from zoo.compress import reference
 from zoo.compress.calibration import BATCH

@@ -18,8 +18,8 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks import curve
 from benchmarks.evaluate import ARTIFACTS
+from benchmarks.report import curve
 from benchmarks.train import RUNS, describe, folder, named, train_one
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Recipe

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import compare, curve, evaluate, speed, sweep, train
+from benchmarks import compare, evaluate, speed, sweep, train
+from benchmarks.report import curve
 from benchmarks.training import recipe as recipes
 from zoo import codec, datasets, evidence, measurement, partitionings, registry
 from zoo.codec import Coded

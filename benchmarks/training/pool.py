@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.training import batches
 from benchmarks.training.recipe import Recipe
-from zoo import datasets, preprocessing
+from zoo import datasets, files, preprocessing
 from zoo.errors import DataUnavailable, WrongData
 
 UNKNOWN = -100  # label of a picture whose class is not known; torch's own index to ignore
@@ -229,7 +229,7 @@ def read(folder: Path) -> Pictures:
     return Pictures(names, pixels, start, height, width, labels, digest)
 
 
-def _decode(folder: Path, files: list[Path], cached: Path, index: Path) -> None:
+def _decode(folder: Path, pictures: list[Path], cached: Path, index: Path) -> None:
     from PIL import Image, UnidentifiedImageError
 
     names, labels, start, height, width, position = [], [], [], [], [], 0
@@ -237,7 +237,7 @@ def _decode(folder: Path, files: list[Path], cached: Path, index: Path) -> None:
     part = cached.with_name(f"{cached.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as out:
-            for name, blob in tqdm(_blobs(folder, files), desc="decoding the pool", unit=" pictures"):
+            for name, blob in tqdm(_blobs(folder, pictures), desc="decoding the pool", unit=" pictures"):
                 try:
                     image = Image.open(io.BytesIO(blob)).convert("RGB")
                 except (OSError, UnidentifiedImageError, ValueError) as error:
