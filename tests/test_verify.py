@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import zoo
+from benchmarks import measure
+from benchmarks.__main__ import main as benchmark
 from zoo import codec, damage, datasets, evidence, measurement, partitionings, registry, verify
 from zoo.errors import CorruptArtifact, DataUnavailable, UnknownModel, VerificationFailed, WrongData
 
@@ -24,7 +26,7 @@ def outcome(entry, **options):
 
 
 def rewrite(entry, **changes):
-    registry.save(dataclasses.replace(entry, **changes))
+    registry.save(entry.changed(**changes))
 
 
 # ------------------------------------------------------------------------------------------ measuring
@@ -306,9 +308,9 @@ def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_sta
     made = make_entry(artifacts, "untested", lenet_blob)
     found = outcome(made)
     assert found.ok and "not in the record" in found.notes[0]
-    assert len(found.notes) == 1  # the command takes --write with ImageNet's --data alone
-    assert outcome(made, write=True).ok
-    now = registry.find("untested")
+    assert len(found.notes) == 1
+    now = measure.measure(made, None, progress=False)
+    assert now == registry.find("untested")
     assert now.test_errors == found.errors and now.test_set == mnist_standin.digest
     assert outcome(now).notes == []
 
@@ -421,13 +423,13 @@ def imagenet_entry(artifacts, lenet_blob, monkeypatch):
                                         preprocessing="imagenet", **changes)  # fmt: skip
 
 
-def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch):
+def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch, capsys):
     made = imagenet_entry()
     found = outcome(made)
     assert found.ok and found.errors is None and "not yet measured; --data PATH" in found.notes[0]
 
-    found = outcome(made, data_root=pictures, write=True)
-    assert found.status == "FAILED" and "not written: the official validation set has 50,000 images" in found.problems[0]
+    with pytest.raises(WrongData, match="not written: the official test set has 50,000 images, as many of each of 1,000 classes"):
+        measure.measure(made, pictures, progress=False)
     assert registry.find(made.id).test_errors is None
     found = outcome(made, data_root=pictures)
     assert found.ok and found.examples == 9 and "not the official validation set" in found.notes[-1]
@@ -436,11 +438,16 @@ def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, len
         answers = [int(network(zoo.transforms(made.id)(folder[i][0])).argmax()) for i in range(9)]
     assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))
 
-    monkeypatch.setattr(verify, "_is_official", lambda _: True)
-    assert outcome(made, data_root=pictures).notes[-1] == "--write puts them there"
-    found = outcome(made, data_root=pictures, write=True)
-    assert found.ok and "written to" in found.notes[-1]
+    rewrite(made, weights_sha256="0" * 64)
+    with pytest.raises(VerificationFailed, match="weights_sha256"):
+        measure.measure(registry.find(made.id), pictures, progress=False)
+    rewrite(made)
+    monkeypatch.setattr(measure, "require_official", lambda *_: None)
+    assert benchmark(["measure", made.id, "--data", str(pictures)]) == 0
+    assert f"{found.errors} of 9 wrong" in capsys.readouterr().out
     now = registry.find(made.id)
+    with pytest.raises(ValueError, match="has test errors in its record"):
+        measure.measure(now, pictures)
     assert (now.test_errors, now.test_examples, now.test_set) == (found.errors, 9, folder.digest())
     assert evidence.read_predictions(now.folder).tolist() == answers
     assert outcome(now, data_root=pictures).ok

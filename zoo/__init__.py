@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import registry
 from zoo.errors import CorruptArtifact, ZooError
-from zoo.registry import Entry
 
 if TYPE_CHECKING:
     import torch
 
     from zoo.codec import Coded, Header
     from zoo.measurement import measure
+    from zoo.records import Entry
 
 __all__ = [
     "Entry", "ZooError", "classes", "decode", "encode", "from_bytes", "info", "list_models", "load", "measure", "transforms",
@@ -124,14 +124,18 @@ def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:
     return codec.decode(blob, partitionings.layout)
 
 
-_MODULES = ("codec", "datasets", "evidence", "measurement", "networks", "partitionings", "preprocessing", "reparam", "verify")
+_MODULES = (
+    "codec", "compress", "datasets", "evidence", "measurement", "networks", "partitionings", "preprocessing", "records",
+    "reparam", "verify",
+)  # fmt: skip
+_ELSEWHERE = {"Entry": "zoo.records", "measure": "zoo.measurement"}
 
 
 def __getattr__(name: str):  # modules and functions that import numpy or torch, on first use
     if name in _MODULES:
         return importlib.import_module(f"zoo.{name}")
-    if name == "measure":
-        return importlib.import_module("zoo.measurement").measure
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
 
 

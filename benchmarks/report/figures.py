@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.report.records import pareto, size
 from zoo import datasets, networks
-from zoo.registry import Entry, Quoted
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 # Colour-blind safe (Okabe and Ito 2008), with markers that differ too.
 STYLES = {"epr": ("#0072B2", "o"), "lc": ("#D55E00", "s"), "hemp": ("#009E73", "^"), "plain": ("#000000", "D")}

@@ -19,7 +19,8 @@ from benchmarks.report import figures
 from benchmarks.report.records import ROOT, by_network, pareto, read_entries, size
 from benchmarks.training import recipe as recipes
 from zoo import datasets, files, networks, registry
-from zoo.registry import Entry, Quoted
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
 RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote; people may put a caption NAME.md beside NAME.svg
@@ -174,7 +175,7 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
 def _agreement(e: Entry) -> str:
     if not e.sample:
         return ""
-    agreement, count = e.sample.get("agreement"), e.sample["examples"]
+    agreement, count = e.sample.agreement, e.sample.examples
     return "" if agreement is None else f"{agreement:,} of {count:,} ({100 * agreement / count:.1f} %)"
 
 
@@ -204,7 +205,7 @@ def _seeds(e: Entry) -> str:
         return ""
     spreads = []
     for key, unit in (("size_bytes", "bytes"), ("test_errors", "errors")):
-        values = [s[key] for s in e.seeds if s.get(key) is not None]
+        values = [getattr(s, key) for s in e.seeds if getattr(s, key) is not None]
         if values:
             spreads.append(f"{min(values):,}–{max(values):,} {unit}")
     return f"{len(e.seeds)}: {', '.join(spreads)}"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import networks, registry
-from zoo.registry import Entry, Quoted
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 ROOT = Path(__file__).parents[2]
 
