@@ -6,28 +6,27 @@
         --zoo.measure--> bytes, digests, golden outputs, test errors of every seed  -->  artifacts/<id>/
 
 Model bytes under an id never change once they are published: an improvement is a new id. --replace-unpublished is for
-entries that nobody has seen. Only ImageNet's test errors come into a record later: `zoo verify ID --data PATH --write`.
+entries that nobody has seen. Only ImageNet's test errors come into a record later: `python -m benchmarks measure`.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import recipe as recipes
-from benchmarks.recipe import Claim, Recipe
-from benchmarks.run import RUNS, folder, logged_recipe
+from benchmarks import methods
+from benchmarks.train import RUNS, folder, logged_recipe
+from benchmarks.training import recipe as recipes
+from benchmarks.training.recipe import Claim, Recipe
 from benchmarks.versions import versions
-from zoo import codec, datasets, evidence, files, measurement, partitionings, registry
+from zoo import datasets, evidence, files, measurement, records, registry
 from zoo.measurement import Measurement
-from zoo.registry import Entry
+from zoo.records import Entry
 
 ROOT = Path(__file__).parent.parent
 ARTIFACTS = ROOT / "artifacts"
@@ -46,10 +45,10 @@ def main(args: argparse.Namespace) -> int:
     path = recipes.find(args.recipe)
     entry = evaluate(path, args.runs, args.out, args.device, args.replace_unpublished)
     for outcome in entry.seeds:
-        mark = "ships" if outcome["seed"] == entry.seed else ""
-        errors = "not tested" if outcome["test_errors"] is None else f"{outcome['test_errors']:,} test errors"
-        held = f"{outcome['heldout_errors']} of {outcome['heldout_examples']:,} held-out"
-        print(f"seed {outcome['seed']}: {outcome['size_bytes']:,} bytes, {held}, {errors}  {mark}")
+        mark = "ships" if outcome.seed == entry.seed else ""
+        errors = "not tested" if outcome.test_errors is None else f"{outcome.test_errors:,} test errors"
+        held = f"{outcome.heldout_errors} of {outcome.heldout_examples:,} held-out"
+        print(f"seed {outcome.seed}: {outcome.size_bytes:,} bytes, {held}, {errors}  {mark}")
     error = "test set not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} % error"
     print(f"{args.out / entry.id}: {entry.size_bytes:,} bytes, {entry.ratio:,.0f}x smaller, {error}")
     print(f"next: zoo verify {entry.id}; python -m benchmarks leaderboard")
@@ -68,7 +67,7 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
     blobs = {o["seed"]: (_run(runs, recipe, o["seed"]) / registry.MODEL).read_bytes() for o in found}
     ships = chosen["seed"]
     refuse_other_bytes(out / recipe.id, blobs[ships], replace)
-    images = "test" if datasets.get(recipe.dataset).downloadable else None  # `zoo verify ID --data PATH --write` measures those
+    images = "test" if datasets.get(recipe.dataset).downloadable else None  # `measure` does those
     how = {"dataset": recipe.dataset, "preprocess": recipe.preprocess, "device": device}
     measured = {s: measurement.measure(blob, images, **how) for s, blob in blobs.items()}
     kept = ("seed", "size_bytes", "heldout_errors", "heldout_examples")
@@ -156,24 +155,25 @@ def write_entry(
     facts.setdefault("paper_bytes", None)
     if facts["paper_bytes"] is None:
         facts["paper_bytes"], facts["paper_counting"] = paper_bytes(method, blob)
-    entry = Entry(
-        id=id,
-        network=found.network,
-        method=method,
-        partitioning=found.partitioning,
-        dataset=dataset,
-        preprocessing=preprocessing,
-        parameters=found.parameters,
-        size_bytes=found.size_bytes,
-        sha256=found.sha256,
-        weights_sha256=found.weights_sha256,
-        test_set=found.test_set,
-        test_errors=found.errors,
-        test_examples=found.examples,
-        license=license,
-        versions=versions(),
-        **facts,
-    )
+    record = {
+        "schema": records.SCHEMA,
+        "id": id,
+        "network": found.network,
+        "method": method,
+        "partitioning": found.partitioning,
+        "dataset": dataset,
+        "preprocessing": preprocessing,
+        "parameters": found.parameters,
+        "size_bytes": found.size_bytes,
+        "sha256": found.sha256,
+        "weights_sha256": found.weights_sha256,
+        "test_set": found.test_set,
+        "test_errors": found.errors,
+        "test_examples": found.examples,
+        "license": license,
+        "versions": versions(),
+    }
+    entry = records.entry(record | facts)
     staging = Path(out) / f".{id}.{os.getpid()}.part"
     new = staging / id
     try:
@@ -207,37 +207,9 @@ def refuse_other_bytes(place: Path, blob: bytes, replace: bool = False) -> None:
 
 
 def paper_bytes(method: str, blob: bytes) -> tuple[int | None, str | None]:
-    """Size of a file under the counting of its method's paper, and that counting in words; None where the paper has none.
-
-    A method counts for itself by offering `paper_bytes(groups)` in its file; EPR needs the coded lengths of the file.
-    """
-    if method == "epr":
-        return _epr_bytes(blob)
-    try:
-        module = importlib.import_module(f"benchmarks.methods.{method}")
-    except ModuleNotFoundError:
-        return None, None
-    if not hasattr(module, "paper_bytes"):
-        return None, None
-    return module.paper_bytes(codec.decode(blob, partitionings.layout)[1])
-
-
-def _epr_bytes(blob: bytes) -> tuple[int, str]:
-    """Oktay et al. 2019, sections 3.1 and 3.2: neither names, lengths nor checksum; LeNet biases are compressed, those of
-    networks with batch normalisation are float32; BN statistics and scales are not counted."""
-    header, parts = codec.anatomy(blob, partitionings.layout)
-    groups = {group.name: group for group in partitionings.get(header.network, header.partitioning).groups}
-    normalised = any(name.startswith("bn.") for name in groups)
-    total = 0.0
-    for part in parts:
-        if normalised and part.group == "bn.scale":
-            continue
-        if normalised and "bias" in part.group:
-            total += 4 * groups[part.group].size
-        else:
-            total += part.coded_bits / 8 + part.table_bytes + part.psi_bytes
-    biases = "biases as float32, no BN scales or statistics" if normalised else "biases included"
-    return math.ceil(total), f"coded integers, probability tables and decoder parameters; {biases}; no header or checksum"
+    """Size of a file under the counting of its method's paper, and that counting in words; None where the paper has none."""
+    counted = methods.find(method).paper_bytes(blob) if method in methods.names() else None
+    return counted or (None, None)
 
 
 def _run(runs: Path, recipe: Recipe, seed: int) -> Path:
@@ -253,6 +225,10 @@ def _in_repository(path: Path) -> str:
 
 def _differences(a: Recipe, b: Recipe) -> str:
     old, new = recipes.deciding(a), recipes.deciding(b)
-    return "; ".join(f"{k} was {old[k]!r}, is {new[k]!r}" for k in new if old[k] != new[k])
-
-
+    changes = []
+    for key in new:
+        if isinstance(new[key], dict) and isinstance(old[key], dict):
+            changes += [(f"{key}.{k}", old[key].get(k), new[key].get(k)) for k in sorted({*old[key], *new[key]})]
+        else:
+            changes.append((key, old[key], new[key]))
+    return "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changes if before != now)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import codec, datasets, measurement, networks, partitionings, registry
+from zoo import codec, datasets, measurement, networks, partitionings, records, registry
 from zoo.codec import Coded
 
 
@@ -30,7 +30,7 @@ def standin_images(count: int = 200, seed: int = 1) -> datasets.Images:
     return datasets.Images(pixels, labels, datasets.digest(pixels, labels))
 
 
-def make_entry(root: Path, name: str, blob: bytes, images: datasets.Images | None = None, **facts) -> registry.Entry:
+def make_entry(root: Path, name: str, blob: bytes, images: datasets.Images | None = None, **facts) -> records.Entry:
     """An entry's folder below `root`, complete, tested on `images` if there are any; `facts` go into the record."""
     from benchmarks import evaluate
 
@@ -65,6 +65,6 @@ def mnist_standin(monkeypatch) -> datasets.Images:
 
 
 @pytest.fixture
-def entry(artifacts, lenet_blob, mnist_standin) -> registry.Entry:
+def entry(artifacts, lenet_blob, mnist_standin) -> records.Entry:
     """The entry lenet300-100-standin, tested on `mnist_standin`."""
     return make_entry(artifacts, "lenet300-100-standin", lenet_blob, mnist_standin)

@@ -10,18 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as commands
-from benchmarks import leaderboard
-from zoo import networks, registry
-from zoo.registry import Entry
+from benchmarks.report import figures, leaderboard
+from zoo import networks, records, registry
+from zoo.records import Entry
 
 
 def entry(id: str, size: int, errors: int | None, network: str = "lenet300-100", method: str = "epr", **more) -> Entry:
     spec = networks.spec(network)
     tested = {} if errors is None else {"test_set": "0" * 64, "test_errors": errors, "test_examples": 10_000}
-    return Entry(
-        id=id, network=network, method=method, dataset=spec.dataset, preprocessing=spec.dataset, parameters=spec.parameters,
-        size_bytes=size, sha256="1" * 64, weights_sha256="2" * 64, **tested, **more,
-    )  # fmt: skip
+    record = {
+        "schema": 1, "id": id, "network": network, "method": method, "dataset": spec.dataset, "preprocessing": spec.dataset,
+        "parameters": spec.parameters, "size_bytes": size, "sha256": "1" * 64, "weights_sha256": "2" * 64,
+    }  # fmt: skip
+    return records.entry(record | tested | more)
 
 
 ENTRIES = [
@@ -31,7 +32,8 @@ ENTRIES = [
     entry("lenet300-100-good", 30_000, 150, method="hemp"),
     entry("lenet300-100-far", 20_000, 3_000, method="direct"),
     entry("resnet50-dft", 5_400_000, None, "resnet50", sample={
-        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95}),
+        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95,
+        "reference": "fp32", "note": "a stand-in"}),
 ]  # fmt: skip
 QUOTED = list(registry.quoted().values())
 
@@ -145,11 +147,11 @@ def test_the_table_goes_between_the_marks_and_nothing_else_changes():
 
 def test_a_figure_is_the_same_every_time_and_names_its_points():
     quoted = [q for q in QUOTED if q.network == "lenet300-100"]
-    drawn = leaderboard.figure("lenet300-100", ENTRIES[:4], quoted)
-    assert drawn == leaderboard.figure("lenet300-100", ENTRIES[:4], quoted)
+    drawn = figures.figure("lenet300-100", ENTRIES[:4], quoted)
+    assert drawn == figures.figure("lenet300-100", ENTRIES[:4], quoted)
     text = drawn.decode()
-    assert leaderboard.points_digest(ENTRIES[:4], quoted) in text
-    assert ENTRIES and leaderboard.points_digest(ENTRIES[:3], quoted) not in text
+    assert figures.points_digest(ENTRIES[:4], quoted) in text
+    assert ENTRIES and figures.points_digest(ENTRIES[:3], quoted) not in text
     words = "\n".join(ElementTree.fromstring(text).itertext())
     for label in ("small", "good", "far ↑ 30.0 %", "Bayesian Compression (GHS)", "measured Pareto front", "lenet300-100"):
         assert label in words
@@ -158,11 +160,11 @@ def test_a_figure_is_the_same_every_time_and_names_its_points():
 
 def test_a_stale_figure_is_noticed(tmp_path):
     path = tmp_path / "f.svg"
-    assert leaderboard.figure_digest(path) is None
-    path.write_bytes(leaderboard.figure("lenet300-100", ENTRIES[:2], []))
-    assert leaderboard.figure_digest(path) == leaderboard.points_digest(ENTRIES[:2], [])
-    assert leaderboard.figure_digest(path) != leaderboard.points_digest(ENTRIES[:3], [])
+    assert figures.figure_digest(path) is None
+    path.write_bytes(figures.figure("lenet300-100", ENTRIES[:2], []))
+    assert figures.figure_digest(path) == figures.points_digest(ENTRIES[:2], [])
+    assert figures.figure_digest(path) != figures.points_digest(ENTRIES[:3], [])
 
 
 def test_a_network_without_measured_errors_has_no_figure():
-    assert not leaderboard.is_drawn(ENTRIES[4:], QUOTED) and leaderboard.is_drawn(ENTRIES[:1], [])
+    assert not figures.is_drawn(ENTRIES[4:], QUOTED) and figures.is_drawn(ENTRIES[:1], [])

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from benchmarks import evaluate, recipe, train
+from benchmarks import evaluate, measure
 from benchmarks.__main__ import main
-from zoo import datasets, measurement, preprocessing, registry, verify
+from benchmarks.training import loop, recipe
+from zoo import datasets, measurement, preprocessing, records, registry, verify
 
 RECIPE = """
 id = "resnet18-standin"
@@ -51,12 +52,14 @@ def pictures(count: int, seed: int) -> datasets.Images:
     return datasets.Images(pixels, labels, datasets.digest(pixels, labels))
 
 
-def verified(monkeypatch, folder, name: str, tested: datasets.Images, write: bool) -> registry.Entry:
+def verified(monkeypatch, folder, name: str, tested: datasets.Images, unmeasured: bool) -> records.Entry:
     """The entry as its record stands after `zoo verify`, which must have found nothing wrong."""
     monkeypatch.setattr(registry, "roots", lambda: [folder])
     monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
-    (outcome,) = verify.verify([name], write=write, progress=False)
+    (outcome,) = verify.verify([name], progress=False)
     outcome.check()
+    if unmeasured:
+        measure.record(registry.find(name), outcome.measurement)
     assert outcome.examples == len(tested)
     entry = registry.find(name)
     assert (entry.network, entry.dataset, entry.preprocessing) == ("resnet18:10", "cifar10", "cifar10-64")
@@ -72,9 +75,9 @@ def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
     path, artifacts = tmp_path / "resnet18-standin.toml", tmp_path / "artifacts"
     path.write_text(RECIPE)
-    train.run(recipe.read(path), 0, tmp_path / "runs" / "resnet18-standin" / "seed-0")
+    loop.run(recipe.read(path), 0, tmp_path / "runs" / "resnet18-standin" / "seed-0")
     evaluate.evaluate(path, tmp_path / "runs", artifacts)
-    entry = verified(monkeypatch, artifacts, "resnet18-standin", tested, write=False)
+    entry = verified(monkeypatch, artifacts, "resnet18-standin", tested, unmeasured=False)
     network = zoo.load("resnet18-standin")
     with torch.no_grad():
         answers = network(preprocessing.preprocess("cifar10-64")(tested.pixels)).argmax(1)
@@ -93,7 +96,7 @@ def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
         "steps": 200, "batch": 64, "precision": "bf16", "channels_last": True, "augment": {"flip": True},
         "optimizer": {"name": "sgd", "lr": 0.05, "warmup": 20, "weight_decay": 5e-4}, "options": {"ema": 0.9},
     })  # fmt: skip
-    training = train.Run(own, 0)
+    training = loop.Run(own, 0)
     for _ in range(own.steps):
         training.train_step()
     weights = training._weights(averaged=True) | training.rest.averages()
@@ -103,7 +106,7 @@ def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
     command = f"compress resnet18:10 --weights {tmp_path / 'weights.safetensors'} --preprocessing cifar10-64 --method dft "
     command += f"--bytes 1.5MB --calibration cifar10 --images 200 --work {tmp_path / 'work'} --out {out}"
     assert main(command.split()) == 0
-    entry = verified(monkeypatch, tmp_path / "artifacts", "resnet18-dft", tested, write=True)
+    entry = verified(monkeypatch, tmp_path / "artifacts", "resnet18-dft", tested, unmeasured=True)
     assert 1_485_000 <= entry.size_bytes <= 1_500_000
     assert entry.weights_source["source"] == "weights.safetensors"
     before, after = training.network, zoo.load("resnet18-dft")

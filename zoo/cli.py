@@ -82,9 +82,9 @@ def _info(args: argparse.Namespace) -> int:
         if name == "size_bytes":
             value = f"{value:,} (1/{entry.ratio:,.1f} of the uncompressed network)"
         elif isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
+            value = _listed(value)
         elif name == "seeds":
-            value = "\n".join(", ".join(f"{k} {v}" for k, v in seed.items()) for seed in value)
+            value = "\n".join(map(_listed, value))
         elif name == "quoted" and value in registry.quoted():
             row = registry.quoted()[value]
             value = f"{row.method}: {row.size}, {row.error:g} % ({row.note}: {row.source})"
@@ -99,6 +99,10 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in lines:
         print(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width))
     return 0
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 # ---------------------------------------------------------------------------------------------- show
@@ -157,8 +161,6 @@ def _verify(args: argparse.Namespace) -> int:
     names = args.ids or registry.ids()
     if not names:
         raise ZooError(f"there is nothing to verify: no entries in {', '.join(map(str, registry.roots()))}")
-    if args.write and not args.data:
-        raise ZooError("--write records errors on ImageNet's validation set: name its folder with --data")
     import torch
 
     from zoo import verify
@@ -173,7 +175,7 @@ def _verify(args: argparse.Namespace) -> int:
     width = max(map(len, names)) + 2
     statuses = []
     for outcome in verify.verify(
-        names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, write=args.write, device=args.device
+        names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device
     ):
         size = "" if outcome.size_bytes is None else f"{outcome.size_bytes:,} bytes"
         errors = ""
@@ -306,7 +308,6 @@ def _parser() -> argparse.ArgumentParser:
                          help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
                               "(the other data sets: ZOO_DATA, see `zoo data`)")  # fmt: skip
     command.add_argument("--sample", type=Path, metavar="PATH", help="the sample of ImageNet that the records speak of")
-    command.add_argument("--write", action="store_true", help="with --data: write the errors into records that have none")
     command.add_argument("--threads", type=_positive, metavar="N", help="of torch (default: all cores)")
     command.add_argument("--device", default="cpu", help="where networks run (default: cpu)")
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,6 @@ import numpy as np
 import zoo
 from zoo import codec, datasets, networks, preprocessing, registry
 from zoo.errors import WrongData, ZooError
-from zoo.registry import Entry
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def measure(
     else:
         entry = registry.locate(source)
         blob = registry.read(entry)
-        if isinstance(entry, Entry):
+        if not isinstance(entry, Path):  # it has a record
             dataset = entry.dataset if dataset is None else dataset
             preprocess = entry.preprocessing if preprocess is None else preprocess
     header, network = codec.read_header(blob), zoo.from_bytes(blob).to(device)

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from zoo import codec, damage, datasets, evidence, measurement, partitionings, registry
+from zoo import codec, datasets, evidence, measurement, partitionings, registry
 from zoo.codec.bits import Reader
+from zoo.datasets.validation import not_official
 from zoo.errors import (
     ArtifactUnavailable,
     CorruptArtifact,
@@ -31,10 +32,9 @@ from zoo.errors import (
 )
 from zoo.evidence import PREDICTIONS, some
 from zoo.measurement import Measurement
-from zoo.registry import Entry
+from zoo.records import Entry
 
 TOLERANCE = 1e-4  # of the largest logit: what float32 sums in another order may change
-IMAGENET_VAL = 50_000  # images of the official validation set, 50 of each class
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unavailable: str | None = None  # why something could not be checked
+    measurement: Measurement | None = field(default=None, repr=False)  # of the model file, where it could be decoded
     seconds: float = 0.0
 
     @property
@@ -72,16 +73,14 @@ def verify(
     bytes_only: bool = False,
     data_root: str | os.PathLike | None = None,
     sample_root: str | os.PathLike | None = None,
-    write: bool = False,
     device: str = "cpu",
     progress: bool = True,
 ) -> Iterator[Outcome]:
     """Derives bytes, digests, outputs and errors of these entries (all of them if none is named) again, one outcome each.
 
     Offline: length, SHA-256, names, parameters, weights digest, golden outputs. Unless `bytes_only`, also the predictions and
-    errors on the whole test set. ImageNet entries are tested where `data_root` names an ImageFolder; with `write`, errors
-    on the official validation set that the record lacks are written into it. `sample_root` is the folder of the sample
-    of ImageNet that a record speaks of.
+    errors on the whole test set. ImageNet entries are tested where `data_root` names an ImageFolder. `sample_root` is the
+    folder of the sample of ImageNet that a record speaks of.
 
     Raises `UnknownModel` for a name, before anything is measured; a record that cannot be read is a problem of its outcome.
     """
@@ -93,7 +92,7 @@ def verify(
         if isinstance(entry, Outcome):
             yield entry
             continue
-        yield check(entry, bytes_only=bytes_only, data_root=data_root, sample_root=sample_root, write=write,
+        yield check(entry, bytes_only=bytes_only, data_root=data_root, sample_root=sample_root,
                     device=device, progress=progress)  # fmt: skip
 
 
@@ -111,14 +110,13 @@ def check(
     bytes_only: bool = False,
     data_root: str | os.PathLike | None = None,
     sample_root: str | os.PathLike | None = None,
-    write: bool = False,
     device: str = "cpu",
     progress: bool = True,
 ) -> Outcome:
     """The verdict on one entry; see `verify`."""
     outcome, began = Outcome(entry.id), time.perf_counter()
     try:
-        _check(entry, outcome, bytes_only, data_root, sample_root, write, {"device": device, "progress": progress})
+        _check(entry, outcome, bytes_only, data_root, sample_root, {"device": device, "progress": progress})
     except ArtifactUnavailable as error:
         if entry.hub is None:
             outcome.problems.append(str(error))
@@ -130,7 +128,7 @@ def check(
     return outcome
 
 
-def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_root, write: bool, options: dict) -> None:
+def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_root, options: dict) -> None:
     blob = registry.model_file(entry).read_bytes()
     outcome.size_bytes = len(blob)
     complaint = registry.differs(entry, blob)
@@ -140,7 +138,12 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
     usual = {"dataset": entry.dataset, "preprocess": entry.preprocessing} | options
     measurement.named_transform(entry.dataset, entry.preprocessing)  # unknown names: an error before images are looked for
     images = None if bytes_only else _images(entry, outcome, data_root)
-    found = measurement.measure(blob, images, **usual)
+    try:
+        found = measurement.measure(blob, images, **usual)
+    except WrongData as error:  # a picture cannot be read: that says nothing about the entry
+        outcome.unavailable, images = str(error), None
+        found = measurement.measure(blob, None, **usual)
+    outcome.measurement = found
     for name in ("network", "partitioning", "parameters", "weights_sha256"):
         expected, derived = getattr(entry, name), getattr(found, name)
         if expected != derived:
@@ -152,7 +155,7 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
     if entry.quoted is not None and entry.quoted not in registry.quoted():
         outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
     if images is not None:
-        _check_errors(entry, outcome, found, write)
+        _check_errors(entry, outcome, found, images)
     if sample_root is not None and not bytes_only and entry.sample is not None:
         try:
             _check_sample(entry, outcome, blob, sample_root, usual)
@@ -167,7 +170,7 @@ def _images(entry: Entry, outcome: Outcome, data_root):
             return measurement.test_images(entry.dataset)
         if data_root is not None:
             return measurement.test_images(entry.dataset, os.fspath(data_root))
-    except DataUnavailable as error:
+    except (DataUnavailable, WrongData) as error:
         outcome.unavailable = f"{error}\nzoo verify --bytes-only checks everything but the errors, without any data"
         return None
     known = "not yet measured"
@@ -178,17 +181,13 @@ def _images(entry: Entry, outcome: Outcome, data_root):
 
 
 def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
-    """What is wrong with the bytes, and where."""
+    """What is wrong with the bytes."""
     text = f"{registry.MODEL}: {complaint}"
     try:
         codec.decode(blob, partitionings.layout)
         return f"{text}; it is a whole model file, but another one"
     except CorruptArtifact as error:
-        text += f"; {error}"
-    where = damage.locate(blob, entry.size_bytes, entry.sha256)
-    if where is not None:
-        return f"{text}; {where}, in {_part_at(where.repaired, where.offset)}: with it the file is the recorded one"
-    return f"{text}; the damage is not confined to one byte"
+        return f"{text}; {error}"
 
 
 def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tuple[str, int, int]]:
@@ -207,10 +206,6 @@ def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tup
     return [*found, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]
 
 
-def _part_at(blob: bytes, offset: int) -> str:
-    return next((what for what, _, end in sections(blob) if offset < end), "what follows the checksum")
-
-
 def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:
     if expected.shape != found.shape:
         return [f"golden outputs: expected shape {expected.shape}, found {found.shape}"]
@@ -224,20 +219,20 @@ def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:
             f"{image}, class {k}: expected {expected[image, k]:.6g}, found {found[image, k]:.6g}"]  # fmt: skip
 
 
-def _check_errors(entry: Entry, outcome: Outcome, found: Measurement, write: bool) -> None:
+def _check_errors(entry: Entry, outcome: Outcome, found: Measurement, images) -> None:
     outcome.errors, outcome.examples = found.errors, found.examples
     if entry.test_errors is None:
         outcome.notes.append(f"{_rate(found.errors, found.examples)}, not in the record")
-        if write:
-            _record(entry, outcome, found)
-        elif entry.dataset == "imagenet" and _is_official(found):
-            outcome.notes.append("--write puts them there")
-        elif entry.dataset == "imagenet":
-            outcome.notes.append(f"not the official validation set, which has {IMAGENET_VAL:,} images")
+        if not datasets.get(entry.dataset).downloadable and (reason := not_official(images)) is not None:
+            outcome.notes.append(f"not the official validation set: {reason}")
         return
     if found.test_set != entry.test_set or found.examples != entry.test_examples:
-        raise WrongData(f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
-                        f"{found.examples:,} with {found.test_set}")  # fmt: skip
+        complaint = (f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
+                     f"{found.examples:,} with {found.test_set}")  # fmt: skip
+        if datasets.get(entry.dataset).downloadable:
+            raise WrongData(complaint)
+        outcome.unavailable = complaint  # the user's pictures are others than the record's
+        return
     recorded = evidence.read_predictions(entry.folder)
     problems, ties = _prediction_differences(recorded, found)
     outcome.problems += problems
@@ -265,41 +260,21 @@ def _prediction_differences(expected: np.ndarray, found: Measurement) -> tuple[l
     return problems, ties
 
 
-def _record(entry: Entry, outcome: Outcome, found: Measurement) -> None:
-    """Writes errors on the official validation set into the record of an entry that has none yet."""
-    if entry.dataset == "imagenet" and not _is_official(found):
-        raise WrongData(
-            f"not written: the official validation set has {IMAGENET_VAL:,} images, as many of each of 1,000 classes; "
-            f"found {found.examples:,} images of {len(np.unique(found.labels)):,} classes"
-        )
-    if outcome.problems:
-        outcome.notes.append("not written, because of the differences")
-        return
-    evidence.write_predictions(entry.folder, found.predictions)
-    changed = replace(entry, test_set=found.test_set, test_errors=found.errors, test_examples=found.examples)
-    outcome.notes.append(f"written to {registry.save(changed)}")
-
-
-def _is_official(found: Measurement) -> bool:
-    counts = np.bincount(found.labels, minlength=1000)
-    return found.examples == IMAGENET_VAL and bool((counts == IMAGENET_VAL // 1000).all())
-
-
 def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict) -> None:
     sample = evidence.read_sample(entry.folder)
     found = measurement.measure(blob, sample.images(root), **usual)
     recorded = entry.sample
-    if found.test_set != recorded.get("digest"):
-        raise WrongData(f"sample: expected images with digest {recorded.get('digest')}, found {found.test_set}")
+    if found.test_set != recorded.digest:
+        raise WrongData(f"sample: expected images with digest {recorded.digest}, found {found.test_set}")
     problems, ties = _prediction_differences(sample.predictions, found)
     outcome.problems += [f"sample {text}" for text in problems]
     now = replace(sample, predictions=found.predictions)
     for name, value in (("examples", len(sample.paths)), ("errors", now.errors), ("agreement", now.agreement)):
-        if recorded.get(name) != value:
-            text = f"sample {name}: expected {recorded.get(name)}, found {value}"
+        if getattr(recorded, name) != value:
+            text = f"sample {name}: expected {getattr(recorded, name)}, found {value}"
             (outcome.notes if ties and not problems else outcome.problems).append(text)
-    outcome.notes.append(f"sample {recorded.get('name')}: {_rate(now.errors, len(sample.paths))}, the answer of "
-                         f"{recorded.get('reference')} on {now.agreement} of {len(sample.paths)}")  # fmt: skip
+    outcome.notes.append(f"sample {recorded.name}: {_rate(now.errors, len(sample.paths))}, the answer of "
+                         f"{recorded.reference} on {now.agreement} of {len(sample.paths)}")  # fmt: skip
 
 
 def _rate(errors: int, examples: int) -> str:

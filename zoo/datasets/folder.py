@@ -23,10 +23,14 @@ class ImageFolder(Sequence):
 
     labels: int64 (N,), class indices in the order of the images (folders sorted, files sorted in each).
     class_names: what the indices mean; for ImageNet all 1,000, even if the folder holds only some of them.
+    names: of the pictures in the digest, where these are not their paths.
     """
 
-    def __init__(self, root: Path, paths: list[str], labels: np.ndarray, class_names: tuple[str, ...]):
+    def __init__(
+        self, root: Path, paths: list[str], labels: np.ndarray, class_names: tuple[str, ...], names: list[str] | None = None
+    ):
         self.root, self.paths, self.labels, self.class_names = root, paths, labels, class_names
+        self.names = paths if names is None else names
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -41,14 +45,14 @@ class ImageFolder(Sequence):
     def digest(self) -> str:
         """Identity of the folder: SHA-256 (hex) over the encoded files in order.
 
-        Hashed are the line "zoo files 1", then for each file the line "<path> <class index> <length in bytes>" and its bytes;
+        Hashed are the line "zoo files 1", then for each file the line "<name> <class index> <length in bytes>" and its bytes;
         every line in UTF-8 and ended by one newline. Encoded, because JPEG decoders differ in the last bit. It reads every
         file: for ImageNet-val 6 GB.
         """
         state = hashlib.sha256(b"zoo files 1\n")
-        for path, label in zip(self.paths, self.labels, strict=True):
+        for path, name, label in zip(self.paths, self.names, self.labels, strict=True):
             blob = (self.root / path).read_bytes()
-            state.update(f"{path} {label} {len(blob)}\n".encode())
+            state.update(f"{name} {label} {len(blob)}\n".encode())
             state.update(blob)
         return state.hexdigest()
 

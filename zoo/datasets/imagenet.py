@@ -29,6 +29,8 @@ IMAGENET = Dataset(
         Preprocessing("imagenet", "RGB", 224, 256, 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         # The Keras ResNet-50: means only. It wants BGR; we reverse the input channels of conv1 instead.
         Preprocessing("imagenet-caffe", "RGB", 224, 256, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+        # The same for networks trained on smaller pictures: objects then are as large as in training (Touvron et al. 2019).
+        Preprocessing("imagenet-caffe-160", "RGB", 160, 184, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
     ),
     batch=50,
     test_examples=50_000,  # of the validation set, 50 of each class

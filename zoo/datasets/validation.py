@@ -66,7 +66,10 @@ class ParquetPictures(Sequence):
             labels += table["label"].to_pylist()
         if any(label is None or not 0 <= label < 1000 for label in labels):
             raise WrongData(f"{files[0].parent}: the labels of the parquet files are not class indices from 0 to 999")
-        self.labels = np.array(labels, np.int64)
+        self._row = sorted(range(len(labels)), key=lambda row: official_name(self.paths[row]))
+        self.paths = [self.paths[row] for row in self._row]
+        self.names = [official_name(path) for path in self.paths]
+        self.labels = np.array(labels, np.int64)[self._row]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,19 +83,22 @@ class ParquetPictures(Sequence):
     def digest(self) -> str:
         """Identity of pictures and labels, as `ImageFolder.digest`."""
         state = hashlib.sha256(b"zoo files 1\n")
-        for index, (path, label) in enumerate(zip(self.paths, self.labels, strict=True)):
+        for index, (name, label) in enumerate(zip(self.names, self.labels, strict=True)):
             blob = self._blob(index)
-            state.update(f"{path} {label} {len(blob)}\n".encode())
+            state.update(f"{name} {label} {len(blob)}\n".encode())
             state.update(blob)
         return state.hexdigest()
 
     def _blob(self, index: int) -> bytes:
-        start, table = next((start, table) for start, table in reversed(self._tables) if start <= index)
-        return table["image"][index - start].as_py()["bytes"] or b""
+        row = self._row[index]
+        start, table = next((start, table) for start, table in reversed(self._tables) if start <= row)
+        return table["image"][row - start].as_py()["bytes"] or b""
 
 
 def validation_set(root: str | os.PathLike | None = None) -> ImageFolder | ParquetPictures:
-    """The validation pictures below `root` (default: ZOO_DATA) with their class indices.
+    """The validation pictures below `root` (default: ZOO_DATA) with their class indices, in the order of their names.
+
+    Order and digest are the same in every layout, folders of classes or none.
 
     Raises DataUnavailable where no layout is found, or labels or the package that reads them are missing; WrongData where
     labels contradict the official ones.
@@ -110,7 +116,7 @@ def validation_set(root: str | os.PathLike | None = None) -> ImageFolder | Parqu
         elif names := _pictures(place):
             images = _flat(place, names, top)
         elif class_folders(place) and not set(class_folders(place)) & {"train", "test", *NESTED}:
-            images = image_folder(place, None)
+            images = _ordered(image_folder(place, None))
         else:
             continue
         _check_known(images)
@@ -132,6 +138,19 @@ def not_official(images: ImageFolder | ParquetPictures) -> str | None:
     if {_number(path) for path in images.paths} != set(range(1, EXAMPLES + 1)):
         return f"the official pictures are called ILSVRC2012_val_00000001 to ILSVRC2012_val_{EXAMPLES:08d}; these are not"
     return None
+
+
+def _ordered(images: ImageFolder) -> ImageFolder:
+    """The same pictures in the order of their official names, which their digest is made with."""
+    order = sorted(range(len(images)), key=lambda i: official_name(images.paths[i]))
+    paths = [images.paths[i] for i in order]
+    return ImageFolder(images.root, paths, images.labels[order], images.class_names, [official_name(path) for path in paths])
+
+
+def official_name(path: str) -> str:
+    """ILSVRC2012_val_00000001 of a picture that is called so, with a synset behind it or not; else the file's own name."""
+    number = _number(path)
+    return Path(path).name if number is None else f"ILSVRC2012_val_{number:08d}"
 
 
 def _places(top: Path) -> list[Path]:
@@ -160,7 +179,7 @@ def _flat(place: Path, names: list[str], top: Path) -> ImageFolder:
     labels = read_labels(path, names)
     if missing := [name for name in names if name not in labels]:
         raise DataUnavailable(f"{path} has no label for {len(missing):,} of the {len(names):,} pictures, {missing[0]} for one")
-    return ImageFolder(place, names, np.array([labels[name] for name in names], np.int64), IMAGENET.class_names())
+    return _ordered(ImageFolder(place, names, np.array([labels[name] for name in names], np.int64), IMAGENET.class_names()))
 
 
 def read_labels(path: Path, names: list[str]) -> dict[str, int]:
