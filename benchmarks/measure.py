@@ -19,7 +19,7 @@ from zoo.records import Entry
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="+", metavar="ID", help="entries without test errors")
-    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="folder of the validation set, in any usual layout")
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="folder of the validation set")
     parser.add_argument("--device", default="cpu", help="where networks run (default: %(default)s)")
 
 
