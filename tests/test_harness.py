@@ -185,7 +185,7 @@ def test_evaluate_writes_a_whole_entry_that_verifies(runs, recipe_file, tmp_path
         logits = zoo.load(folder / "model.zoo")(zoo.preprocessing.preprocess("mnist")(test.pixels))
     wrong = int((logits.argmax(1).numpy() != test.labels).sum())
     assert (entry.test_errors, entry.test_examples, entry.test_set) == (wrong, 10_000, test.digest)
-    assert entry.seeds[2]["test_errors"] == wrong
+    assert entry.seeds[2].test_errors == wrong
     assert int((evidence.read_predictions(folder) != test.labels).sum()) == wrong
     assert entry.versions["torch"] == torch.__version__
 

@@ -82,7 +82,7 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     A string is a path if it has a separator or ends in .zoo. Raises as `find` does.
     """
     text = os.fspath(name_or_path)
-    if not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo"):
+    if _is_path(name_or_path):
         path = Path(text).expanduser()
         if path.is_file():
             return path
@@ -95,6 +95,20 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     if folder is not None and not (folder / RECORD).is_file():
         return folder / MODEL
     return find(text)
+
+
+def described(name_or_path: str | os.PathLike) -> Entry | Path:
+    """An entry, which an id must have a record to be, or the path of a file that has none; raises as `find` does.
+
+    The model file beside a record, if it is the recorded one, stands for that entry.
+    """
+    if not _is_path(name_or_path):
+        return find(os.fspath(name_or_path))
+    source = locate(name_or_path)
+    if not isinstance(source, Path) or source.name != MODEL or not (source.parent / RECORD).is_file():
+        return source
+    entry = load_record(source.parent)
+    return entry if differs(entry, source.read_bytes()) is None else source
 
 
 def load_record(folder: str | os.PathLike) -> Entry:
@@ -196,6 +210,11 @@ def quoted() -> dict[str, Quoted]:
 
 
 # ---------------------------------------------------------------------------------------------- helpers
+
+
+def _is_path(name_or_path: str | os.PathLike) -> bool:
+    text = os.fspath(name_or_path)
+    return not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo")
 
 
 def _folder(name: str) -> Path | None:
