@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import cli, codec, data, networks
+from zoo import cli, codec, datasets, networks
 from zoo.compress import command, reference
 
 
@@ -21,7 +21,7 @@ def trained() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """200 pictures of MNIST in class folders."""
-    root, images = tmp_path_factory.mktemp("digits"), data.load("mnist", "test")
+    root, images = tmp_path_factory.mktemp("digits"), datasets.load("mnist", "test")
     for label in range(10):
         (root / str(label)).mkdir()
     for i in range(200):
@@ -95,7 +95,7 @@ def test_a_file_carries_its_classes_and_pictures(run, digits, tmp_path):
     status, said, _, out = run(options)
     assert status == 0 and 0.97 * 20_000 <= size_of(out) <= 20_000
     assert codec.read_header(out.read_bytes()).version == 2 and zoo.classes(out)[3] == "three"
-    assert zoo.info(out).preprocessing == zoo.preprocessing.SPECS["mnist"]
+    assert zoo.info(out).preprocessing == datasets.preprocessing("mnist")
     picture = Image.open(next((digits / "7").iterdir()))
     assert zoo.classes(out)[zoo.load(out)(zoo.transforms(out)(picture)).argmax()] == "seven"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from zoo import sources
+from zoo.datasets import download
 from zoo.errors import DataUnavailable, WrongData
 
 # Where trainers nest the weights, the more usual first.
@@ -126,7 +126,7 @@ def find(source: str, key: str | None = None) -> tuple[Checkpoint, str]:
 def _file(path: Path) -> object:
     with open(path, "rb") as file:
         head = file.read(512)
-    described = sources.describe(head)
+    described = download.describe(head)
     if not described.startswith(f"{len(head)} bytes"):
         raise WrongData(f"{path} is {described}, no checkpoint")
     if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[:2] != b"PK"):
@@ -183,13 +183,13 @@ def _hub(source: str) -> Path:
 
 
 def _torchvision(name: str) -> object:
-    from zoo import _torchvision, data
+    from zoo import _torchvision, datasets
 
     weights = next(iter(_torchvision.torchvision().models.get_model_weights(name.partition(":")[0])))
-    path = data.cache_folder() / "weights" / weights.url.rsplit("/", 1)[1]
+    path = datasets.cache_folder() / "weights" / weights.url.rsplit("/", 1)[1]
     if not path.is_file():
         try:
-            sources.download(weights.url, path)
+            download.download(weights.url, path)
         except OSError as error:
             raise DataUnavailable(f"torchvision/{name} could not be fetched: {error}") from error
     return _file(path)

@@ -18,11 +18,23 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from zoo import codec, data, loading, mismatch, named, networks, partitionings, preprocessing, saving, states
+from zoo import (
+    codec,
+    datasets,
+    loading,
+    mismatch,
+    named,
+    networks,
+    partitionings,
+    preprocessing,
+    saving,
+    states,
+)
 from zoo.compress import checkpoints, plain, reference
+from zoo.datasets import download
 from zoo.errors import LayoutMismatch, ZooError
+from zoo.files import write
 from zoo.preprocessing import Preprocessing
-from zoo.registry import write
 from zoo.states import Quantised
 
 PICTURES = 400  # at most, unless asked for
@@ -129,7 +141,7 @@ def complete(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tenso
 
 def _preprocessing(args: argparse.Namespace, name: str) -> Preprocessing | None:
     if args.preprocessing:
-        return preprocessing.SPECS[args.preprocessing]
+        return datasets.preprocessing(args.preprocessing)
     picture = named.picture(name) if name else None
     return None if picture is None else loading.from_picture(picture)
 
@@ -147,23 +159,21 @@ def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Picture
     if spec is None:
         raise ZooError("it is not known what the network's pictures go through: --preprocessing NAME")
     if folder in ("mnist", "cifar10"):
-        images = data.load(folder, "train")
+        images = datasets.load(folder, "train")
         return Pictures(np.asarray(images.pixels[-most:]), np.asarray(images.labels[-most:], np.int64), spec)
     top = Path(folder).expanduser()
     if not top.is_dir():
         raise ZooError(f"no folder {top}")
     paths, labels = sorted(p for p in top.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp")), None
     if not paths:
-        found = data.image_folder(top, None)
+        found = datasets.image_folder(top, None)
         paths, labels = [found.root / path for path in found.paths], np.asarray(found.labels, np.int64)
     order = [i * len(paths) // min(most, len(paths)) for i in range(min(most, len(paths)))]
     from PIL import Image
 
-    from zoo import sources
-
     pixels = []
     for i in tqdm(order, desc="pictures", disable=None):
-        with sources.readable(paths[i]), Image.open(paths[i]) as image:
+        with download.readable(paths[i]), Image.open(paths[i]) as image:
             pixels.append(np.asarray(preprocessing.resize_and_crop(spec, image)))
     return Pictures(np.stack(pixels), None if labels is None else labels[order], spec)
 
@@ -179,10 +189,10 @@ def _second_order(args, state, name: str, bound: int, pictures: Pictures, facts:
     source = Path(args.checkpoint).name
     floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
     weights = reference.Reference(name, pictures.spec, floats, source, None, reference.digest(floats), "")
-    folder = (args.work or data.cache_folder() / "compress") / work_key(weights, pictures.pixels, args.seed)
+    folder = (args.work or datasets.cache_folder() / "compress") / work_key(weights, pictures.pixels, args.seed)
     print(f"second-order rounding on {len(pictures.pixels)} pictures; work folder {folder}")
     job = Job(weights, "dft", pictures.pixels, folder, args.seed)
-    usual = not facts["classes"] and pictures.spec == preprocessing.SPECS[networks.spec(name).dataset]
+    usual = not facts["classes"] and pictures.spec == datasets.preprocessing(networks.spec(name).dataset)
     room = bound if usual else bound - len(states.pack({n: torch.zeros_like(t) for n, t in state.items()}, **facts))
     try:
         blob = compress(job, max(room, 1), folder / f"dft-{room}", args.epochs)
