@@ -114,8 +114,9 @@ class Interleaved(Classes):
                 yield table.pop(coder, count)
                 continue
             values = lanes.pop(count, table)
-            if table.escape:
-                (rare,) = (values > table.high).nonzero()
+            rare = (values > table.high - table.low).nonzero()[0] if table.escape else ()
+            values += np.int32(table.low)
+            if len(rare):
                 values[rare] = pop_escapes(coder, len(rare), table.low, table.high)
             yield values
         if lanes.at != len(lanes.words) or (self.ends and (lanes.states != LOW).any()):
@@ -158,10 +159,10 @@ class Decoder:
                 raise CorruptArtifact("a lane begins below 2^16")
 
     def pop(self, count: int, table: Alphabet) -> np.ndarray:
-        """int32 (count,); high + 1 where a symbol is the escape."""
+        """Symbols 0 .. K-1, int32 (count,)."""
         bounds = edges(table)
         widths = np.diff(bounds)
-        symbol_of = np.repeat(np.arange(table.low, table.low + len(widths), dtype=np.int32), widths)
+        symbol_of = np.repeat(np.arange(len(widths), dtype=np.int32), widths)
         width_of = np.repeat(widths.astype(np.uint32), widths)
         place_of = np.arange(SLOTS, dtype=np.uint32) - np.repeat(bounds[:-1].astype(np.uint32), widths)
         out, lanes = np.empty(count, np.int32), len(self.states)
