@@ -34,12 +34,11 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x), inplace=True)  # (B, inputs, H, W)
         shortcut = active if self.shared else x
-        if self.stride > 1:
-            shortcut = shortcut[:, :, :: self.stride, :: self.stride]  # (B, inputs, H / stride, W / stride)
         residual = self.conv1(active)  # (B, outputs, H / stride, W / stride)
         residual = self.conv2(F.relu(self.bn2(residual), inplace=True))
-        if added := residual.shape[1] - shortcut.shape[1]:
-            shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, added))  # (B, outputs, H / stride, W / stride)
+        if self.stride > 1:  # the only blocks that add channels
+            shortcut = shortcut[:, :, :: self.stride, :: self.stride]  # (B, inputs, H / stride, W / stride)
+            shortcut = F.pad(shortcut, [0, 0, 0, 0, 0, residual.shape[1] - shortcut.shape[1]])
         return shortcut + residual
 
 

@@ -33,8 +33,8 @@ class VGG16(nn.Module):
         for number in range(1, len(WIDTHS) + 1):
             x = getattr(self, f"conv{number}")(x)  # (B, WIDTHS[number - 1], H, W)
             x = F.relu(getattr(self, f"bn{number}")(x), inplace=True)
-            if number in POOLED and x.shape[-1] > 1:  # images of 16 pixels, in training, reach one pixel earlier
-                x = F.max_pool2d(x, 2)  # H = W = 16, 8, 4, 2, 1
+            if number in POOLED:  # images of 16 pixels, in training, reach one pixel earlier, which ceil_mode keeps
+                x = F.max_pool2d(x, 2, ceil_mode=True)  # H = W = 16, 8, 4, 2, 1
         x = torch.flatten(x, 1)  # (B, 512)
         x = F.relu(self.fc1(x))  # (B, 512)
         x = F.relu(self.fc2(F.dropout(x, self.dropout, self.training)))  # (B, 512)
