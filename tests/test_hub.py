@@ -98,6 +98,7 @@ def test_verification_tells_a_missing_network_from_a_wrong_file(hub):
     hub.offline = False
     assert verify.check(hub.entry).ok
     hub.cache.write_bytes(random_model(seed=9))
+    hub.remote.write_bytes(random_model(seed=9))
     assert verify.check(hub.entry).status == "FAILED"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -305,13 +306,24 @@ def test_another_test_set_fails(entry, monkeypatch):
 def test_a_recipe_that_was_changed_is_a_note(entry, tmp_path, monkeypatch):
     import hashlib
 
-    (tmp_path / "r.toml").write_text("steps = 1\n")
+    first = "steps = 1\ncomment = 'as it was'\n[options]\nlambda = 1e-6\n"
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(first)
     monkeypatch.setattr(registry, "PACKAGE", tmp_path / "zoo")
-    rewrite(entry, recipe="r.toml", recipe_sha256=hashlib.sha256(b"steps = 1\n").hexdigest())
+    rewrite(entry, recipe="r.toml", recipe_sha256=hashlib.sha256(first.encode()).hexdigest())
     assert outcome(entry).notes == []
-    (tmp_path / "r.toml").write_text("steps = 2\n")
+    logged = {"steps": 1, "batch": 128, "comment": "as it was", "options": {"lambda": 1e-6}}
+    (entry.folder / "train.log").write_text(f"recipe {json.dumps(logged)}\nstep 1\n")
+    recipe.write_text(first.replace("as it was", "said better") + "[claim]\nbytes = 5\n")
+    assert outcome(entry).notes == []  # neither decides anything
+    recipe.write_text(first.replace("steps = 1", "steps = 2").replace("1e-6", "2e-6"))
     now = outcome(entry)
-    assert now.ok and now.notes == ["r.toml has been edited since; the first line of train.log is the recipe as it was run"]
+    assert now.ok and now.notes == [
+        "r.toml has been edited since: steps is 2, was 1; options.lambda is 2e-06, was 1e-06; "
+        "train.log begins with the recipe as it was run"
+    ]
+    (entry.folder / "train.log").unlink()
+    assert "cannot be compared with train.log" in outcome(entry).notes[0]
 
 
 def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):
@@ -459,17 +471,30 @@ def imagenet_entry(artifacts, lenet_blob, monkeypatch):
                                         preprocessing="imagenet", **changes)  # fmt: skip
 
 
+@pytest.mark.parametrize("harm", ["broken", "missing"])
+def test_a_users_pictures_that_cannot_be_used_say_nothing_about_the_entry(imagenet_entry, pictures, tmp_path, harm):
+    made, copy = imagenet_entry(), tmp_path / "copy"
+    shutil.copytree(pictures, copy)
+    first = next(copy.rglob("*.*"))
+    if harm == "broken":
+        first.write_bytes(first.read_bytes()[:40])
+    else:
+        shutil.rmtree(copy)
+    verdict = outcome(made, data_root=copy)
+    assert verdict.status == "INCOMPLETE" and (first.name if harm == "broken" else "there is no folder") in verdict.unavailable
+
+
 def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch, capsys):
     made = imagenet_entry()
     found = outcome(made)
     assert found.ok and found.errors is None and "not yet measured; --data PATH" in found.notes[0]
 
-    with pytest.raises(WrongData, match="not written: the official test set has 50,000 images, as many of each of 1,000 classes"):
+    with pytest.raises(WrongData, match="not written: the official validation set has 50,000 pictures, found 9"):
         measure.measure(made, pictures, progress=False)
     assert registry.find(made.id).test_errors is None
     found = outcome(made, data_root=pictures)
     assert found.ok and found.examples == 9 and "not the official validation set" in found.notes[-1]
-    network, folder = zoo.from_bytes(lenet_blob), datasets.image_folder(pictures)
+    network, folder = zoo.from_bytes(lenet_blob), datasets.validation_set(pictures)
     with torch.inference_mode():
         answers = [int(network(zoo.transforms(made.id)(folder[i][0])).argmax()) for i in range(9)]
     assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))

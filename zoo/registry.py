@@ -82,7 +82,7 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     A string is a path if it has a separator or ends in .zoo. Raises as `find` does.
     """
     text = os.fspath(name_or_path)
-    if not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo"):
+    if _is_path(name_or_path):
         path = Path(text).expanduser()
         if path.is_file():
             return path
@@ -95,6 +95,20 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     if folder is not None and not (folder / RECORD).is_file():
         return folder / MODEL
     return find(text)
+
+
+def described(name_or_path: str | os.PathLike) -> Entry | Path:
+    """An entry, which an id must have a record to be, or the path of a file that has none; raises as `find` does.
+
+    The model file beside a record, if it is the recorded one, stands for that entry.
+    """
+    if not _is_path(name_or_path):
+        return find(os.fspath(name_or_path))
+    source = locate(name_or_path)
+    if not isinstance(source, Path) or source.name != MODEL or not (source.parent / RECORD).is_file():
+        return source
+    entry = load_record(source.parent)
+    return entry if differs(entry, source.read_bytes()) is None else source
 
 
 def load_record(folder: str | os.PathLike) -> Entry:
@@ -185,13 +199,16 @@ def _from_hub(entry: Entry) -> Path:
         ) from error
     complaint = _stays(entry, path)
     if complaint is not None:
-        raise CorruptArtifact(f"{entry.id}: the file at https://huggingface.co/{repo} is another one: {complaint}")
+        raise CorruptArtifact(f"{entry.id}: the file at https://huggingface.co/{repo} is not the recorded one: {complaint}")
     return path
 
 
 def _stays(entry: Entry, path: Path) -> str | None:
     """What is wrong with a file in the Hub's cache, from where it is then removed; None for the recorded one."""
-    complaint = differs(entry, files.head(path, entry.size_bytes + 1))
+    size = path.stat().st_size
+    complaint = f"expected {entry.size_bytes:,} bytes, found {size:,}"
+    if size == entry.size_bytes:
+        complaint = differs(entry, files.head(path, size))
     if complaint is not None:
         path.resolve().unlink(missing_ok=True)  # the blob, to which the name in the snapshot is a link
         path.unlink(missing_ok=True)
@@ -210,6 +227,11 @@ def quoted() -> dict[str, Quoted]:
 
 
 # ---------------------------------------------------------------------------------------------- helpers
+
+
+def _is_path(name_or_path: str | os.PathLike) -> bool:
+    text = os.fspath(name_or_path)
+    return not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo")
 
 
 def _folder(name: str) -> Path | None:

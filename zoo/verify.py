@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from zoo import codec, datasets, evidence, measurement, partitionings, registry
 from zoo.codec.bits import Reader
+from zoo.datasets.validation import not_official
 from zoo.errors import (
     ArtifactUnavailable,
     CorruptArtifact,
@@ -35,6 +38,7 @@ from zoo.measurement import Measurement
 from zoo.records import Entry
 
 TOLERANCE = 1e-4  # of the largest logit: what float32 sums in another order may change
+IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields of a recipe that do not change what a run of one seed gives
 
 
 @dataclass
@@ -76,7 +80,7 @@ class _Options:
     sample_root: str | os.PathLike | None
     device: str
     jobs: int
-    looked_for: dict[str, datasets.Images | datasets.ImageFolder | DataUnavailable] = field(default_factory=dict, repr=False)
+    looked_for: dict[str, datasets.Images | datasets.ImageFolder | ZooError] = field(default_factory=dict, repr=False)
 
     def tests(self, entry: Entry) -> bool:
         """Whether the entry's answers to a test set are to be derived: it can be downloaded, or lies in `data_root`."""
@@ -86,13 +90,13 @@ class _Options:
         """Whether its answers to the sample of ImageNet are."""
         return not self.bytes_only and self.sample_root is not None and entry.sample is not None
 
-    def images(self, dataset: str) -> datasets.Images | datasets.ImageFolder | DataUnavailable:
+    def images(self, dataset: str) -> datasets.Images | datasets.ImageFolder | ZooError:
         """Its test set, or why it is not there: looked for once, not once for each entry."""
         if dataset not in self.looked_for:
             root = [] if datasets.get(dataset).downloadable else [os.fspath(self.data_root)]
             try:
                 self.looked_for[dataset] = measurement.test_images(dataset, *root)
-            except DataUnavailable as error:
+            except (DataUnavailable, WrongData) as error:
                 self.looked_for[dataset] = error
         return self.looked_for[dataset]
 
@@ -219,9 +223,9 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
             if expected != value:
                 outcome.problems.append(f"{name}: expected {_number(expected)}, found {_number(value)}")
         outcome.problems += _golden_differences(evidence.read_golden(entry.folder), derived.golden)
-        recipe = registry.PACKAGE.parent / (entry.recipe or "")
-        if recipe.is_file() and hashlib.sha256(recipe.read_bytes()).hexdigest() != entry.recipe_sha256:
-            outcome.notes.append(f"{entry.recipe} has been edited since; the first line of train.log is the recipe as it was run")
+        if changes := _recipe_changes(entry):
+            before = "train.log begins with the recipe as it was run"
+            outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; {before}")
         if entry.quoted is not None and entry.quoted not in registry.quoted():
             outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
         if not options.bytes_only and not options.tests(entry):
@@ -240,16 +244,24 @@ def _test(entry: Entry, outcome: Outcome, options: _Options, progress: bool | Ca
         blob = registry.read(entry)
         if options.tests(entry):
             images = options.images(entry.dataset)
-            if isinstance(images, DataUnavailable):
+            if isinstance(images, ZooError):
                 outcome.unavailable = f"{images}\nzoo verify --bytes-only checks everything but the errors, without any data"
             else:
-                outcome.measurement = measurement.measure(blob, images, **usual)
-                _check_errors(entry, outcome, outcome.measurement)
+                _check_test(entry, outcome, blob, images, usual)
         if options.samples(entry):
             try:
                 _check_sample(entry, outcome, blob, options.sample_root, usual)
             except DataUnavailable as error:
                 outcome.unavailable = str(error)
+
+
+def _check_test(entry: Entry, outcome: Outcome, blob: bytes, images, usual: dict) -> None:
+    try:
+        outcome.measurement = measurement.measure(blob, images, **usual)
+    except WrongData as error:  # a picture cannot be read: that says nothing about the entry
+        outcome.unavailable = str(error)
+    else:
+        _check_errors(entry, outcome, outcome.measurement, images)
 
 
 def _usual(entry: Entry, options: _Options) -> dict:
@@ -297,17 +309,20 @@ def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:
             f"{image}, class {k}: expected {expected[image, k]:.6g}, found {found[image, k]:.6g}"]  # fmt: skip
 
 
-def _check_errors(entry: Entry, outcome: Outcome, found: Measurement) -> None:
+def _check_errors(entry: Entry, outcome: Outcome, found: Measurement, images) -> None:
     outcome.errors, outcome.examples = found.errors, found.examples
     if entry.test_errors is None:
         outcome.notes.append(f"{_rate(found.errors, found.examples)}, not in the record")
-        official = datasets.get(entry.dataset).test_examples
-        if found.examples != official and not datasets.get(entry.dataset).downloadable:
-            outcome.notes.append(f"not the official validation set, which has {official:,} images")
+        if not datasets.get(entry.dataset).downloadable and (reason := not_official(images)) is not None:
+            outcome.notes.append(f"not the official validation set: {reason}")
         return
     if found.test_set != entry.test_set or found.examples != entry.test_examples:
-        raise WrongData(f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
-                        f"{found.examples:,} with {found.test_set}")  # fmt: skip
+        complaint = (f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
+                     f"{found.examples:,} with {found.test_set}")  # fmt: skip
+        if datasets.get(entry.dataset).downloadable:
+            raise WrongData(complaint)
+        outcome.unavailable = complaint  # the user's pictures are others than the record's
+        return
     recorded = evidence.read_predictions(entry.folder)
     problems, ties = _prediction_differences(recorded, found)
     outcome.problems += problems
@@ -354,6 +369,29 @@ def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict
 
 def _rate(errors: int, examples: int) -> str:
     return f"{errors:,} of {examples:,} wrong ({100 * errors / examples:.2f} %)"
+
+
+def _recipe_changes(entry: Entry) -> str:
+    """What the recipe's file says otherwise than the first line of train.log, but for fields that decide nothing of a run."""
+    recipe, log = registry.PACKAGE.parent / (entry.recipe or ""), entry.folder / "train.log"
+    if not recipe.is_file() or hashlib.sha256(recipe.read_bytes()).hexdigest() == entry.recipe_sha256:
+        return ""
+    try:
+        trained = json.loads(log.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("recipe "))
+        present = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"it cannot be compared with train.log ({error})"
+    missing = object()
+
+    def changes(present: Mapping, trained: Mapping, prefix: str = "") -> Iterator[str]:
+        for key, value in present.items():
+            before = trained.get(key, missing)
+            if isinstance(value, dict) and isinstance(before, dict):
+                yield from changes(value, before, f"{prefix}{key}.")
+            elif value != before:
+                yield f"{prefix}{key} is {value!r}" + ("" if before is missing else f", was {before!r}")
+
+    return "; ".join(changes({k: v for k, v in present.items() if k not in IDLE}, trained))
 
 
 def _number(value) -> str:
