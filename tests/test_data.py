@@ -561,6 +561,7 @@ def test_a_length_that_is_no_number_is_an_error_of_that_source(host, tmp_path, l
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib leaves the first answer open
 @pytest.mark.parametrize("address", [b"http://[::1/x", b"http://a b/", b"//:99999999/", b"ftp://127.0.0.1:1/x", b"x:y"])
 def test_a_broken_redirect_is_an_error_of_that_source(host, tmp_path, address):
     host.raw = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + address + b"\r\n\r\n"
