@@ -177,7 +177,7 @@ def test_evaluate_writes_a_whole_entry_that_verifies(runs, recipe_file, tmp_path
     assert [p.name for p in out.iterdir()] == ["lenet300-100-test"]  # nothing half-written beside it
     assert {p.name for p in folder.iterdir()} == {"model.zoo", "entry.json", "golden.json", "predictions.npy", "train.log"}
     assert entry == registry.load_record(folder)
-    assert entry.seed == 2 and [s["seed"] for s in entry.seeds] == [0, 1, 2]
+    assert entry.seed == 2 and [s.seed for s in entry.seeds] == [0, 1, 2]
     assert entry.size_bytes == (folder / "model.zoo").stat().st_size
     # The errors again, by hand: forward pass on the test set, nothing of ours but load and transforms.
     test = datasets.load("mnist", "test")
@@ -185,7 +185,7 @@ def test_evaluate_writes_a_whole_entry_that_verifies(runs, recipe_file, tmp_path
         logits = zoo.load(folder / "model.zoo")(zoo.preprocessing.preprocess("mnist")(test.pixels))
     wrong = int((logits.argmax(1).numpy() != test.labels).sum())
     assert (entry.test_errors, entry.test_examples, entry.test_set) == (wrong, 10_000, test.digest)
-    assert entry.seeds[2]["test_errors"] == wrong
+    assert entry.seeds[2].test_errors == wrong
     assert int((evidence.read_predictions(folder) != test.labels).sum()) == wrong
     assert entry.versions["torch"] == torch.__version__
 
@@ -198,7 +198,7 @@ def test_committed_entries_were_made_by_the_recipe_they_name(id):
         pytest.skip("made without a recipe")
     recipe = recipes.read(evaluate.ROOT / entry.recipe)
     assert recipe.id == id and recipe.method == entry.method and recipe.network == entry.network
-    assert [s["seed"] for s in entry.seeds] == list(recipe.seeds)
+    assert [s.seed for s in entry.seeds] == list(recipe.seeds)
     assert recipes.deciding(train.logged_recipe(evaluate.ARTIFACTS / id)) == recipes.deciding(recipe)
 
 

@@ -292,11 +292,11 @@ def test_a_record_that_cannot_be_read_does_not_stop_the_others(entry, artifacts,
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(entry, monkeypatch):
-    def refuse(self):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path, count):
+        raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(entry.path), "read_bytes", refuse)
+        patch.setattr(registry.files, "head", refuse)
         found = outcome(entry)
     assert found.status == "FAILED" and found.problems == [f"[Errno 13] Permission denied: '{entry.path}'"]
 

@@ -173,7 +173,7 @@ def _verify(args: argparse.Namespace) -> int:
         raise ZooError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
 
     width = max(map(len, names)) + 2
-    statuses = []
+    statuses, stated = [], set()
     for outcome in verify.verify(
         names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device
     ):
@@ -187,6 +187,9 @@ def _verify(args: argparse.Namespace) -> int:
         for note in outcome.notes:
             print(f"    note: {note}", flush=True)
         statuses.append(outcome.status)
+        stated |= set(outcome.stated)
+    if stated:
+        print(f"stated in records, not checked here: {', '.join(sorted(stated))}")
     good = statuses.count("OK")
     what = "bytes, digests and golden outputs" if args.bytes_only else "records"
     print(f"{good} of {len(statuses)} entries agree with their {what}")
@@ -204,15 +207,13 @@ def _predict(args: argparse.Namespace) -> int:
     if missing:
         raise ZooError(f"no such file: {', '.join(map(str, missing))}")
     import torch
-    from PIL import Image
 
     import zoo
-    from zoo.datasets import download
+    from zoo.datasets import pictures
 
     network, transform, classes = zoo.load(args.id), zoo.transforms(args.id), zoo.classes(args.id)
     for path in args.image:
-        with download.readable(path), Image.open(path) as image:
-            batch = transform(image)
+        batch = transform(pictures.read(path))
         with torch.inference_mode():
             chances = network(batch)[0].softmax(0)
         top = chances.topk(min(args.top, len(chances)))

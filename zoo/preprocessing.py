@@ -13,9 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zoo.errors import WrongData
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+
+LONGEST = 50  # times the shorter side: the longer one grows with it when the shorter one is resized
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,16 @@ def resize_and_crop(spec: Preprocessing, image: Image) -> Image:
     """A PIL image of any size and mode -> spec.mode, size x size pixels."""
     from PIL import Image
 
-    image = image.convert(spec.mode)
+    try:
+        image = image.convert(spec.mode)
+    except ValueError as error:
+        raise WrongData(f"a picture of mode {image.mode} cannot be seen as {spec.mode}: {error}") from error
     width, height = image.size
     if spec.resize is None:
         return image.resize((spec.size, spec.size), Image.Resampling.BILINEAR)
     short, long = sorted((width, height))
+    if long > LONGEST * short:
+        raise WrongData(f"a picture of {width:,} x {height:,} pixels is longer than {LONGEST} times its shorter side")
     longer = int(spec.resize * long / short)
     width, height = (spec.resize, longer) if width <= height else (longer, spec.resize)
     image = image.resize((width, height), Image.Resampling.BILINEAR)

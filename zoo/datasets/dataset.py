@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo import files
 from zoo.errors import WrongData
 from zoo.preprocessing import Preprocessing
 
@@ -120,4 +121,4 @@ def digest(pixels: np.ndarray, labels: np.ndarray) -> str:
 
 def cache_folder() -> Path:
     """Where downloads are kept: ZOO_CACHE, else ~/.cache/zoo."""
-    return Path(os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo").expanduser()
+    return files.expanded(os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo")
