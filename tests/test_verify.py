@@ -251,13 +251,24 @@ def test_another_test_set_fails(entry, monkeypatch):
 def test_a_recipe_that_was_changed_is_a_note(entry, tmp_path, monkeypatch):
     import hashlib
 
-    (tmp_path / "r.toml").write_text("steps = 1\n")
+    first = "steps = 1\ncomment = 'as it was'\n[options]\nlambda = 1e-6\n"
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(first)
     monkeypatch.setattr(registry, "PACKAGE", tmp_path / "zoo")
-    rewrite(entry, recipe="r.toml", recipe_sha256=hashlib.sha256(b"steps = 1\n").hexdigest())
+    rewrite(entry, recipe="r.toml", recipe_sha256=hashlib.sha256(first.encode()).hexdigest())
     assert outcome(entry).notes == []
-    (tmp_path / "r.toml").write_text("steps = 2\n")
+    logged = {"steps": 1, "batch": 128, "comment": "as it was", "options": {"lambda": 1e-6}}
+    (entry.folder / "train.log").write_text(f"recipe {json.dumps(logged)}\nstep 1\n")
+    recipe.write_text(first.replace("as it was", "said better") + "[claim]\nbytes = 5\n")
+    assert outcome(entry).notes == []  # neither decides anything
+    recipe.write_text(first.replace("steps = 1", "steps = 2").replace("1e-6", "2e-6"))
     now = outcome(entry)
-    assert now.ok and now.notes == ["r.toml has been edited since; the first line of train.log is the recipe as it was run"]
+    assert now.ok and now.notes == [
+        "r.toml has been edited since: steps is 2, was 1; options.lambda is 2e-06, was 1e-06; "
+        "train.log begins with the recipe as it was run"
+    ]
+    (entry.folder / "train.log").unlink()
+    assert "cannot be compared with train.log" in outcome(entry).notes[0]
 
 
 def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):
@@ -310,6 +321,24 @@ def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_sta
     assert now == registry.find("untested")
     assert now.test_errors == found.errors and now.test_set == mnist_standin.digest
     assert outcome(now).notes == []
+
+
+def test_what_the_log_says_is_compared_with_the_record(entry):
+    logged = {"network": "lenet300-100", "method": "epr", "warm_start": "", "teacher": "", "partitioning": "paper"}
+    log = entry.folder / "train.log"
+    log.write_text(f"recipe {json.dumps(logged)}\nversions\nseed 3, device cpu\n")
+    assert outcome(entry, bytes_only=True).problems == [
+        "method: the record says plain, train.log epr", "seed: the record says None, train.log 3"
+    ]  # fmt: skip
+    rewrite(entry, method="epr", seed=3)
+    now = outcome(registry.find(entry.id), bytes_only=True)
+    assert now.ok and "method" not in now.stated and {"license", "versions"} <= set(now.stated)
+    log.unlink()
+    assert {"method", "seed"} <= set(outcome(entry, bytes_only=True).stated)
+    for text in ("recipe {", "recipe [1]", "recipe " + "[" * 100_000):
+        log.write_text(text)
+        (problem,) = outcome(entry, bytes_only=True).problems
+        assert "train.log cannot be read" in problem
 
 
 # ------------------------------------------------------------------------------------------ damage
@@ -432,6 +461,9 @@ def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
     assert len(outcome(made).notes) == 1
 
     rewrite(made, sample=record | {"agreement": 4, "errors": found.errors + 1})
+    first, second = outcome(made).problems  # without pictures, from sample.json
+    assert first == f"sample errors: the record says {found.errors + 1}, sample.json {found.errors}"
+    assert second == "sample agreement: the record says 4, sample.json 3"
     problems = outcome(made, sample_root=pictures).problems
     assert problems == [
         f"sample errors: expected {found.errors + 1}, found {found.errors}", "sample agreement: expected 4, found 3"

@@ -83,7 +83,7 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     A string is a path if it has a separator or ends in .zoo. Raises as `find` does.
     """
     text = os.fspath(name_or_path)
-    if not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo"):
+    if _is_path(name_or_path):
         path = files.expanded(text)
         if files.exists(path):
             return path
@@ -96,6 +96,21 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     if folder is not None and not (folder / RECORD).is_file():
         return folder / MODEL
     return find(text)
+
+
+def described(name_or_path: str | os.PathLike) -> Entry | Path:
+    """An entry, which an id must have a record to be, or the path of a file that has none; raises as `find` does.
+
+    The model file beside a record, if it is the recorded one, stands for that entry.
+    """
+    if not _is_path(name_or_path):
+        return find(os.fspath(name_or_path))
+    source = locate(name_or_path)
+    if not isinstance(source, Path) or source.name != MODEL or not files.exists(source.parent / RECORD):
+        return source
+    entry = load_record(source.parent)
+    _, complaint = content(source, entry)
+    return entry if complaint is None else source
 
 
 def load_record(folder: str | os.PathLike) -> Entry:
@@ -154,16 +169,16 @@ def content(path: Path, entry: Entry | None = None) -> tuple[bytes, str | None]:
 
 
 def _declared(head: bytes) -> int:
-    """How long a model file that begins so says it is, as far as the network it names allows; 0 where it says neither."""
+    """How long a model file that begins so says it is, in version 1 as far as its network allows; 0 where it does not say."""
     from zoo import networks
     from zoo.codec.bits import Reader
     from zoo.codec.work import most_bytes
 
     reader = Reader(head)
     try:
-        reader.raw(9)  # magic and version: FORMAT.md, section 1
+        version = reader.raw(9)[8]  # after the magic number: FORMAT.md, section 1
         length = reader.varint()
-        return min(length, most_bytes(networks.spec(reader.text()).parameters))
+        return length if version > 1 else min(length, most_bytes(networks.spec(reader.text()).parameters))
     except ZooError:
         return 0
 
@@ -216,6 +231,11 @@ def quoted() -> dict[str, Quoted]:
 
 
 # ---------------------------------------------------------------------------------------------- helpers
+
+
+def _is_path(name_or_path: str | os.PathLike) -> bool:
+    text = os.fspath(name_or_path)
+    return not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo")
 
 
 def _folder(name: str) -> Path | None:

@@ -17,7 +17,7 @@ import hashlib
 import os
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,7 +39,7 @@ from zoo.records import Entry
 # Fields that only the program which wrote the record can know; a test of the repository counts paper_bytes again.
 STATED = ("paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "license", "hub", "versions")
 LOGGED = ("network", "method", "partitioning", "warm_start", "teacher")  # as in the recipe in train.log
-UNDECIDING = ("id", "comment", "claim", "seeds", "checkpoint_every")  # fields that change no run
+IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields of a recipe that do not change what a run of one seed gives
 
 TOLERANCE = 1e-4  # of the largest logit: what float32 sums in another order may change
 
@@ -154,8 +154,10 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
     outcome.problems += _golden_differences(evidence.read_golden(entry.folder), found.golden)
     log = evidence.read_log(entry.folder)
     _check_log(entry, outcome, log)
-    _check_recipe(entry, outcome, log)
-    _check_sample_file(entry, outcome)
+    if changes := _recipe_changes(entry, log):
+        outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; train.log begins with the recipe as it was run")
+    if sample_root is None or bytes_only:
+        _check_sample_file(entry, outcome)
     if entry.quoted is not None and entry.quoted not in registry.quoted():
         outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
     if images is not None:
@@ -170,44 +172,12 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
 def _check_log(entry: Entry, outcome: Outcome, log: tuple[dict, int | None] | None) -> None:
     """What the record says of the run that shipped, against the first lines of its log."""
     if log is None:
-        outcome.stated += [name for name in (*LOGGED, "seed") if getattr(entry, name)]
+        outcome.stated += [name for name in ("method", "warm_start", "teacher", "seed") if getattr(entry, name)]
         return
     recipe, seed = log
-    said = {name: getattr(entry, name) for name in LOGGED} | {"seed": entry.seed}
-    run = {name: recipe.get(name) or None for name in LOGGED} | {"seed": seed}
-    outcome.problems += [f"{name}: the record says {said[name]}, {evidence.LOG} {run[name]}" for name in said
-                         if said[name] != run[name]]  # fmt: skip
-
-
-def _check_recipe(entry: Entry, outcome: Outcome, log: tuple[dict, int | None] | None) -> None:
-    """A note where the recipe of the checkout would now make another run than the recorded one."""
-    path = registry.PACKAGE.parent / (entry.recipe or "")
-    if entry.recipe is None or not path.is_file():
-        return
-    content = files.read(path, evidence.LARGEST)
-    if hashlib.sha256(content).hexdigest() == entry.recipe_sha256:
-        return
-    edited = "" if log is None else _edited(content, log[0])
-    if edited is not None:
-        as_run = f"the first line of {evidence.LOG} is the recipe as it was run"
-        outcome.notes.append(f"{entry.recipe} has been edited since{edited}; {as_run}")
-
-
-def _edited(content: bytes, run: dict) -> str | None:
-    """The fields of a recipe that are not as in the run, in words; None if none of them decides a run."""
-    try:
-        recipe = tomllib.loads(content.decode())
-    except (ValueError, RecursionError):
-        return ": it is no TOML file now"
-    names = [name for name, value in recipe.items() if name not in UNDECIDING and not _within(value, run.get(name))]
-    return f" ({', '.join(names)})" if names else None
-
-
-def _within(value: object, whole: object) -> bool:
-    """Whether a value is the other one, or a table of some of its fields."""
-    if isinstance(value, dict) and isinstance(whole, dict):
-        return all(name in whole and _within(part, whole[name]) for name, part in value.items())
-    return value == whole
+    run = {name: recipe[name] or None for name in LOGGED if name in recipe} | ({} if seed is None else {"seed": seed})
+    outcome.problems += [f"{name}: the record says {getattr(entry, name)}, {evidence.LOG} {value}" for name, value in run.items()
+                         if getattr(entry, name) != value]  # fmt: skip
 
 
 def _check_sample_file(entry: Entry, outcome: Outcome) -> None:
@@ -333,6 +303,34 @@ def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict
 
 def _rate(errors: int, examples: int) -> str:
     return f"{errors:,} of {examples:,} wrong ({100 * errors / examples:.2f} %)"
+
+
+def _recipe_changes(entry: Entry, log: tuple[dict, int | None] | None) -> str:
+    """What the recipe's file says otherwise than the first line of train.log, but for fields that decide nothing of a run."""
+    path = registry.PACKAGE.parent / (entry.recipe or "")
+    if not path.is_file():
+        return ""
+    content = files.read(path, evidence.LARGEST)
+    if hashlib.sha256(content).hexdigest() == entry.recipe_sha256:
+        return ""
+    if log is None:
+        return f"it cannot be compared with {evidence.LOG}, which is missing"
+    try:
+        present = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        return f"it cannot be compared with {evidence.LOG} ({error})"
+    trained, _ = log
+    missing = object()
+
+    def changes(present: Mapping, trained: Mapping, prefix: str = "") -> Iterator[str]:
+        for key, value in present.items():
+            before = trained.get(key, missing)
+            if isinstance(value, dict) and isinstance(before, dict):
+                yield from changes(value, before, f"{prefix}{key}.")
+            elif value != before:
+                yield f"{prefix}{key} is {value!r}" + ("" if before is missing else f", was {before!r}")
+
+    return "; ".join(changes({k: v for k, v in present.items() if k not in IDLE}, trained))
 
 
 def _number(value) -> str:
