@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from zoo import datasets, evidence, registry, verify
+from zoo.datasets.validation import ParquetPictures, not_official
 from zoo.errors import WrongData
 from zoo.measurement import Measurement
 from zoo.records import Entry
@@ -20,7 +19,7 @@ from zoo.records import Entry
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="+", metavar="ID", help="entries without test errors")
-    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="the validation set, as class folders")
+    parser.add_argument("--data", type=Path, required=True, metavar="PATH", help="folder of the validation set")
     parser.add_argument("--device", default="cpu", help="where networks run (default: %(default)s)")
 
 
@@ -41,19 +40,15 @@ def measure(entry: Entry, data_root: Path, device: str = "cpu", progress: bool =
         raise ValueError(f"{entry.id} has test errors in its record; `zoo verify {entry.id} --data PATH` derives them again")
     outcome = verify.check(entry, data_root=data_root, device=device, progress=progress)
     outcome.check()
-    require_official(datasets.get(entry.dataset), outcome.measurement)
+    if not datasets.get(entry.dataset).downloadable:  # a downloaded set is known by its digest
+        require_official(datasets.validation_set(data_root))
     return record(entry, outcome.measurement)
 
 
-def require_official(dataset: datasets.Dataset, measured: Measurement) -> None:
-    """Raises `WrongData` unless the images were as many as the official test set has, equally many of each class."""
-    counts = np.bincount(measured.labels, minlength=len(dataset.class_names()))
-    if dataset.downloadable or (measured.examples == dataset.test_examples and counts.min() == counts.max()):
-        return  # a downloaded set is known by its digest
-    raise WrongData(
-        f"not written: the official test set has {dataset.test_examples:,} images, as many of each of {len(counts):,} classes; "
-        f"found {measured.examples:,} images of {int((counts > 0).sum()):,} classes"
-    )
+def require_official(images: datasets.ImageFolder | ParquetPictures) -> None:
+    """Raises `WrongData` unless these are all pictures of the official validation set, by names and counts of classes."""
+    if (reason := not_official(images)) is not None:
+        raise WrongData(f"not written: {reason}")
 
 
 def record(entry: Entry, measured: Measurement) -> Entry:

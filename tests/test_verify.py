@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -411,17 +412,30 @@ def imagenet_entry(artifacts, lenet_blob, monkeypatch):
                                         preprocessing="imagenet", **changes)  # fmt: skip
 
 
+@pytest.mark.parametrize("harm", ["broken", "missing"])
+def test_a_users_pictures_that_cannot_be_used_say_nothing_about_the_entry(imagenet_entry, pictures, tmp_path, harm):
+    made, copy = imagenet_entry(), tmp_path / "copy"
+    shutil.copytree(pictures, copy)
+    first = next(copy.rglob("*.*"))
+    if harm == "broken":
+        first.write_bytes(first.read_bytes()[:40])
+    else:
+        shutil.rmtree(copy)
+    verdict = outcome(made, data_root=copy)
+    assert verdict.status == "INCOMPLETE" and (first.name if harm == "broken" else "there is no folder") in verdict.unavailable
+
+
 def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch, capsys):
     made = imagenet_entry()
     found = outcome(made)
     assert found.ok and found.errors is None and "not yet measured; --data PATH" in found.notes[0]
 
-    with pytest.raises(WrongData, match="not written: the official test set has 50,000 images, as many of each of 1,000 classes"):
+    with pytest.raises(WrongData, match="not written: the official validation set has 50,000 pictures, found 9"):
         measure.measure(made, pictures, progress=False)
     assert registry.find(made.id).test_errors is None
     found = outcome(made, data_root=pictures)
     assert found.ok and found.examples == 9 and "not the official validation set" in found.notes[-1]
-    network, folder = zoo.from_bytes(lenet_blob), datasets.image_folder(pictures)
+    network, folder = zoo.from_bytes(lenet_blob), datasets.validation_set(pictures)
     with torch.inference_mode():
         answers = [int(network(zoo.transforms(made.id)(folder[i][0])).argmax()) for i in range(9)]
     assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))

@@ -114,14 +114,14 @@ def transforms(name_or_path: str | os.PathLike) -> Callable[..., torch.Tensor]:
     that says nothing of its pictures.
     """
     from zoo.preprocessing import preprocess
-    from zoo.records import Entry
 
-    source = info(name_or_path)
-    if isinstance(source, Entry):
+    source = registry.described(name_or_path)
+    if not isinstance(source, Path):
         return _by_record(source, lambda entry: preprocess(entry.preprocessing))
-    if source.preprocessing is None:
-        raise ZooError(f"{source.path} does not say what its pictures go through: zoo.save(..., preprocessing=...) writes it")
-    return preprocess(source.preprocessing)
+    file = info(source)
+    if file.preprocessing is None:
+        raise ZooError(f"{source} does not say what its pictures go through: zoo.save(..., preprocessing=...) writes it")
+    return preprocess(file.preprocessing)
 
 
 def classes(name_or_path: str | os.PathLike) -> tuple[str, ...]:
@@ -131,14 +131,14 @@ def classes(name_or_path: str | os.PathLike) -> tuple[str, ...]:
     names no classes.
     """
     from zoo import datasets
-    from zoo.records import Entry
 
-    source = info(name_or_path)
-    if isinstance(source, Entry):
+    source = registry.described(name_or_path)
+    if not isinstance(source, Path):
         return _by_record(source, lambda entry: datasets.classes(entry.dataset))
-    if not source.classes:
-        raise ZooError(f"{source.path} names no classes: zoo.save(..., classes=[...]) writes them")
-    return source.classes
+    file = info(source)
+    if not file.classes:
+        raise ZooError(f"{source} names no classes: zoo.save(..., classes=[...]) writes them")
+    return file.classes
 
 
 def _by_record(entry: Entry, use: Callable[[Entry], Any]):

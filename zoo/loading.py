@@ -109,8 +109,6 @@ def preprocessing(blob: bytes) -> Preprocessing | None:
 
 def classes(blob: bytes) -> tuple[str, ...]:
     """Names of the classes in the file, else those of the data set of this zoo's network; () where nothing says them."""
-    from zoo import datasets
-
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
         names = codec.described.read_description(blob).classes

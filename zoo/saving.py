@@ -66,7 +66,5 @@ def picture(spec: str | preprocessing.Preprocessing | Picture | None) -> Picture
     if spec is None or isinstance(spec, Picture):
         return spec
     if isinstance(spec, str):
-        if spec not in datasets.PREPROCESSINGS:
-            raise ValueError(f"no preprocessing {spec!r}; there are {', '.join(datasets.PREPROCESSINGS)}")
-        spec = datasets.PREPROCESSINGS[spec]
+        spec = datasets.preprocessing(spec)
     return Picture(**{field: getattr(spec, field) for field in Picture.__dataclass_fields__})

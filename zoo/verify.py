@@ -24,6 +24,7 @@ import numpy as np
 
 from zoo import codec, datasets, evidence, files, measurement, partitionings, registry
 from zoo.codec.bits import Reader
+from zoo.datasets.validation import not_official
 from zoo.errors import (
     ArtifactUnavailable,
     CorruptArtifact,
@@ -146,7 +147,12 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
     usual = {"dataset": entry.dataset, "preprocess": entry.preprocessing} | options
     measurement.named_transform(entry.dataset, entry.preprocessing)  # unknown names: an error before images are looked for
     images = None if bytes_only else _images(entry, outcome, data_root)
-    found = outcome.measurement = measurement.measure(blob, images, **usual)
+    try:
+        found = measurement.measure(blob, images, **usual)
+    except WrongData as error:  # a picture cannot be read: that says nothing about the entry
+        outcome.unavailable, images = str(error), None
+        found = measurement.measure(blob, None, **usual)
+    outcome.measurement = found
     for name in ("network", "partitioning", "parameters", "weights_sha256"):
         expected, derived = getattr(entry, name), getattr(found, name)
         if expected != derived:
@@ -161,7 +167,7 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
     if entry.quoted is not None and entry.quoted not in registry.quoted():
         outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
     if images is not None:
-        _check_errors(entry, outcome, found)
+        _check_errors(entry, outcome, found, images)
     if sample_root is not None and not bytes_only and entry.sample is not None:
         try:
             _check_sample(entry, outcome, blob, sample_root, usual)
@@ -197,7 +203,7 @@ def _images(entry: Entry, outcome: Outcome, data_root):
             return measurement.test_images(entry.dataset)
         if data_root is not None:
             return measurement.test_images(entry.dataset, os.fspath(data_root))
-    except DataUnavailable as error:
+    except (DataUnavailable, WrongData) as error:
         outcome.unavailable = f"{error}\nzoo verify --bytes-only checks everything but the errors, without any data"
         return None
     known = "not yet measured"
@@ -246,17 +252,20 @@ def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:
             f"{image}, class {k}: expected {expected[image, k]:.6g}, found {found[image, k]:.6g}"]  # fmt: skip
 
 
-def _check_errors(entry: Entry, outcome: Outcome, found: Measurement) -> None:
+def _check_errors(entry: Entry, outcome: Outcome, found: Measurement, images) -> None:
     outcome.errors, outcome.examples = found.errors, found.examples
     if entry.test_errors is None:
         outcome.notes.append(f"{_rate(found.errors, found.examples)}, not in the record")
-        official = datasets.get(entry.dataset).test_examples
-        if found.examples != official and not datasets.get(entry.dataset).downloadable:
-            outcome.notes.append(f"not the official validation set, which has {official:,} images")
+        if not datasets.get(entry.dataset).downloadable and (reason := not_official(images)) is not None:
+            outcome.notes.append(f"not the official validation set: {reason}")
         return
     if found.test_set != entry.test_set or found.examples != entry.test_examples:
-        raise WrongData(f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
-                        f"{found.examples:,} with {found.test_set}")  # fmt: skip
+        complaint = (f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
+                     f"{found.examples:,} with {found.test_set}")  # fmt: skip
+        if datasets.get(entry.dataset).downloadable:
+            raise WrongData(complaint)
+        outcome.unavailable = complaint  # the user's pictures are others than the record's
+        return
     recorded = evidence.read_predictions(entry.folder)
     problems, ties = _prediction_differences(recorded, found)
     outcome.problems += problems

@@ -18,11 +18,13 @@ from zoo.datasets.dataset import Dataset, Images, Split, cache_folder, digest
 from zoo.datasets.folder import ImageFolder, image_folder
 from zoo.datasets.imagenet import IMAGENET, synsets
 from zoo.datasets.mnist import MNIST
+from zoo.datasets.validation import validation_set
 from zoo.preprocessing import Preprocessing
 
 __all__ = [
     "DATASETS", "Dataset", "HOLDOUT", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder", "classes", "digest",
     "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "preprocessing", "synsets", "test_set",
+    "validation_set",
 ]  # fmt: skip
 
 HOLDOUT = 5_000  # the last images of the official training order choose between runs
@@ -74,7 +76,7 @@ def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Ima
 
 def test_set(dataset: str, root: str | os.PathLike | None = None) -> Images | ImageFolder:
     """The whole test set; of a data set that nobody can download, the validation pictures below `root` or ZOO_DATA."""
-    return load(dataset, "test", root) if get(dataset).downloadable else image_folder(root, "val")
+    return load(dataset, "test", root) if get(dataset).downloadable else validation_set(root)
 
 
 def holdout_split(images: Images) -> tuple[Images, Images]:
