@@ -321,7 +321,8 @@ def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tup
     start = reader.position
     found = [("the header", 0, start)]
     for part in parts:
-        for what, length in (("the decoder parameters", part.psi_bytes), ("the tables", part.table_bytes)):
+        for what, length in (("the decoder parameters", part.psi_bytes), ("the tables", part.table_bytes),
+                             ("the symbols in lanes", part.payload_bytes)):  # fmt: skip
             found.append((f"{what} of group {part.group}", start, start + length))
             start += length
     return [*found, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]
