@@ -50,8 +50,12 @@ class Quoted:
 
 
 def roots() -> list[Path]:
-    """Folders that may hold entries, first to last in the order of precedence; they need not exist."""
+    """Folders that may hold entries, first to last in the order of precedence. Raises `ZooError` for a ZOO_ARTIFACTS that does
+    not exist."""
     found = [files.expanded(part) for part in os.environ.get("ZOO_ARTIFACTS", "").split(os.pathsep) if part]
+    for folder in found:
+        if not folder.is_dir():
+            raise ZooError(f"ZOO_ARTIFACTS names {folder}, which is no folder")
     found.append(PACKAGE / "artifacts")
     if (PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, not a site-packages with some artifacts beside us
         found.append(PACKAGE.parent / "artifacts")
@@ -229,7 +233,7 @@ def _stays(entry: Entry, path: Path) -> str | None:
     size = path.stat().st_size
     complaint = f"expected {entry.size_bytes:,} bytes, found {size:,}"
     if size == entry.size_bytes:
-        complaint = differs(entry, files.head(path, size))
+        _, complaint = content(path, entry)
     if complaint is not None:
         path.resolve().unlink(missing_ok=True)  # the blob, to which the name in the snapshot is a link
         path.unlink(missing_ok=True)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 from zoo.errors import WrongData
+from zoo.preprocessing import MEGAPIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LARGEST = 100_000_000  # pixels; 300 MB of RGB
+LARGEST = MEGAPIXELS * 10**6  # pixels
 
 
 def read(
