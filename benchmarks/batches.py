@@ -67,14 +67,52 @@ class Resident:
 
     def train(self, step: int, rank: int, world: int) -> Batch:
         """The rank's equal share of batch number `step`."""
+        index, mine = self._index(step, rank, world)
+        return self._normalise(self._augmented(index, step, mine)), self.labels[index]
+
+    @property
+    def variants(self) -> int | None:
+        """How many different training images there are, shifted ones counted apart; None where they are too many to list."""
+        if self.augment["flip"] or self.augment["cutout"]:
+            return None
+        count = len(self.labels) * (2 * self.border + 1) ** 2
+        return count if count <= 1_000_000 else None
+
+    def numbers(self, step: int, rank: int, world: int) -> torch.Tensor:
+        """Which of the variants the rank's share of batch number `step` shows, int64 (B,)."""
+        index, mine = self._index(step, rank, world)
+        sides = 2 * self.border + 1
+        corner = self._corners(step)[:, mine] if self.border else torch.zeros(2, len(index), dtype=torch.int64)
+        return index * sides**2 + corner[0].to(self.device) * sides + corner[1].to(self.device)
+
+    def shown(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The variants of these numbers, as a network gets them."""
+        sides = 2 * self.border + 1
+        corner = torch.stack([numbers % sides**2 // sides, numbers % sides])
+        return self._normalise(self._moved(numbers // sides**2, corner))
+
+    def _index(self, step: int, rank: int, world: int) -> tuple[torch.Tensor, slice]:
+        """Training images of the rank's share of a batch, and which part of the batch it is."""
         batch = self.recipe.batch
         epoch, position = divmod(step, len(self.labels) // batch)
         if epoch != self._epoch:
             self._order, self._epoch = _permutation(len(self.labels), self.seed, epoch).to(self.device), epoch
         share = batch // world
         mine = slice(rank * share, (rank + 1) * share)
-        index = self._order[position * batch : (position + 1) * batch][mine]
-        return self._normalise(self._augmented(index, step, mine)), self.labels[index]
+        return self._order[position * batch : (position + 1) * batch][mine], mine
+
+    def _corners(self, step: int) -> torch.Tensor:
+        """What a batch is moved by: (2, batch), rows and columns."""
+        generator = torch.Generator().manual_seed(mixed(self.seed, step << 8))
+        return torch.randint(0, 2 * self.border + 1, (2, self.recipe.batch), generator=generator)
+
+    def _moved(self, index: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
+        """Parts of the bordered images that begin at these corners (2, B): uint8 (B, C, size, size)."""
+        along = torch.arange(self.size, device=self.device)
+        rows, columns = corner[0][:, None] + along, corner[1][:, None] + along  # (B, size)
+        full, picture = self.images.shape[-1], self.images[index].flatten(2)
+        pixel = (rows[:, :, None] * full + columns[:, None, :]).reshape(len(index), 1, -1)
+        return picture.gather(2, pixel.expand(-1, picture.shape[1], -1)).reshape(len(index), -1, self.size, self.size)
 
     def heldout(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """The rank's part of the held-out images."""

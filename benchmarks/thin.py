@@ -27,13 +27,22 @@ from zoo.partitionings import Partitioning
 Kept = dict[str, torch.Tensor]  # space -> numbers of the channels that stay, ascending
 
 
+CHAINS = {"lenet300-100": ("fc1", "fc2", "fc3"), "lenet5-caffe": ("conv1", "conv2", "fc1", "fc2")}
+
+
 def spaces(network: str) -> dict[str, tuple[str | None, ...]]:
     """State-dict name -> space of its outputs, and of its inputs where it has any; None where channels are fixed.
 
     Raises ValueError for networks whose channels nobody has listed here.
     """
     base = networks.spec(network).base
-    if base == "vgg16":
+    if base in CHAINS:
+        layers = CHAINS[base]
+        found = {}
+        for layer, (inputs, outputs) in zip(layers, itertools.pairwise([None, *layers[:-1], None]), strict=True):
+            found[f"{layer}.weight"] = (outputs, inputs)
+            found |= _vectors(layer, outputs)
+    elif base == "vgg16":
         chain = [None, *(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", None]
         layers = [*(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", "fc3"]
         found = {}

@@ -57,6 +57,7 @@ class Run:
             self.teacher.load_state_dict(self._placed(self.teacher.state_dict()), assign=True)
         method = methods.find(recipe.method)
         self.method: nn.Module = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
+        self.answers = self._answers()
         self.network.to(self.device)
         own = set(self.method.weights())
         for name, parameter in self.network.named_parameters():
@@ -258,9 +259,23 @@ class Run:
             return loss
         t, share = self.recipe.temperature, self.recipe.distill
         with torch.no_grad(), self._autocast():
-            target = (self.teacher(images).float() / t).softmax(1)
+            answer = self.teacher(images).float() if self.answers is None else self._answered()
+            target = (answer / t).softmax(1)
         soft = nn.functional.kl_div((logits / t).log_softmax(1), target, reduction="batchmean") * t * t
         return (1 - share) * loss + share * soft
+
+    @torch.no_grad()
+    def _answers(self) -> torch.Tensor | None:
+        """The teacher's logits for all the images that training can show, where these can be listed and are shown often."""
+        count = getattr(self.batches, "variants", None)
+        if self.teacher is None or count is None or count > self.recipe.steps * self.recipe.batch // 2:
+            return None
+        parts = torch.arange(count, device=self.device).split(500)
+        bar = tqdm(parts, desc=f"{self.recipe.teacher} answers", disable=self.rank != 0, mininterval=1.0)
+        return torch.cat([self.teacher(self.batches.shown(part)).float() for part in bar])
+
+    def _answered(self) -> torch.Tensor:
+        return self.answers[self.batches.numbers(self.step, self.rank, self.world)]
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.precision == "bf16" else nullcontext()

@@ -148,6 +148,71 @@ def read_classes(stream, l, shapes, alphabets):
     return [flat[j::l] for j in range(l)]
 
 
+class Decisions:
+    """Symbols 0 and 1, by how often each came before."""
+
+    def __init__(self, stream):
+        self.stream, self.before = stream, {}
+
+    def weighed(self, zero, one):
+        return self.stream.symbol(edges([zero, one]))
+
+    def counted(self, what):
+        before = self.before.setdefault(what, [0, 0])
+        answer = self.weighed(1 + 2 * before[0], 1 + 2 * before[1])
+        before[answer] += 1
+        return answer
+
+
+def read_mask(decisions, what, count, g):
+    answers = []
+    for j in range(count - 1):
+        context = answers[j - 1] if j >= 1 else 1, answers[j - g] if j >= g else 0
+        answers.append(decisions.counted((what, *context)))
+    return [j for j, answer in enumerate([*answers, 1]) if answer]
+
+
+def read_live_size(decisions):
+    for size in range(1, 14):
+        if not decisions.counted(size):
+            return size
+    digits = "1"
+    while decisions.weighed(1, 1):
+        digits += "x"
+    return 14 + int("".join(str(decisions.weighed(1, 1)) if d == "x" else d for d in digits), 2) - 1
+
+
+def read_live(stream, l, shapes, sides):
+    """Columns of phi."""
+    flat = []
+    for shape, side in zip(shapes, sides, strict=True):
+        o, i, p = (shape[0], shape[1], math.prod(shape[2:])) if len(shape) > 1 else (1, math.prod(shape), 1)
+        cells = [0] * (o * i * p)
+        if side is not None:
+            rows, columns, a, b, g = side
+            decisions = Decisions(stream)
+            rows, columns = read_mask(decisions, "rows", rows, 1), read_mask(decisions, "columns", columns, g)
+            all_of, in_column = [0, 0], {column: [0, 0] for column in columns}
+            for row in rows:
+                in_row = [0, 0]
+                for column, place in itertools.product(columns, range(p)):
+                    zeros, others = 1 + 2 * all_of[0], 1 + 2 * all_of[1]
+                    ratio = [others, zeros]
+                    for counts, prior in ((in_row, a), (in_column[column], b)):
+                        for bit, whole in enumerate((zeros, others)):
+                            ratio[bit] *= whole if prior == 7 else counts[bit] * (zeros + others) + 2**prior * whole
+                    while max(ratio) >= 2**38:
+                        ratio = [x // 2 for x in ratio]
+                    bit = decisions.weighed(*(max(x, 1) for x in ratio))
+                    for counts in (all_of, in_row, in_column[column]):
+                        counts[bit] += 1
+                    if bit:
+                        negative = decisions.counted("sign")
+                        cells[(row * i + column) * p + place] = read_live_size(decisions) * (-1 if negative else 1)
+        flat += cells
+    return [flat[j::l] for j in range(l)]
+
+
 @functools.cache
 def basis(decoder, k):
     def grid(x):
@@ -233,6 +298,16 @@ def read(blob, layouts):
         if model == "raw":
             flat = struct.unpack(f"<{d * l}i", data.raw(4 * d * l))
             groups.append((decoder, l, d, shapes, psi, [flat[i::l] for i in range(l)], None))
+        elif model == "live":
+            sides = []
+            for shape in shapes:
+                o, i = shape[:2] if len(shape) > 1 else (1, math.prod(shape))
+                rows = data.bits(o.bit_length())
+                columns = data.bits(i.bit_length()) if rows else 0
+                weighed = (data.bits(3), data.bits(3), data.eg(3) + 1) if rows and o > 1 else (7, 7, 1)
+                sides.append((rows, columns, *weighed) if rows else None)
+            groups.append((decoder, l, d, shapes, psi, None, (model, sides)))
+            data.raw(0)
         else:
             assert model in ("static", "classes")
             count = 4 + data.eg(3) if model == "classes" else l
@@ -244,6 +319,8 @@ def read(blob, layouts):
     for name, (decoder, l, d, shapes, psi, columns, alphabets) in zip(layout, groups, strict=True):
         if columns is None and alphabets[0] == "classes":
             columns = read_classes(stream, l, shapes, alphabets[1])
+        elif columns is None and alphabets[0] == "live":
+            columns = read_live(stream, l, shapes, alphabets[1])
         elif columns is None:
             columns = [read_column(stream, d, alphabet) for alphabet in alphabets[1]]
         rows = list(zip(*columns, strict=True))
@@ -347,7 +424,7 @@ def files(draw):
             if draw(st.booleans()):
                 psi[array] = codec.psi_round(psi[array])
         layout[name] = shapes
-        groups[name] = codec.Coded(decoder, draw(st.sampled_from(["static", "raw", "classes"])), phi, psi)
+        groups[name] = codec.Coded(decoder, draw(st.sampled_from(["static", "raw", "classes", "live"])), phi, psi)
     return layout, groups
 
 
