@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from zoo.errors import ZooError
 
 COMMANDS = {  # name: (module, one line)
-    "train": ("benchmarks.run", "recipe -> model files in runs/, one for each seed"),
+    "train": ("benchmarks.train", "recipe -> model files in runs/, one for each seed"),
     "evaluate": ("benchmarks.evaluate", "model files of a recipe -> the record in artifacts/, measured once"),
-    "leaderboard": ("benchmarks.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
+    "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
     "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),

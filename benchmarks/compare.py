@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.leaderboard import TITLES
+from benchmarks.report.records import TITLES
 from zoo import registry, verify
 from zoo.registry import Entry
 

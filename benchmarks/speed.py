@@ -217,15 +217,14 @@ def training_step(name: str, repeats: int) -> dict:
 
     The batches, the precision and the teacher are the recipe's; plain training has no teacher, and no channel removed.
     """
-    from dataclasses import replace
-
-    from benchmarks import recipe as recipes
-    from benchmarks.train import Run
+    from benchmarks.training import recipe as recipes
+    from benchmarks.training.loop import Run
 
     recipe = recipes.read(name)
     steps = 40 if recipe.dataset == "mnist" else 4  # a multiple of `rate_every`
     compressed = Run(recipe, 0)
-    plain = Run(replace(recipe, method="plain", options={}, warm_start="", teacher="", keep={}), 0)
+    changes = {"method": "plain", "options": {}, "warm_start": "", "teacher": "", "features": 0.0, "stages": [], "keep": {}}
+    plain = Run(recipes.from_dict(recipe.plain() | changes), 0)
     rate_term = compressed.method.regularise
 
     def some_steps(training: Run, rate: bool) -> Callable[[], None]:

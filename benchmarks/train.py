@@ -1,393 +1,97 @@
-"""Recipe -> model file, resumable.
+"""Train the seeds of a recipe; what was killed goes on from its last checkpoint.
 
-    python -m benchmarks train lenet300-100-sq --seed 0            about 11 minutes on one core, 3.6 kB
+    python -m benchmarks train lenet300-100-sq                              every seed of the recipe
+    python -m benchmarks train lenet300-100-sq --seed 0 --set options.lambda=4e-6
     torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft --device cuda
-                                                               data-parallel: the batch is cut into equal parts
 
-Every random choice is a function of (seed, step), so a run that was killed and resumed from its last checkpoint ends
-with the same bytes as one that was not (same machine, same number of threads).
+Writes RUNS/<id>/seed-<n>/ with model.zoo, outcome.json, train.log and the checkpoint. A run with --set is another
+training than the recipe's: it goes to a folder that names the setting, and `evaluate` does not take it for the recipe's.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+import sys
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.func import functional_call
-from tqdm import tqdm
+from benchmarks.training import recipe as recipes
 
-from benchmarks import batches, checkpoint, finish, methods, thin
-from benchmarks import recipe as recipes
-from benchmarks.recipe import Recipe
-from benchmarks.versions import versions
-from zoo import codec, networks, partitionings
-from zoo.registry import write
+RUNS = Path("runs")
 
 
-class Run:
-    """One seed of a recipe, at some step: everything that a checkpoint holds."""
-
-    def __init__(self, recipe: Recipe, seed: int, device: str = "cpu"):
-        self.recipe, self.seed, self.device, self.step = recipe, seed, torch.device(device), 0
-        self.rank, self.world = _ranks(self.device)
-        if recipe.batch % self.world:
-            raise ValueError(f"a batch of {recipe.batch} cannot be cut into {self.world} equal parts")
-        torch.manual_seed(seed)
-        self.network = networks.build(recipe.network)
-        self.batches = batches.open_(recipe, seed, self.device)
-        if recipe.warm_start:
-            self.network.load_state_dict(_entry(recipe.warm_start).state_dict())
-            self.network.to(self.device)
-            with self._autocast():
-                finish.unfold(self.network, self._first_batches(recipe.finish.images // 5), self._sum)
-        self.whole = self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
-        self.kept: thin.Kept = {}
-        if recipe.keep:
-            self._thin()
-        self.teacher = _entry(recipe.teacher).requires_grad_(False) if recipe.teacher else None
-        if self.teacher is not None:
-            self.teacher.load_state_dict(self._placed(self.teacher.state_dict()), assign=True)
-        method = methods.find(recipe.method)
-        self.method: nn.Module = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
-        self.answers = self._answers()
-        self.network.to(self.device)
-        own = set(self.method.weights())
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name not in own)
-        self.rest = finish.Rest(self.network, own, recipe.average)
-        self.generator = torch.Generator(self.device)
-        self.optimizers = self._optimizers()
-        self.log: list[str] = []
-        self.seconds = 0.0
-        self.spent: dict[str, float] = {}  # seconds of this process by what they went into
-
-    def _thin(self) -> None:
-        """Removes the channels that the recipe does not keep."""
-        self.network.to(self.device)
-
-        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return nn.functional.cross_entropy(logits.float(), labels)
-
-        with self._autocast():
-            found = thin.scores(self.recipe.network, self.network, self._first_batches(self.recipe.finish.images // 4), loss)
-        for score in found.values():
-            self._sum(score)
-        self.kept = thin.choose({space: score.cpu() for space, score in found.items()}, self.recipe.keep)
-        thin.remove(self.recipe.network, self.network, self.kept)
-        self.partitioning = thin.partitioning(self.whole, self.kept)
-
-    def train_step(self) -> torch.Tensor:
-        """One step: forward, backward, the method's penalty, optimisers. Returns the loss, detached."""
-        with self._timed("step"):
-            return self._step()
-
-    def _step(self) -> torch.Tensor:
-        with self._timed("data"):
-            images, labels = self.batches.train(self.step, self.rank, self.world)
-            for until, size in self.recipe.shrink:
-                if self.step < until:
-                    images = nn.functional.interpolate(images, size=(size, size), mode="area")
-                    break
-        self.network.train()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            logits = functional_call(self.network, self._weights(), (images,))
-        loss = self._loss(logits.float(), images, labels)
-        loss.backward()
-        if self.world > 1:
-            self._average_gradients()
-        self.generator.manual_seed(batches.mixed(self.seed, self.step))
-        with self._timed("penalty"):
-            self.method.regularise(self.step, self.generator)
-        factor = _schedule(self.recipe, self.step)
-        limit = self.method.max_lr(self.step) if hasattr(self.method, "max_lr") else math.inf
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = min(group["base_lr"] * factor, limit) if group["scheduled"] else group["base_lr"]
-            optimizer.step()
-        self.method.after_step(self.step)
-        self.rest.after_step(self.step)
-        self.step += 1
-        return loss.detach()
-
-    @torch.no_grad()
-    def heldout_errors(self) -> int:
-        """Errors on the held-out part of the training set, of the weights that would be stored now, BN not yet in few bits."""
-        weights = self._weights(averaged=True) | self.rest.averages()
-        with self._autocast():
-            errors, _, _ = self._heldout(weights | self._statistics(weights, self.recipe.finish.images // 5))
-        return errors
-
-    def artifact(self) -> bytes:
-        """The model file of the present state. All processes of a run must ask for it together."""
-        layout = {group.name: group.shapes for group in self.whole.groups}
-        coded, rest, own = self.method.finish(), self.rest.averages(), self.recipe.finish
-        weights = self._placed(partitionings.weights(self.partitioning, coded)) | rest
-        found = self._statistics(weights, own.images)
-        price = getattr(self.method, "options", {}).get("lambda", 1e-8)
-        penalty = price if own.penalty is None else own.penalty
-
-        def loss(state: dict[str, torch.Tensor]) -> float:
-            with self._autocast():  # only differences count here
-                _, total, count = self._heldout(self._placed(state), own.heldout)
-            return total / count
-
-        coded = finish.complete(self.partitioning, coded, rest, found, loss, penalty)
-        if self.kept:
-            coded = finish.fewest(self.whole, thin.expand(self.whole, self.kept, coded))
-        return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
-
-    def artifact_errors(self, blob: bytes) -> int:
-        """Held-out errors of a model file, in float32 as it will be measured."""
-        state = partitionings.join(*codec.decode(blob, partitionings.layout))
-        return self._heldout(self._placed(state))[0]
-
-    @torch.no_grad()
-    def _heldout(self, state: dict[str, torch.Tensor], limit: int | None = None) -> tuple[int, float, int]:
-        """Errors, summed loss and number of held-out images (about `limit` at most) with these tensors, over all processes."""
-        self.network.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for images, labels in self.batches.heldout(self.rank, self.world):
-            logits = functional_call(self.network, state, (images,)).float()
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            totals += torch.stack([(logits.argmax(1) != labels).sum(), loss, torch.tensor(len(labels), device=self.device)])
-            if limit and totals[2] * self.world >= limit:
-                break
-        self._sum(totals)
-        return int(totals[0]), float(totals[1]), int(totals[2])
-
-    def _statistics(self, weights: dict[str, torch.Tensor], images: int) -> finish.Statistics:
-        """BN statistics under these weights."""
-        self.network.train()
-        return finish.statistics(self.network, weights, self._first_batches(images), self._sum)
-
-    def _first_batches(self, images: int) -> Iterator[batches.Batch]:
-        """Training batches with at least that many images: the same ones at every call."""
-        for step in range(-(-images // self.recipe.batch)):
-            yield self.batches.train(step, self.rank, self.world)
-
-    def _sum(self, tensor: torch.Tensor) -> None:
-        """In place, over all processes."""
-        if self.world > 1:
-            torch.distributed.all_reduce(tensor)
-
-    def shares(self) -> str:
-        """Which part of the training steps of this process went into reading data and into the method's penalty."""
-        total = self.spent.get("step", 0.0) or 1.0
-        return "".join(f", {what} {self.spent.get(what, 0.0) / total:.0%}" for what in ("data", "penalty"))
-
-    @contextmanager
-    def _timed(self, what: str):
-        started = time.perf_counter()
-        yield
-        self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - started
-
-    def state(self) -> dict:
-        """What `restore` takes: nested dicts and lists of plain values and tensors, for `checkpoint.save`."""
-        return {
-            "recipe": json.dumps(asdict(self.recipe), sort_keys=True),
-            "seed": self.seed,
-            "step": self.step,
-            "seconds": self.seconds,
-            "log": self.log,
-            "network": self.network.state_dict(),
-            "kept": self.kept,
-            "method": self.method.state_dict(),
-            "rest": self.rest.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
-
-    def restore(self, state: dict) -> None:
-        """Raises ValueError when the checkpoint belongs to another recipe or seed."""
-        saved = recipes.from_dict(json.loads(state["recipe"]), "the checkpoint's recipe")
-        if recipes.deciding(saved) != recipes.deciding(self.recipe) or state["seed"] != self.seed:
-            raise ValueError("the checkpoint was made by another recipe or seed: give another --out, or --restart")
-        self.kept = state.get("kept", {})  # as many channels as were chosen now, and the same ones on the same machine
-        self.network.load_state_dict(state["network"])
-        self.method.load_state_dict(state["method"])
-        self.rest.load_state_dict(state.get("rest", {}))
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Main and psi parameters under the recipe's schedule; densities under Adam at a constant rate (section 3)."""
-        o = self.recipe.optimizer
-        rates = {"main": o.lr, "psi": o.lr / 10 if o.psi_lr is None else o.psi_lr}
-        main, density = [], []
-        for group in self.method.parameter_sets():
-            if not group["params"]:
-                continue
-            kind = group["optimizer"]
-            lr = group.get("lr", rates.get(kind))
-            decay = o.weight_decay if group.get("decay", False) else 0.0
-            if o.name == "sgd" and kind == "main":  # the step that weights would make; Adam's rate is one in units
-                lr, decay = lr / group.get("unit", 1.0) ** 2, decay * group.get("unit", 1.0) ** 2
-            entry = {"params": group["params"], "lr": lr, "base_lr": lr, "scheduled": kind != "density", "weight_decay": decay}
-            (density if kind == "density" else main).append(entry)
-        if rest := list(self.rest.parameter.values()):
-            main.append({"params": rest, "lr": o.lr, "base_lr": o.lr, "scheduled": True, "weight_decay": 0.0})
-        if o.name == "adam":
-            optimizers = [torch.optim.Adam(main, fused=True)]
-        else:
-            optimizers = [torch.optim.SGD(main, momentum=o.momentum, nesterov=o.nesterov, fused=True)]
-        return optimizers + ([torch.optim.Adam(density, fused=True)] if density else [])
-
-    def _weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
-        return self._placed(self.method.weights(averaged))
-
-    def _placed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """On the device, and convolutions channels-last where the recipe says so: much faster on CPUs."""
-        state = {name: tensor.to(self.device) for name, tensor in state.items()}
-        if not self.recipe.channels_last:
-            return state
-        last = torch.channels_last
-        return {name: w.contiguous(memory_format=last) if w.dim() == 4 else w for name, w in state.items()}
-
-    def _loss(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        if self.teacher is None:
-            return loss
-        t, share = self.recipe.temperature, self.recipe.distill
-        with torch.no_grad(), self._autocast():
-            answer = self.teacher(images).float() if self.answers is None else self._answered()
-            target = (answer / t).softmax(1)
-        soft = nn.functional.kl_div((logits / t).log_softmax(1), target, reduction="batchmean") * t * t
-        return (1 - share) * loss + share * soft
-
-    @torch.no_grad()
-    def _answers(self) -> torch.Tensor | None:
-        """The teacher's logits for all the images that training can show, where these can be listed and are shown often."""
-        count = getattr(self.batches, "variants", None)
-        if self.teacher is None or count is None or count > self.recipe.steps * self.recipe.batch // 2:
-            return None
-        parts = torch.arange(count, device=self.device).split(500)
-        bar = tqdm(parts, desc=f"{self.recipe.teacher} answers", disable=self.rank != 0, mininterval=1.0)
-        return torch.cat([self.teacher(self.batches.shown(part)).float() for part in bar])
-
-    def _answered(self) -> torch.Tensor:
-        return self.answers[self.batches.numbers(self.step, self.rank, self.world)]
-
-    def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16) if self.recipe.precision == "bf16" else nullcontext()
-
-    def _average_gradients(self) -> None:
-        """One exchange for all gradients: their sum over the processes is the same bits everywhere."""
-        gradients = [p.grad for o in self.optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        self._sum(flat)
-        flat /= self.world
-        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a TOML file, or the id of one in benchmarks/recipes/")
+    parser.add_argument("--seed", type=int, action="append", help="only this seed (repeatable); default: all of the recipe's")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override, e.g. optimizer.lr=1e-3")
+    parser.add_argument("--out", type=Path, default=RUNS, help="folder of all runs (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: one for MNIST, where more only wait, else all cores)")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the last checkpoint (this is the default)")
+    again.add_argument("--restart", action="store_true", help="forget the checkpoint and begin anew")
 
 
-def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, stop_after: int | None = None) -> Path:
-    """Trains one seed to its end and writes `out`/train.log, model.zoo and at last outcome.json; returns the model's path.
-
-    Continues from `out`/checkpoint.safetensors unless `resume` is False. `stop_after` ends early, with a checkpoint.
-    Raises FloatingPointError where training has diverged; the last checkpoint is from before that.
-    """
-    training = Run(recipe, seed, device)
-    path, chief = out / "checkpoint.safetensors", training.rank == 0
-    if resume and path.exists():
-        training.restore(checkpoint.load(path, device))
-    if chief:
-        (out / "outcome.json").unlink(missing_ok=True)  # it says "finished", perhaps of another recipe
-    if not training.log:
-        training.log = _preamble(recipe, seed, device, training.world)
-    last = recipe.steps if stop_after is None else min(stop_after, recipe.steps)
-    started = time.perf_counter() - training.seconds
-    loss_sum, counted = torch.zeros((), device=training.device), 0
-    bar = tqdm(total=recipe.steps, initial=training.step, desc=f"{recipe.id} seed {seed}", disable=not chief, mininterval=1.0)
-    shown = ""
-    while training.step < last:
-        loss = training.train_step()
-        loss_sum, counted = loss_sum + loss, counted + 1
-        bar.update()
-        if training.step % 100 == 0:
-            bar.set_postfix_str(_line(float(loss), training) + shown, refresh=False)
-        evaluating = training.step % recipe.evaluate_every == 0 or training.step == recipe.steps
-        saving = training.step % recipe.checkpoint_every == 0 or training.step == last
-        if evaluating or saving:
-            total = loss_sum.clone()
-            training._sum(total)
-            mean = float(total) / counted / training.world
-            if not math.isfinite(mean):  # before the last good checkpoint is overwritten
-                raise FloatingPointError(f"the loss is {mean} at step {training.step}: lower the learning rate")
-        if evaluating:
-            errors = training.heldout_errors()
-            shown = f", held-out {errors}/{training.batches.heldout_count}"
-            loss_sum, counted = torch.zeros_like(loss_sum), 0
-            training.seconds = time.perf_counter() - started
-            shares = training.shares()
-            training.log.append(f"step {training.step}, {_line(mean, training)}{shown}{shares}, {training.seconds:.0f} s")
-        if saving:
-            training.seconds = time.perf_counter() - started
-            if chief:
-                checkpoint.save(path, training.state())
-                write(out / "train.log", ("\n".join(training.log) + "\n").encode())
-    bar.close()
-    if training.step < recipe.steps:
-        return out / "model.zoo"
-    blob = training.artifact()
-    errors = training.artifact_errors(blob)
-    if chief:
-        training.log.append(f"finished: {len(blob)} bytes, held-out {errors}/{training.batches.heldout_count}")
-        write(out / "train.log", ("\n".join(training.log) + "\n").encode())
-        examples = training.batches.heldout_count
-        outcome = {"seed": seed, "size_bytes": len(blob), "heldout_errors": errors, "heldout_examples": examples}
-        write(out / "model.zoo", blob)
-        write(out / "outcome.json", json.dumps(outcome | {"seconds": round(training.seconds)}).encode())  # last: finished
-        tqdm.write(training.log[-1])
-    return out / "model.zoo"
+def main(args: argparse.Namespace) -> int:
+    recipe = recipes.read(args.recipe, tuple(args.set))
+    seeds = args.seed or recipe.seeds
+    chief = int(os.environ.get("RANK", 0)) == 0
+    for seed in seeds:
+        out = folder(args.out, recipe.id, seed, args.set)
+        outcome = train_one(recipe, seed, out, args.device, not args.restart, args.threads)
+        if chief:
+            print(f"{out / 'model.zoo'}: {describe(recipe, outcome)}")
+    if chief and not args.set and set(seeds) >= set(recipe.seeds):
+        print(f"next: python -m benchmarks evaluate {args.recipe}" + ("" if args.out == RUNS else f" --runs {args.out}"))
+    return 0
 
 
-def _line(loss: float, training: Run) -> str:
-    estimate = ", ".join(f"{name} {value:,.0f}" for name, value in training.method.estimate().items())
-    return f"loss {loss:.4f}" + (f", {estimate}" if estimate else "")
+def train_one(recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, threads: int | None = None) -> dict:
+    """Trains one seed into `out`, or finds it finished there; returns its outcome.json."""
+    import torch
+
+    from benchmarks.training import loop
+
+    finished = out / "outcome.json"
+    if resume and finished.is_file() and (out / "model.zoo").is_file():
+        made_by = logged_recipe(out)
+        if recipes.deciding(made_by) == recipes.deciding(recipe):
+            print(f"{out}: finished before; --restart trains it again", file=sys.stderr)
+            return json.loads(finished.read_text())
+    torch.set_num_threads(threads or default_threads(recipe.dataset))
+    loop.run(recipe, seed, out, device, resume)
+    return json.loads(finished.read_text()) if finished.is_file() else {}  # only the first of several processes writes
 
 
-def _preamble(recipe: Recipe, seed: int, device: str, world: int) -> list[str]:
-    made_by = ", ".join(f"{name} {version}" for name, version in versions().items())
-    settings = f"seed {seed}, device {device}, processes {world}, threads {torch.get_num_threads()}"
-    return [f"recipe {json.dumps(asdict(recipe), sort_keys=True)}", f"versions {made_by}", settings]
+def default_threads(dataset: str) -> int:
+    """One for MNIST, where more only wait for each other; else this process's share of the cores."""
+    return 1 if dataset == "mnist" else max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def _schedule(recipe: Recipe, step: int) -> float:
-    o = recipe.optimizer
-    if step < o.warmup:
-        return (step + 1) / o.warmup
-    progress = (step - o.warmup) / max(1, recipe.steps - o.warmup)
-    if o.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if o.schedule == "linear":
-        return 1 - progress
-    if o.schedule == "constant":
-        return 1.0
-    return o.drop ** sum(step >= milestone for milestone in o.milestones)  # "step"
+def folder(runs: Path, id: str, seed: int, overrides=()) -> Path:
+    """Where the run of a seed lives: RUNS/<id>[,key=value...]/seed-<n>."""
+    return runs / named(id, overrides) / f"seed-{seed}"
 
 
-def _entry(name: str) -> nn.Module:
-    import zoo
+def named(id: str, overrides=()) -> str:
+    """<id>[,key=value...], as the name of a file."""
+    return ",".join([id, *(o.replace("/", "_").replace(" ", "") for o in overrides)])
 
-    return zoo.load(name)
+
+def logged_recipe(out: Path):
+    """The recipe that a run was made by, from the first line of its log. Raises ValueError where there is none."""
+    try:
+        first = (out / "train.log").read_text().split("\n", 1)[0]
+        return recipes.from_dict(json.loads(first.removeprefix("recipe ")), str(out / "train.log"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{out}/train.log does not begin with a recipe: {error}") from error
 
 
-def _ranks(device: torch.device) -> tuple[int, int]:
-    """This process's number and how many there are, as torchrun tells it (in its environment variables)."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+def describe(recipe, outcome: dict) -> str:
+    """An outcome in one line: bytes, ratio, held-out errors."""
+    from zoo import networks
+
+    size, ratio = outcome["size_bytes"], 4 * networks.spec(recipe.network).parameters / outcome["size_bytes"]
+    errors, count = outcome["heldout_errors"], outcome["heldout_examples"]
+    return f"{size:,} bytes ({ratio:,.0f}x smaller), {errors} of {count:,} held-out images wrong ({100 * errors / count:.2f} %)"

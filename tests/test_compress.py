@@ -9,10 +9,14 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import zoo
-from benchmarks import calibration, compress, finish, ptq, reference, rounder, rounding
-from benchmarks.calibration import Layer
-from benchmarks.rounder import Rounder
+from benchmarks import compress
 from zoo import codec, data, networks, partitionings
+from zoo.compress import bn as batch_norm
+from zoo.compress import calibration, reference, rounding, search
+from zoo.compress import layer as one_layer
+from zoo.compress import network as all_layers
+from zoo.compress.calibration import Layer
+from zoo.compress.layer import Rounder
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +73,7 @@ def test_importance_predicts_the_divergence_of_a_small_change():
     handle = network.fc2.register_forward_hook(lambda m, i, out: out + noise)
     moved = network(x)
     handle.remove()
-    measured = float(ptq.divergence(logits, moved, calibration.TEMPERATURE).mean()) * calibration.TEMPERATURE**2
+    measured = float(all_layers.divergence(logits, moved, calibration.TEMPERATURE).mean()) * calibration.TEMPERATURE**2
     assert measured == pytest.approx(0.5 * float(s[chosen]) * size**2, rel=0.4)
 
 
@@ -87,7 +91,8 @@ def test_importance_predicts_what_an_error_in_batch_normalisation_does(kind):
     for sign in signs:
         kept = parameter.clone()
         parameter.add_(size * sign)
-        measured.append(float(ptq.divergence(logits, network(x), calibration.TEMPERATURE).mean()) * calibration.TEMPERATURE**2)
+        far = all_layers.divergence(logits, network(x), calibration.TEMPERATURE)
+        measured.append(float(far.mean()) * calibration.TEMPERATURE**2)
         parameter.copy_(kept)
     assert np.mean(measured) == pytest.approx(0.5 * float(s.sum()) * size**2, rel=0.4)
 
@@ -111,9 +116,9 @@ def test_latents_measure_the_error_of_the_weights(decoder):
     w, e = rng.standard_normal((6, 36)).astype(np.float32), rng.standard_normal((6, 36)).astype(np.float32)
     x = rng.standard_normal((100, 36))
     h = (x.T @ x / 100).astype(np.float32)
-    y, z = rounder.to_latents(decoder, w, 9), rounder.to_latents(decoder, e, 9)
-    t = rounder.transform_hessian(decoder, h, 9)
-    np.testing.assert_allclose(rounder.from_latents(decoder, y, 9), w, atol=1e-5)
+    y, z = one_layer.to_latents(decoder, w, 9), one_layer.to_latents(decoder, e, 9)
+    t = one_layer.transform_hessian(decoder, h, 9)
+    np.testing.assert_allclose(one_layer.from_latents(decoder, y, 9), w, atol=1e-5)
     np.testing.assert_allclose(np.einsum("od,de,oe->o", z, t, z), np.einsum("od,de,oe->o", e, h, e), rtol=1e-4)
     assert np.allclose(t, t.T, atol=1e-5)
 
@@ -127,9 +132,9 @@ def test_a_rounded_layer_beats_plain_rounding_at_the_same_bits():
     importance = np.exp(rng.standard_normal(40)).astype(np.float32)
     layer = Rounder(Layer("a", "a.weight", 9, "bn", "before"), "dft", w, h, importance)
     found = layer.round(2e-3)
-    restored = rounder.unround("dft", found)
+    restored = one_layer.unround("dft", found)
     error = restored - w.reshape(40, -1)
-    s = np.maximum(importance, rounder.FLOOR * importance.mean())
+    s = np.maximum(importance, one_layer.FLOOR * importance.mean())
     nats = 0.5 * float((s * np.einsum("od,de,oe->o", error, h, error)).sum())
     assert nats == pytest.approx(found.error, rel=1e-3)
     for step in np.geomspace(0.02, 1, 200):  # the finest plain step that needs no more bits
@@ -151,10 +156,10 @@ def test_a_matched_layer_answers_with_the_mean_and_variance_it_had():
     x = torch.randn(50, 3, 4, 5) * scale.reshape(3, 1, 1) + offset.reshape(3, 1, 1)
     wanted = bn(x)
     moved = 0.7 * x + 0.4
-    ptq.match(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0), bn, (moved,))
+    all_layers.match(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0), bn, (moved,))
     torch.testing.assert_close(bn(moved), wanted, rtol=1e-4, atol=1e-4)
     x = torch.zeros(4, 3, 2, 2)
-    ptq.match(torch.zeros(3), torch.zeros(3), bn, (x,))  # dead channels stay as they are
+    all_layers.match(torch.zeros(3), torch.zeros(3), bn, (x,))  # dead channels stay as they are
     assert torch.isfinite(bn.weight).all() and torch.isfinite(bn.bias).all()
 
 
@@ -163,33 +168,34 @@ def test_batch_normalisation_is_estimated_anew_under_the_rounded_weights(tmp_pat
     torch.manual_seed(0)
     path = tmp_path / "weights.safetensors"
     save_file(networks.build("resnet20-4").state_dict(), path)
-    job = ptq.Job(reference.load(str(path), "resnet20-4"), "dft", np.zeros((2, 32, 32, 3), np.uint8), tmp_path / "work")
+    job = all_layers.Job(reference.load(str(path), "resnet20-4"), "dft", np.zeros((2, 32, 32, 3), np.uint8), tmp_path / "work")
     job.images = torch.randn(40, 3, 32, 32)
     job.statistics()
     network = job.compressed(job.round(1e-9, tmp_path / "a"))
     moments = {}
     for which, model in (("now", network), ("then", job.network)):
-        for name, bn in finish.layers(model).items():
+        for name, bn in batch_norm.layers(model).items():
             bn.register_forward_hook(
                 lambda m, i, out, key=(which, name): moments.update({key: torch.stack(torch.var_mean(out, (0, 2, 3)))})
             )
         with torch.no_grad():
             moments[which, "fc"] = model(job.images).mean(0)
     torch.testing.assert_close(moments["now", "fc"], moments["then", "fc"], rtol=0.02, atol=0.01)
-    before = finish.layers(job.network)
-    for name, bn in finish.layers(network).items():
-        free = bn.weight / before[name].weight < 0.99 * ptq.LARGEST  # channels of which next to nothing is left stay weaker
+    before = batch_norm.layers(job.network)
+    for name, bn in batch_norm.layers(network).items():
+        # channels of which next to nothing is left stay weaker
+        free = bn.weight / before[name].weight < 0.99 * all_layers.LARGEST
         assert free.float().mean() > 0.95
         torch.testing.assert_close(moments["now", name][1], moments["then", name][1], rtol=0.02, atol=0.01)
         torch.testing.assert_close(moments["now", name][0][free], moments["then", name][0][free], rtol=0.02, atol=0.01)
 
 
 def test_sizes_are_decimal():
-    assert compress.parse_bytes("5.4MB") == 5_400_000
-    assert compress.parse_bytes("40 kB") == 40_000
-    assert compress.parse_bytes("1234") == 1234
+    assert search.parse_bytes("5.4MB") == 5_400_000
+    assert search.parse_bytes("40 kB") == 40_000
+    assert search.parse_bytes("1234") == 1234
     with pytest.raises(ValueError, match="no size"):
-        compress.parse_bytes("5 GiB")
+        search.parse_bytes("5 GiB")
 
 
 @pytest.mark.parametrize("slope", [-0.15, -0.35, -1.0, -3.0])
@@ -200,8 +206,8 @@ def test_the_search_for_a_price_ends(slope, off):
     while not tried or not 0.9905 <= tried[-1][2] <= 0.9985:
         steps = price if full else steps
         tried.append([price, full, (steps / 1e-9) ** slope * (price / steps) ** -0.06])
-        price, full = compress._next_price(tried, 0.9965)
-        assert len(tried) <= compress.ATTEMPTS
+        price, full = search._next_price(tried, 0.9965)
+        assert len(tried) <= search.ATTEMPTS
 
 
 @pytest.fixture
@@ -212,11 +218,11 @@ def mnist_job(tmp_path):
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "lenet5-caffe")
     pixels = np.asarray(data.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
-    return ptq.Job(weights, "dft", pixels, tmp_path / "work")
+    return all_layers.Job(weights, "dft", pixels, tmp_path / "work")
 
 
 def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
-    blob = compress.compress(mnist_job, 60_000, tmp_path / "a")
+    blob = search.compress(mnist_job, 60_000, tmp_path / "a")
     assert 59_400 <= len(blob) <= 60_000
     header, groups = codec.decode(blob, partitionings.layout)
     assert header.network == "lenet5-caffe" and list(groups) == ["convs", "fc1", "fc2", "biases"]
@@ -224,15 +230,15 @@ def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
     with torch.no_grad():
         logits = network(mnist_job.images)
     wanted = mnist_job.logits
-    close = float(ptq.divergence(wanted, logits).mean())
-    rough = float(ptq.divergence(wanted, wanted.roll(1, 0)).mean())
+    close = float(all_layers.divergence(wanted, logits).mean())
+    rough = float(all_layers.divergence(wanted, wanted.roll(1, 0)).mean())
     assert close < 0.3 * rough  # random weights hold nothing superfluous: about one bit each is left
     assert float((logits.argmax(1) == wanted.argmax(1)).float().mean()) > 0.7
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path, monkeypatch):
-    whole = compress.compress(mnist_job, 50_000, tmp_path / "a")
-    count, proper = [], rounder.Rounded.save
+    whole = search.compress(mnist_job, 50_000, tmp_path / "a")
+    count, proper = [], one_layer.Rounded.save
 
     def stop(self, path):
         count.append(path)
@@ -240,11 +246,11 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path,
             raise KeyboardInterrupt
         proper(self, path)
 
-    monkeypatch.setattr(rounder.Rounded, "save", stop)
+    monkeypatch.setattr(one_layer.Rounded, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        compress.compress(mnist_job, 50_000, tmp_path / "b")
-    again = ptq.Job(mnist_job.reference, "dft", mnist_job.pixels, mnist_job.folder)
-    assert compress.compress(again, 50_000, tmp_path / "b") == whole
+        search.compress(mnist_job, 50_000, tmp_path / "b")
+    again = all_layers.Job(mnist_job.reference, "dft", mnist_job.pixels, mnist_job.folder)
+    assert search.compress(again, 50_000, tmp_path / "b") == whole
     assert len(count) > 3
 
 
@@ -278,20 +284,20 @@ def test_a_residual_network_with_batch_normalisation(method, tmp_path, monkeypat
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "resnet18:10")
-    job = ptq.Job(weights, method, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
+    job = all_layers.Job(weights, method, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
     job.images = x
     close = {}
     for epochs in (0, 1):
-        blob = compress.compress(job, 2_400_000, tmp_path / "a", epochs=epochs)
+        blob = search.compress(job, 2_400_000, tmp_path / "a", epochs=epochs)
         assert 2_376_000 <= len(blob) <= 2_400_000
         with torch.no_grad():
             logits = zoo.from_bytes(blob)(x)
-        close[epochs] = float(ptq.divergence(job.logits, logits).mean())
-    rough = float(ptq.divergence(job.logits, job.logits.roll(1, 0)).mean())
+        close[epochs] = float(all_layers.divergence(job.logits, logits).mean())
+    rough = float(all_layers.divergence(job.logits, job.logits.roll(1, 0)).mean())
     tried = json.loads((tmp_path / "a/search.json").read_text())["tried"]
     rounded = job.round(tried[-1][0], tmp_path / f"a/attempt-{len(tried) - 1}")
-    monkeypatch.setattr(ptq, "match", lambda *_: None)
+    monkeypatch.setattr(all_layers, "match", lambda *_: None)
     with torch.no_grad():
-        old = float(ptq.divergence(job.logits, job.compressed(rounded)(x)).mean())
+        old = float(all_layers.divergence(job.logits, job.compressed(rounded)(x)).mean())
     assert close[1] < close[0] < 0.9 * old < 0.3 * rough
     assert float((logits.argmax(1) == job.logits.argmax(1)).float().mean()) > 0.85

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import finish
+from benchmarks.training import bn
 from zoo import codec, networks, partitionings
 from zoo.codec import Coded
 
@@ -22,9 +22,9 @@ def network() -> nn.Module:
     """A ResNet-20-4 whose gamma, beta and statistics differ from channel to channel."""
     torch.manual_seed(1)
     made = networks.build("resnet20-4")
-    for bn in finish.layers(made).values():
-        nn.init.uniform_(bn.weight, 0.5, 1.5)
-        nn.init.uniform_(bn.bias, -0.5, 0.5)
+    for layer in bn.layers(made).values():
+        nn.init.uniform_(layer.weight, 0.5, 1.5)
+        nn.init.uniform_(layer.bias, -0.5, 0.5)
     return made
 
 
@@ -63,7 +63,7 @@ def test_statistics_are_those_of_all_images_together():
     made = Tiny()
     before = copy.deepcopy(made.state_dict())
     parts = [(3 * torch.randn(n, 3, 5, 5) + 1, None) for n in (4, 4, 12)]
-    found = finish.statistics(made, {}, parts)
+    found = bn.statistics(made, {}, parts)
     every = torch.cat([x for x, _ in parts])
     torch.testing.assert_close(found["bn1.running_mean"], every.mean((0, 2, 3)))
     torch.testing.assert_close(found["bn1.running_var"], every.var((0, 2, 3), correction=0))
@@ -79,26 +79,26 @@ def test_statistics_are_summed_over_processes():
     made = Tiny()
     mine, other = [(torch.randn(6, 3, 5, 5), None)], [(torch.randn(6, 3, 5, 5) + 2, None)]
     sent: list[torch.Tensor] = []
-    finish.statistics(made, {}, other, lambda sums: sent.append(sums.clone()))
-    found = finish.statistics(made, {}, mine, lambda sums: sums.add_(sent.pop(0)))
-    both = finish.statistics(made, {}, mine + other)
+    bn.statistics(made, {}, other, lambda sums: sent.append(sums.clone()))
+    found = bn.statistics(made, {}, mine, lambda sums: sums.add_(sent.pop(0)))
+    both = bn.statistics(made, {}, mine + other)
     for name, value in both.items():
         torch.testing.assert_close(found[name], value)
 
 
 def test_networks_without_bn_have_no_statistics():
-    assert finish.statistics(networks.build("lenet300-100"), {}, []) == {}
+    assert bn.statistics(networks.build("lenet300-100"), {}, []) == {}
 
 
 def test_fine_steps_change_nothing_and_the_file_is_complete():
     made, x = network(), images(3)
-    found = finish.statistics(made.train(), {}, [(x, None)])
+    found = bn.statistics(made.train(), {}, [(x, None)])
     want = logits(made.train(), x)  # normalised by the same images
 
     def far(state):  # as a loss: what the precision search makes of it must be close
         return float((logits(made.eval(), x, state) - want).square().mean())
 
-    coded = finish.complete(PARTS, uncompressed(made), rest_of(made), found, far, penalty=0.0)
+    coded = bn.complete(PARTS, uncompressed(made), rest_of(made), found, far, penalty=0.0)
     assert list(coded) == [group.name for group in PARTS.groups]
     layout = {group.name: group.shapes for group in PARTS.groups}
     state = partitionings.join(*codec.decode(codec.encode("resnet20-4", "paper", coded, layout), partitionings.layout))
@@ -109,14 +109,14 @@ def test_fine_steps_change_nothing_and_the_file_is_complete():
 
 def test_dearer_bits_give_fewer_bytes():
     made, x = network(), images(2)
-    coded, found = uncompressed(made), finish.statistics(made.train(), {}, [(x, None)])
+    coded, found = uncompressed(made), bn.statistics(made.train(), {}, [(x, None)])
     want = logits(made.train(), x)
 
     def far(state):
         return float((logits(made.eval(), x, state) - want).square().mean())
 
     def size(penalty: float) -> int:
-        done = finish.complete(PARTS, coded, rest_of(made), found, far, penalty)
+        done = bn.complete(PARTS, coded, rest_of(made), found, far, penalty)
         shapes = {group.name: group.shapes for group in PARTS.groups if group.name not in coded}
         return len(codec.encode("resnet20-4", "paper", {name: done[name] for name in shapes}, shapes))
 
@@ -130,8 +130,8 @@ def test_a_dead_channel_is_its_bias():
     with torch.no_grad():
         made.layer1[0].conv1.weight[5] = 0
     x = images()
-    found = finish.statistics(made.train(), {}, [(x, None)])
-    coded = finish.complete(PARTS, uncompressed(made), rest_of(made), found, lambda state: 0.0, 0.0)
+    found = bn.statistics(made.train(), {}, [(x, None)])
+    coded = bn.complete(PARTS, uncompressed(made), rest_of(made), found, lambda state: 0.0, 0.0)
     state = partitionings.weights(PARTS, coded)
     assert state["layer1.0.bn2.weight"][5] == 0
     assert float(state["layer1.0.bn2.bias"][5]) == pytest.approx(made.layer1[0].bn2.bias[5].item(), abs=0.02)
@@ -139,24 +139,24 @@ def test_a_dead_channel_is_its_bias():
 
 def test_steps_of_each_tensor_or_one_for_all():
     tensors = [(np.array([1.0, -2.0, 0.0]), 1.0), (np.array([100.0, 300.0]), 100.0)]
-    own, one = finish.code(tensors, 3, True), finish.code(tensors, 3, False)
+    own, one = bn.code(tensors, 3, True), bn.code(tensors, 3, False)
     assert own.psi["scale"].tolist() == [[0.125], [12.5]] and own.phi[:, 0].tolist() == [8, -16, 0, 8, 24]
     assert one.psi["scale"].tolist() == [[1.25]] and one.phi[:, 0].tolist() == [1, -2, 0, 80, 240]
 
 
 def test_unfolding_gives_a_network_that_normalises_and_computes_the_same():
     made, x = network(), images()
-    found = finish.statistics(made.train(), {}, [(x, None)])
+    found = bn.statistics(made.train(), {}, [(x, None)])
     folded = copy.deepcopy(made)
     exact = {name: p.clone() for name, p in rest_of(made).items()}
     state = partitionings.constants(PARTS)
-    for name in finish.layers(made):
+    for name in bn.layers(made):
         scale = exact[f"{name}.weight"] / (found[f"{name}.running_var"] + 1e-5).sqrt()
         state[f"{name}.weight"] = scale
         state[f"{name}.bias"] = exact[f"{name}.bias"] - found[f"{name}.running_mean"] * scale
     folded.load_state_dict(state, strict=False)
     want = logits(folded.eval(), x)
-    finish.unfold(folded, [(x, None)])
+    bn.unfold(folded, [(x, None)])
     for name, p in rest_of(folded).items():
         torch.testing.assert_close(p, exact[name], rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(logits(folded.eval(), x), want, rtol=1e-3, atol=1e-3)
@@ -165,12 +165,12 @@ def test_unfolding_gives_a_network_that_normalises_and_computes_the_same():
 
 def test_the_rest_is_averaged_and_restored():
     made = Tiny()
-    rest = finish.Rest(made, {"conv.weight", "conv.bias"}, decay=0.5)
+    rest = bn.Rest(made, {"conv.weight", "conv.bias"}, decay=0.5)
     assert set(rest.averages()) == {"bn1.weight", "bn1.bias", "bn2.weight", "bn2.bias"}
     with torch.no_grad():
         made.bn1.weight.fill_(3.0)
     rest.after_step(100)
     assert rest.averages()["bn1.weight"].tolist() == [2.0, 2.0, 2.0]
-    other = finish.Rest(Tiny(), {"conv.weight", "conv.bias"}, decay=0.5)
+    other = bn.Rest(Tiny(), {"conv.weight", "conv.bias"}, decay=0.5)
     other.load_state_dict(rest.state_dict())
     assert other.averages()["bn1.weight"].tolist() == [2.0, 2.0, 2.0]

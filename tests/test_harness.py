@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import compare, curve, evaluate, run, speed, sweep
-from benchmarks import recipe as recipes
+from benchmarks import compare, evaluate, speed, sweep, train
+from benchmarks.report import curve
+from benchmarks.training import recipe as recipes
 from zoo import codec, data, partitionings, registry, verify
 from zoo.codec import Coded
 from zoo.errors import UnknownModel
@@ -57,7 +58,7 @@ def runs(tmp_path, recipe_file):
         (folder / "model.zoo").write_bytes(blob)
         outcome = {"seed": seed, "size_bytes": len(blob), "heldout_errors": errors, "heldout_examples": 5000, "seconds": 1}
         (folder / "outcome.json").write_text(json.dumps(outcome))
-        (folder / "train.log").write_text(f"recipe {json.dumps(asdict(recipe), sort_keys=True)}\nversions ...\n")
+        (folder / "train.log").write_text(f"recipe {recipes.to_json(recipe)}\nversions ...\n")
     return tmp_path / "runs"
 
 
@@ -102,10 +103,11 @@ def test_every_recipe_is_named_as_its_file_and_quotes_a_known_row():
 
 def test_what_decides_a_run(recipe_file):
     recipe = recipes.read(recipe_file)
-    told = replace(recipe, comment="said later", claim=recipes.Claim(5000, 1.9), seeds=(7,), checkpoint_every=5)
+    changes = {"comment": "said later", "claim": {"bytes": 5000, "error_percent": 1.9}, "seeds": [7], "checkpoint_every": 5}
+    told = recipes.from_dict(recipe.plain() | changes)
     assert recipes.deciding(told) == recipes.deciding(recipe)
     assert recipes.deciding(recipes.read(recipe_file, ("options.lambda=1e-5",))) != recipes.deciding(recipe)
-    assert recipes.from_dict(json.loads(json.dumps(asdict(told)))) == told
+    assert recipes.from_dict(json.loads(recipes.to_json(told))) == told
 
 
 def test_unknown_keys_of_a_claim_are_refused(recipe_file):
@@ -117,29 +119,29 @@ def test_unknown_keys_of_a_claim_are_refused(recipe_file):
 
 
 def test_a_run_with_another_setting_has_a_folder_of_its_own(tmp_path):
-    plain, other = run.folder(tmp_path, "x", 0), run.folder(tmp_path, "x", 0, ("options.lambda=1e-5",))
+    plain, other = train.folder(tmp_path, "x", 0), train.folder(tmp_path, "x", 0, ("options.lambda=1e-5",))
     assert plain != other and "options.lambda=1e-5" in str(other) and other.parent.parent == tmp_path
 
 
 def test_a_finished_run_is_found_and_not_trained_again(runs, recipe_file, monkeypatch):
     recipe = recipes.read(recipe_file)
-    monkeypatch.setattr("benchmarks.train.run", lambda *_: pytest.fail("trained again"))
-    outcome = run.train_one(recipe, 1, run.folder(runs, recipe.id, 1))
+    monkeypatch.setattr("benchmarks.training.loop.run", lambda *_: pytest.fail("trained again"))
+    outcome = train.train_one(recipe, 1, train.folder(runs, recipe.id, 1))
     assert outcome["heldout_errors"] == 80
-    assert "80 of 5,000" in run.describe(recipe, outcome)
+    assert "80 of 5,000" in train.describe(recipe, outcome)
 
 
 def test_threads_are_shared_by_the_processes_of_a_machine(monkeypatch):
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 8)
-    assert (run.default_threads("mnist"), run.default_threads("cifar10")) == (1, 8)
+    monkeypatch.setattr(train.os, "cpu_count", lambda: 8)
+    assert (train.default_threads("mnist"), train.default_threads("cifar10")) == (1, 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert run.default_threads("imagenet") == 2
+    assert train.default_threads("imagenet") == 2
 
 
 def test_a_log_without_a_recipe_is_refused(tmp_path):
     (tmp_path / "train.log").write_text("nothing\n")
     with pytest.raises(ValueError, match="does not begin with a recipe"):
-        run.logged_recipe(tmp_path)
+        train.logged_recipe(tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------- choice of a seed
@@ -197,7 +199,7 @@ def test_committed_entries_were_made_by_the_recipe_they_name(id):
     recipe = recipes.read(evaluate.ROOT / entry.recipe)
     assert recipe.id == id and recipe.method == entry.method and recipe.network == entry.network
     assert [s["seed"] for s in entry.seeds] == list(recipe.seeds)
-    assert recipes.deciding(run.logged_recipe(evaluate.ARTIFACTS / id)) == recipes.deciding(recipe)
+    assert recipes.deciding(train.logged_recipe(evaluate.ARTIFACTS / id)) == recipes.deciding(recipe)
 
 
 def test_evaluate_refuses_other_bytes_under_an_id(runs, recipe_file, tmp_path):
@@ -218,7 +220,7 @@ def test_evaluate_refuses_other_bytes_under_an_id(runs, recipe_file, tmp_path):
 def test_evaluate_lists_everything_that_is_missing_or_foreign(runs, recipe_file, tmp_path):
     (runs / "lenet300-100-test" / "seed-0" / "outcome.json").unlink()
     other = recipes.read(recipe_file, ("options.lambda=1e-3",))
-    (runs / "lenet300-100-test" / "seed-1" / "train.log").write_text(f"recipe {json.dumps(asdict(other))}\n")
+    (runs / "lenet300-100-test" / "seed-1" / "train.log").write_text(f"recipe {recipes.to_json(other)}\n")
     with open(runs / "lenet300-100-test" / "seed-2" / "model.zoo", "ab") as file:
         file.write(b"\0")
     with pytest.raises(ValueError, match="(?s)seed-0 is not finished.*seed-1 was made by another recipe.*lambda.*seed-2"):
@@ -357,10 +359,10 @@ def trained(recipe_file, tmp_path, monkeypatch):
     recipe_file.write_text(recipe_file.read_text() + "[options]\nlambda = 1e-4\n")
 
     def train_one(recipe, seed, out, device, threads=None):
-        seen.append((recipe.options["lambda"], seed, str(out)))
+        seen.append((recipe.options.lambda_, seed, str(out)))
         out.mkdir(parents=True, exist_ok=True)
-        (out / "model.zoo").write_bytes(str(recipe.options["lambda"]).encode())
-        return outcome(seed, round(1 / recipe.options["lambda"]), 50) | {"seconds": 3}
+        (out / "model.zoo").write_bytes(str(recipe.options.lambda_).encode())
+        return outcome(seed, round(1 / recipe.options.lambda_), 50) | {"seconds": 3}
 
     monkeypatch.setattr(sweep, "train_one", train_one)
     monkeypatch.setattr(sweep, "ARTIFACTS", tmp_path / "artifacts")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as commands
-from benchmarks import leaderboard
+from benchmarks.report import figures, leaderboard
 from zoo import networks, registry
 from zoo.registry import Entry
 
@@ -145,11 +145,11 @@ def test_the_table_goes_between_the_marks_and_nothing_else_changes():
 
 def test_a_figure_is_the_same_every_time_and_names_its_points():
     quoted = [q for q in QUOTED if q.network == "lenet300-100"]
-    drawn = leaderboard.figure("lenet300-100", ENTRIES[:4], quoted)
-    assert drawn == leaderboard.figure("lenet300-100", ENTRIES[:4], quoted)
+    drawn = figures.figure("lenet300-100", ENTRIES[:4], quoted)
+    assert drawn == figures.figure("lenet300-100", ENTRIES[:4], quoted)
     text = drawn.decode()
-    assert leaderboard.points_digest(ENTRIES[:4], quoted) in text
-    assert ENTRIES and leaderboard.points_digest(ENTRIES[:3], quoted) not in text
+    assert figures.points_digest(ENTRIES[:4], quoted) in text
+    assert ENTRIES and figures.points_digest(ENTRIES[:3], quoted) not in text
     words = "\n".join(ElementTree.fromstring(text).itertext())
     for label in ("small", "good", "far ↑ 30.0 %", "Bayesian Compression (GHS)", "measured Pareto front", "lenet300-100"):
         assert label in words
@@ -158,11 +158,11 @@ def test_a_figure_is_the_same_every_time_and_names_its_points():
 
 def test_a_stale_figure_is_noticed(tmp_path):
     path = tmp_path / "f.svg"
-    assert leaderboard.figure_digest(path) is None
-    path.write_bytes(leaderboard.figure("lenet300-100", ENTRIES[:2], []))
-    assert leaderboard.figure_digest(path) == leaderboard.points_digest(ENTRIES[:2], [])
-    assert leaderboard.figure_digest(path) != leaderboard.points_digest(ENTRIES[:3], [])
+    assert figures.figure_digest(path) is None
+    path.write_bytes(figures.figure("lenet300-100", ENTRIES[:2], []))
+    assert figures.figure_digest(path) == figures.points_digest(ENTRIES[:2], [])
+    assert figures.figure_digest(path) != figures.points_digest(ENTRIES[:3], [])
 
 
 def test_a_network_without_measured_errors_has_no_figure():
-    assert not leaderboard.is_drawn(ENTRIES[4:], QUOTED) and leaderboard.is_drawn(ENTRIES[:1], [])
+    assert not figures.is_drawn(ENTRIES[4:], QUOTED) and figures.is_drawn(ENTRIES[:1], [])

@@ -16,7 +16,7 @@ import torch
 import zoo
 from benchmarks import __main__ as commands
 from benchmarks import methods
-from benchmarks import recipe as recipes
+from benchmarks.training import recipe as recipes
 from zoo import cli, data, networks, registry
 
 ROOT = Path(__file__).parent.parent
@@ -142,14 +142,14 @@ def quadrants(count: int) -> data.Images:
 
 
 def test_the_method_of_contributing_trains_and_makes_a_file(lasso, tmp_path, monkeypatch):
-    from benchmarks import run
+    from benchmarks import train
 
     monkeypatch.setattr(data, "load", lambda dataset, split: quadrants(5_600))
     sizes = {}
     for penalty in (0.0, 1e-3):
         content = {"id": "x", "network": "lenet300-100", "method": "lasso", "steps": 60, "batch": 32, "evaluate_every": 30,
                    "checkpoint_every": 30, "optimizer": {"lr": 2e-3}, "options": {"penalty": penalty}}  # fmt: skip
-        outcome = run.train_one(recipes.from_dict(content), 0, tmp_path / str(penalty), threads=1)
+        outcome = train.train_one(recipes.from_dict(content), 0, tmp_path / str(penalty), threads=1)
         assert outcome["heldout_errors"] < 500  # of 5,000; chance is 3,750
         sizes[penalty] = outcome["size_bytes"]
     assert sizes[1e-3] < 0.7 * sizes[0.0]  # the penalty is felt in the file

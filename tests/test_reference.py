@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from benchmarks import reference
 from zoo import networks
+from zoo.compress import reference
 from zoo.errors import DataUnavailable, WrongData
 
 

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from benchmarks import evaluate, recipe, train
+from benchmarks import evaluate
 from benchmarks.__main__ import main
+from benchmarks.training import loop, recipe
 from zoo import data, preprocessing, registry, verify
 
 RECIPE = """
@@ -72,7 +73,7 @@ def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: tested)
     path, artifacts = tmp_path / "resnet18-standin.toml", tmp_path / "artifacts"
     path.write_text(RECIPE)
-    train.run(recipe.read(path), 0, tmp_path / "runs" / "resnet18-standin" / "seed-0")
+    loop.run(recipe.read(path), 0, tmp_path / "runs" / "resnet18-standin" / "seed-0")
     evaluate.evaluate(path, tmp_path / "runs", artifacts)
     entry = verified(monkeypatch, artifacts, "resnet18-standin", tested, write=False)
     network = zoo.load("resnet18-standin")
@@ -93,7 +94,7 @@ def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
         "steps": 200, "batch": 64, "precision": "bf16", "channels_last": True, "augment": {"flip": True},
         "optimizer": {"name": "sgd", "lr": 0.05, "warmup": 20, "weight_decay": 5e-4}, "options": {"ema": 0.9},
     })  # fmt: skip
-    training = train.Run(own, 0)
+    training = loop.Run(own, 0)
     for _ in range(own.steps):
         training.train_step()
     weights = training._weights(averaged=True) | training.rest.averages()

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks import rounding
-from benchmarks.rounding import Rate
+from zoo.compress import rounding
+from zoo.compress.rounding import Rate
 
 
 def problem(rows: int, d: int, seed: int, spread: float = 1.0):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import finish, thin
+from benchmarks.training import bn, thin
 from zoo import networks, partitionings
 from zoo.codec import Coded
 
@@ -21,10 +21,10 @@ def network(name: str) -> nn.Module:
     """Every BN layer scales and shifts each channel in its own way."""
     torch.manual_seed(1)
     made = networks.build(name)
-    for bn in finish.layers(made).values():
-        nn.init.uniform_(bn.weight, 0.5, 1.5)
-        nn.init.uniform_(bn.bias, -0.5, 0.5)
-        nn.init.uniform_(bn.running_mean, -0.1, 0.1)
+    for layer in bn.layers(made).values():
+        nn.init.uniform_(layer.weight, 0.5, 1.5)
+        nn.init.uniform_(layer.bias, -0.5, 0.5)
+        nn.init.uniform_(layer.running_mean, -0.1, 0.1)
     return made.eval()
 
 
@@ -50,10 +50,10 @@ def test_the_full_network_of_the_expanded_file_computes_what_the_thin_one_does(n
     thin.remove(name, made, kept)
     small = thin.partitioning(full, kept)
     state, coded = made.state_dict(), {}
-    for bn in finish.layers(made):  # fold, as every file is
-        scale = state[f"{bn}.weight"] / (state[f"{bn}.running_var"] + partitionings.BN_EPS).sqrt()
-        state[f"{bn}.bias"] -= state[f"{bn}.running_mean"] * scale
-        state[f"{bn}.weight"] = scale
+    for layer in bn.layers(made):  # fold, as every file is
+        scale = state[f"{layer}.weight"] / (state[f"{layer}.running_var"] + partitionings.BN_EPS).sqrt()
+        state[f"{layer}.bias"] -= state[f"{layer}.running_mean"] * scale
+        state[f"{layer}.weight"] = scale
     for group in small.groups:
         assert all(tuple(state[t].shape) == s for t, s in zip(group.tensors, group.shapes, strict=True))
         flat = np.concatenate([state[t].numpy().reshape(-1) for t in group.tensors])

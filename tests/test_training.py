@@ -16,8 +16,10 @@ from PIL import Image
 
 import zoo
 from benchmarks import __main__ as commands
-from benchmarks import batches, finish, methods, recipe, run, train
+from benchmarks import methods, train
+from benchmarks.training import batches, bn, distill, loop, recipe
 from zoo import codec, data, networks, partitionings, preprocessing, reparam
+from zoo.compress import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(recipe.FOLDER.glob("*.toml"))
@@ -34,22 +36,22 @@ def test_recipe(path):
     partitioning = partitionings.get(own.network, own.partitioning)
     groups = {group.name: group for group in partitioning.groups}
     for name in (own.warm_start, own.teacher):
-        assert not name or (recipe.FOLDER / f"{name}.toml").exists()
-    for group, decoder in own.options.get("decoders", {}).items():
+        assert not name or name in reference.SOURCES or (recipe.FOLDER / f"{name}.toml").exists()
+    for group, decoder in getattr(own.options, "decoders", {}).items():
         reparam.columns(decoder, groups[group].shapes[0])
-    if isinstance(own.options.get("levels"), dict):
-        assert set(own.options["levels"]) <= set(groups)
-    # The method's constructor checks its options; but for EPR, whose options name groups, a small network is enough for that.
+    if isinstance(levels := getattr(own.options, "levels", None), dict):
+        assert set(levels) <= set(groups)
+    # EPR's options name groups, which its constructor checks; for the others a small network is enough.
     network = own.network if own.method == "epr" or own.network.startswith("lenet") else "lenet300-100"
     partitioning = partitionings.get(network, own.partitioning)
     methods.find(own.method)(networks.build(network), partitioning, own.options, own.steps)
-    first, last = (train._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
+    first, last = (loop._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
     assert 0 <= last <= first <= 1
     if own.dataset == "imagenet":
-        batches._crops(own)
+        assert batches.crops(own)[0]["size"] <= 224
     else:
         assert preprocessing.SPECS[own.preprocess].dataset == own.dataset
-        assert set(own.augment) <= {"shift", "crop", "flip", "cutout"}
+        assert isinstance(own.augment, recipe.Shifts)
 
 
 def test_the_recipes_of_the_paper_are_there():
@@ -60,7 +62,7 @@ def test_the_recipes_of_the_paper_are_there():
 
 def test_transforms_of_figure_4b_differ_in_the_decoder_alone():
     own = [recipe.deciding(recipe.read(f"resnet20-4-{kind}")) for kind in ("dft", "sq", "orth")]
-    assert [o["options"].pop("decoders", None) for o in own] == [None, {"convs": "sq"}, {"convs": "orth:0"}]
+    assert [o["options"].pop("decoders") for o in own] == [{}, {"convs": "sq"}, {"convs": "orth:0"}]
     for o in own:
         o.pop("id")
     assert own[0] == own[1] == own[2]
@@ -70,32 +72,56 @@ def test_he_et_al_s_schedule():
     own = recipe.read("resnet50-dft-train")
     epoch = (1_281_167 - batches.FOLDER_HOLDOUT) // own.batch
     assert own.steps == 90 * epoch
-    rates = [own.optimizer.lr * train._schedule(own, e * epoch) for e in (0, 29, 30, 59, 60, 89)]
+    rates = [own.optimizer.lr * loop._schedule(own, e * epoch) for e in (0, 29, 30, 59, 60, 89)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 def test_unknown_names_in_a_recipe_are_reported_together():
-    content = {"id": "x", "network": "vgg16", "method": "epr", "steps": 1, "colour": 1, "optimizer": {"speed": 2}}
-    with pytest.raises(ValueError, match=r"unknown keys \['colour', 'optimizer.speed'\], missing keys \['batch'\]"):
+    content = {"id": "x", "network": "vgg17", "method": "epl", "steps": 1, "colour": 1, "optimizer": {"speed": 2}}
+    with pytest.raises(ValueError) as caught:
         recipe.from_dict(content)
-    with pytest.raises(ValueError, match="no network is called 'vgg17'"):
-        recipe.from_dict({"id": "x", "network": "vgg17", "method": "epr", "steps": 1, "batch": 1})
+    faults = str(caught.value).split("; ")
+    assert faults[0].startswith("recipe: network: no network is called 'vgg17'")
+    for fault in ("batch is missing", "optimizer.speed is unknown", "colour is unknown"):
+        assert fault in faults
+    assert "method: unknown method 'epl'; benchmarks/methods/ has direct, epr" in str(caught.value)
+
+
+def test_unknown_options_of_method_and_augmentation_are_reported_together():
+    content = {
+        "id": "x", "network": "vgg16", "method": "hemp", "steps": 1, "batch": 1, "seeds": "0",
+        "augment": {"rotate": 3, "flip": 1},
+        "options": {"lamda": 1, "prune": {"sparsity": "much", "often": 1}},
+    }  # fmt: skip
+    with pytest.raises(ValueError) as caught:
+        recipe.from_dict(content, "here")
+    for fault in ("seeds is '0'", "augment: flip is 1, expected a valid boolean; rotate is unknown",
+                  "options: prune.sparsity is 'much', expected a valid number; prune.often is unknown; lamda is unknown"):
+        assert fault in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "complaints"),
     [
-        ({"steps": 5e3, "batch": True}, ["steps is 5000.0, expected int", "batch is True, expected int"]),
-        ({"network": 3, "seeds": 3}, ["network is 3, expected str", "seeds is 3, expected tuple[int, ...]"]),
-        ({"seeds": ["0"]}, ["seeds is ['0'], expected tuple[int, ...]"]),
-        ({"shrink": [[2, 14, 3]]}, ["shrink is [[2, 14, 3]], expected tuple[tuple[int, int], ...]"]),
-        ({"shrink": [[4, 24], [2, 14]]}, ["shrink is ((4, 24), (2, 14)), expected ascending steps"]),
-        ({"optimizer": {"lr": "1e-3", "nesterov": 1}}, ["lr is '1e-3', expected float", "nesterov is 1, expected bool"]),
-        ({"optimizer": 5}, ["optimizer is 5, expected Optimizer"]),
-        ({"finish": {"penalty": "x"}}, ["finish.penalty is 'x', expected float | None"]),
-        ({"precision": "fp16"}, ["precision is 'fp16', expected one of float32, bf16"]),
-        ({"optimizer": {"name": "adamw"}}, ["optimizer.name is 'adamw', expected one of adam, sgd"]),
-        ({"optimizer": {"schedule": "cos"}}, ["optimizer.schedule is 'cos', expected one of constant, cosine, linear, step"]),
+        ({"steps": 5e3, "batch": True}, ["steps is 5000.0, expected a valid integer", "batch is True, expected a valid integer"]),
+        ({"network": 3, "seeds": 3}, ["network is 3, expected a valid string", "seeds is 3, expected a valid tuple"]),
+        ({"seeds": ["0"]}, ["seeds.0 is '0', expected a valid integer"]),
+        ({"shrink": [[2, 14, 3]]}, ["shrink.0 is (2, 14, 3), Tuple should have at most 2 items"]),
+        ({"shrink": [[4, 24], [2, 14]]}, ["shrink: found ((4, 24), (2, 14)), expected ascending steps"]),
+        (
+            {"optimizer": {"lr": "1e-3", "nesterov": 1}},
+            ["optimizer.lr is '1e-3', expected a valid number", "optimizer.nesterov is 1, expected a valid boolean"],
+        ),
+        ({"optimizer": {"lr": float("inf")}}, ["optimizer.lr is inf, expected a finite number"]),
+        ({"optimizer": 5}, ["optimizer is 5, expected a valid dictionary or instance of Optimizer"]),
+        ({"finish": {"penalty": "x"}}, ["finish.penalty is 'x', expected a valid number"]),
+        ({"options": {"step": "x"}}, ["options: step is 'x', expected a valid number; step is 'x', expected a valid dictionary"]),
+        ({"precision": "fp16"}, ["precision is 'fp16', expected 'float32', 'bf16' or 'auto'"]),
+        ({"optimizer": {"name": "adamw"}}, ["optimizer.name is 'adamw', expected 'adam' or 'sgd'"]),
+        (
+            {"optimizer": {"schedule": "cos"}},
+            ["optimizer.schedule is 'cos', expected 'constant', 'cosine', 'linear' or 'step'"],
+        ),
         ({"teacher": "vgg16-ref"}, ["distill is 0.0, expected a share above 0 and up to 1 with a teacher"]),
         ({"teacher": "vgg16-ref", "distill": 1.5}, ["distill is 1.5, expected"]),
     ],
@@ -164,51 +190,51 @@ def test_two_processes_agree_and_train_as_one_does(tmp_path, standin):
 
 
 def test_a_batch_must_divide_among_the_processes(standin, monkeypatch):
-    monkeypatch.setattr(train, "_ranks", lambda device: (0, 5))
+    monkeypatch.setattr(loop, "_ranks", lambda device: (0, 5))
     with pytest.raises(ValueError, match="a batch of 32 cannot be cut into 5 equal parts"):
-        train.Run(training_process.small(), 0)
+        loop.Run(training_process.small(), 0)
 
 
 def test_seeds_differ(standin):
     """They would not if a seed reached only the bits that torch's generator does not hear."""
-    first = [train.Run(training_process.small(), seed).batches.train(0, 0, 1)[1].tolist() for seed in (0, 1)]
+    first = [loop.Run(training_process.small(), seed).batches.train(0, 0, 1)[1].tolist() for seed in (0, 1)]
     assert first[0] != first[1]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, standin):
-    train.run(training_process.small(steps=4, checkpoint_every=2), 0, tmp_path, stop_after=2)
+    loop.run(training_process.small(steps=4, checkpoint_every=2), 0, tmp_path, stop_after=2)
     with pytest.raises(ValueError, match="another recipe or seed"):
-        train.run(training_process.small(steps=4, options={"lambda": 1e-5}), 0, tmp_path)
+        loop.run(training_process.small(steps=4, options={"lambda": 1e-5}), 0, tmp_path)
     assert not (tmp_path / "model.zoo").exists()
 
 
 def test_the_outcome_of_an_earlier_recipe_is_forgotten_when_training_begins(tmp_path, standin):
     """Else a half-trained run whose checkpoint somebody deleted would be reported, and evaluated, with the old model."""
-    run.train_one(training_process.small(steps=2), 0, tmp_path, threads=1)
+    train.train_one(training_process.small(steps=2), 0, tmp_path, threads=1)
     (tmp_path / "checkpoint.safetensors").unlink()
     new = training_process.small(steps=4, checkpoint_every=2, options={"lambda": 1e-5})
-    train.run(new, 0, tmp_path, stop_after=2)
+    loop.run(new, 0, tmp_path, stop_after=2)
     assert not (tmp_path / "outcome.json").exists()
-    assert run.train_one(new, 0, tmp_path, threads=1)["size_bytes"] == (tmp_path / "model.zoo").stat().st_size
+    assert train.train_one(new, 0, tmp_path, threads=1)["size_bytes"] == (tmp_path / "model.zoo").stat().st_size
 
 
 def test_a_restart_forgets_the_outcome_before_its_first_step(tmp_path, standin):
     """Else a restart that was killed would look finished."""
-    train.run(training_process.small(steps=2), 0, tmp_path)
-    train.run(training_process.small(steps=2), 0, tmp_path, resume=False, stop_after=0)
+    loop.run(training_process.small(steps=2), 0, tmp_path)
+    loop.run(training_process.small(steps=2), 0, tmp_path, resume=False, stop_after=0)
     assert not (tmp_path / "outcome.json").exists()
 
 
 def test_the_outcome_is_written_after_the_model(tmp_path, standin, monkeypatch):
     written = []
-    monkeypatch.setattr(train, "write", lambda path, content: written.append(path.name))
-    train.run(training_process.small(steps=2), 0, tmp_path)
+    monkeypatch.setattr(loop, "write", lambda path, content: written.append(path.name))
+    loop.run(training_process.small(steps=2), 0, tmp_path)
     assert written[-2:] == ["model.zoo", "outcome.json"]
 
 
 def test_divergence_is_reported_and_the_last_good_checkpoint_stays(tmp_path, standin):
     own = training_process.small(method="plain", options={}, steps=6, checkpoint_every=2)
-    train.run(own, 0, tmp_path, stop_after=2)
+    loop.run(own, 0, tmp_path, stop_after=2)
     good = (tmp_path / "checkpoint.safetensors").read_bytes()
 
     def diverged(self):
@@ -216,9 +242,9 @@ def test_divergence_is_reported_and_the_last_good_checkpoint_stays(tmp_path, sta
         return torch.tensor(float("nan") if self.step == 3 else 1.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, "train_step", diverged)
+        patch.setattr(loop.Run, "train_step", diverged)
         with pytest.raises(FloatingPointError, match="the loss is nan at step 4: lower the learning rate"):
-            train.run(own, 0, tmp_path)
+            loop.run(own, 0, tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
 
 
@@ -235,10 +261,10 @@ def test_sgd_s_rate_is_one_for_weights_whatever_the_unit_of_the_latents(standin)
     after = []
     for step in (3e-4, 1e-3):
         own = training_process.small(
-            options={"lambda": 0.0, "step": step, "learn_steps": False},
-            optimizer={"name": "sgd", "lr": 0.05, "weight_decay": 0.1, "schedule": "constant"},
+            options={"lambda": 0.0, "step": step},
+            optimizer={"name": "sgd", "lr": 0.05, "psi_lr": 0.0, "weight_decay": 0.1, "schedule": "constant"},
         )
-        training = train.Run(own, 0)
+        training = loop.Run(own, 0)
         training.train_step()
         after.append(training.method.weights()["fc2.weight"].detach())
     start = networks_weight(0)
@@ -251,40 +277,31 @@ def networks_weight(seed: int) -> torch.Tensor:
     return networks.build("lenet300-100").fc2.weight.detach()
 
 
-class Bare(torch.nn.Module):
-    """The interface of benchmarks/methods/__init__.py, and nothing more."""
+class Bare(methods.Method):
+    """What benchmarks/methods/__init__.py says must be written, and nothing more."""
 
     def __init__(self, network, partitioning, options, steps):
-        super().__init__()
-        self.names = [name for group in partitioning.groups for name in group.tensors]
-        weights, self.partitioning = dict(network.named_parameters()), partitioning
+        super().__init__(network, partitioning, options, steps)
+        self.names = [name for group in self.groups for name in group.tensors]
+        weights = dict(network.named_parameters())
         self.theta = torch.nn.ParameterList(torch.nn.Parameter(weights[name].detach().clone()) for name in self.names)
 
     def parameter_sets(self):
-        return [{"optimizer": "main", "params": list(self.theta)}]
+        return [methods.ParameterSet(list(self.theta))]
 
     def weights(self, averaged=False):
         return dict(zip(self.names, self.theta, strict=True))
 
-    def regularise(self, step, generator):
-        pass
-
-    def after_step(self, step):
-        pass
-
-    def estimate(self):
-        return {}
-
     def finish(self):
         theta = {name: value.detach().numpy() for name, value in self.weights().items()}
-        rows = {g.name: np.concatenate([theta[name].reshape(-1, 1) for name in g.tensors]) for g in self.partitioning.groups}
+        rows = {g.name: np.concatenate([theta[name].reshape(-1, 1) for name in g.tensors]) for g in self.groups}
         scale = {"scale": np.full((1, 1), 2.0**-8, np.float32)}
         return {name: codec.Coded("scalar", "static", np.rint(256 * x).astype(np.int32), scale) for name, x in rows.items()}
 
 
 def test_a_method_needs_no_more_than_the_interface(tmp_path, standin, monkeypatch):
     monkeypatch.setattr(methods, "find", lambda name: Bare)
-    path = train.run(training_process.small(method="bare", steps=2), 0, tmp_path)
+    path = loop.run(training_process.small(method="bare", steps=2, options={}), 0, tmp_path)
     assert zoo.load(path).fc1.weight.shape == (300, 784)
 
 
@@ -310,11 +327,12 @@ def short(id: str, *overrides: str) -> recipe.Recipe:
 def test_a_recipe_with_warm_start_teacher_and_bf16_is_resumed_exactly(cifar, tmp_path, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
-    monkeypatch.setattr(train, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference), "taught": reference}[name])
+    monkeypatch.setattr(loop, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
+    monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
     own = short("resnet20-4-sq", "teacher=taught", "distill=0.7", "temperature=2.0")
-    whole = train.run(own, 0, tmp_path / "whole").read_bytes()
-    train.run(own, 0, tmp_path / "parts", stop_after=2)
-    assert train.run(own, 0, tmp_path / "parts").read_bytes() == whole
+    whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
+    loop.run(own, 0, tmp_path / "parts", stop_after=2)
+    assert loop.run(own, 0, tmp_path / "parts").read_bytes() == whole
     header, groups = codec.decode(whole, partitionings.layout)
     assert list(groups) == ["convs", "fc", "bn.scale", "bn.bias", "fc.bias"] and groups["convs"].decoder == "sq"
     network = networks.build("resnet20-4")
@@ -330,13 +348,13 @@ def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch
     torch.manual_seed(5)
     reference = networks.build("resnet20-4")
     parts = partitionings.get("resnet20-4")
-    for name in finish.layers(reference):  # as in a file: scale and bias, no statistics
+    for name in bn.layers(reference):  # as in a file: scale and bias, no statistics
         reference.get_submodule(name).weight.data.uniform_(0.1, 2.0)
     reference.load_state_dict(partitionings.constants(parts), strict=False)
     reference.eval()
-    monkeypatch.setattr(train, "_entry", lambda name: reference)
+    monkeypatch.setattr(loop, "_entry", lambda name: reference)
     own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "keep={}")
-    training = train.Run(own, 0)
+    training = loop.Run(own, 0)
     images, _ = training.batches.train(0, 0, 1)
     with torch.no_grad():
         torch.testing.assert_close(training.network.train()(images), reference(images), rtol=2e-2, atol=2e-2)
@@ -346,7 +364,7 @@ def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
     own = recipe.from_dict({
         "id": "x", "network": "resnet20-4", "method": "plain", "steps": 5, "batch": 2, "shrink": [[2, 8], [3, 16]],
     })  # fmt: skip
-    training, seen = train.Run(own, 0), []
+    training, seen = loop.Run(own, 0), []
     training.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     images = [training.batches.train(step, 0, 1)[0] for step in range(4)]
     for _ in images:
@@ -362,8 +380,8 @@ def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
 )
 def test_recipes_for_cifar_run(id, cifar, tmp_path, monkeypatch):
     own = short(id)
-    monkeypatch.setattr(train, "_entry", lambda name: networks.build(own.network).eval())
-    blob = train.run(own, 0, tmp_path).read_bytes()
+    monkeypatch.setattr(loop, "_entry", lambda name: networks.build(own.network).eval())
+    blob = loop.run(own, 0, tmp_path).read_bytes()
     codec.decode(blob, partitionings.layout)
     assert json.loads((tmp_path / "outcome.json").read_text())["heldout_examples"] == 20
 

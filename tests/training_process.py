@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import checkpoint, recipe, train
+from benchmarks.training import checkpoint, loop, recipe
 from zoo import data, registry
 
 STEPS = 300
@@ -44,7 +44,7 @@ def small(**changes) -> recipe.Recipe:
 
 def kills(folder: Path) -> dict:
     """Each training is a fork, so torch is imported once, and what its first step imports as well."""
-    train.Run(small(), 0).train_step()
+    loop.Run(small(), 0).train_step()
     started = time.monotonic()
     os.waitpid(_fork(folder / "whole"), 0)
     duration = time.monotonic() - started
@@ -67,14 +67,14 @@ def _fork(out: Path) -> int:
     if child:
         return child
     try:
-        train.run(small(), 3, out)
+        loop.run(small(), 3, out)
     finally:
         os._exit(0)
 
 
 def ranks(folder: Path) -> None:
     """Losses of the first steps averaged over the processes, and the file that each of them would write."""
-    training = train.Run(small(), 3)
+    training = loop.Run(small(), 3)
     losses = []
     for _ in range(25):
         loss = training.train_step()

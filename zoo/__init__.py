@@ -110,8 +110,8 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded]) -> byte
     """
     from zoo import codec, partitionings
 
-    layout = {group.name: group.shapes for group in partitionings.get(network, partitioning).groups}
-    return codec.encode(network, partitioning, groups, layout)
+    target = partitionings.get(network, partitioning)
+    return codec.encode(target.network, partitioning, groups, {group.name: group.shapes for group in target.groups})
 
 
 def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:

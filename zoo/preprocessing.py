@@ -3,7 +3,7 @@
     PIL image ── resize, crop ─┐
     uint8 batch ───────────────┴─ (N, H, W, C) uint8 ── scale, mean, deviation ── (N, C, H, W) float32
 
-A record names its preprocessing ("mnist", "cifar10", "cifar10-64", "imagenet", "imagenet-caffe"), so that
+A record names its preprocessing ("mnist", "cifar10", "cifar10-64", "imagenet", "imagenet-caffe", ...), so that
 nobody has to guess it. Agrees with torchvision's Resize, CenterCrop and Normalize without importing it.
 """
 
@@ -49,6 +49,8 @@ SPECS: dict[str, Preprocessing] = {
         Preprocessing("imagenet", "RGB", 224, 256, 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         # The Keras ResNet-50: means only. It wants BGR; we reverse the input channels of conv1 instead.
         Preprocessing("imagenet-caffe", "RGB", 224, 256, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+        # The same for networks trained on smaller pictures: objects then are as large as in training (Touvron et al. 2019).
+        Preprocessing("imagenet-caffe-160", "RGB", 160, 184, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
     )
 }
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.codec.ans import Ans, Table
+from zoo.codec.ans import Ans, PythonAns, Table
 from zoo.codec.bits import Reader, Writer
 from zoo.codec.entropy import Shapes
 from zoo.errors import CorruptArtifact
@@ -50,6 +50,9 @@ class Live:
         model.lines = [_fit(cube) for cube in model._cubes(phi)]
         return model
 
+    def simpler(self, phi: np.ndarray, shapes: Shapes) -> None:
+        """There is none."""
+
     def write(self, writer: Writer) -> None:
         for (o, i, _), lines in zip(self.planes, self.lines, strict=True):
             writer.bits(lines.rows, o.bit_length())
@@ -77,15 +80,17 @@ class Live:
         return model
 
     def push(self, coder: Ans, phi: np.ndarray) -> None:
-        pen = _Pen()
+        pen, plain = _Pen(), coder.plain()
         self._walk(phi.copy(), pen)
-        for bit, zero, one in reversed(pen.decisions):
-            coder.push(np.array([bit], np.int32), Table((zero, one)))
+        for decision in reversed(pen.decisions):
+            plain.push_bit(*decision)
+        coder.take(plain)
 
     def pop(self, coder: Ans) -> np.ndarray:
         phi = np.zeros((sum(math.prod(planes) for planes in self.planes) // self.l, self.l), np.int32)
-        eye = _Eye(coder)
-        self._walk(phi, eye)
+        plain = coder.plain()
+        self._walk(phi, _Eye(plain))
+        coder.take(plain)
         return phi
 
     def bits(self, phi: np.ndarray) -> float:
@@ -122,11 +127,11 @@ class _Pen:
 class _Eye:
     """Reads decisions off the stream."""
 
-    def __init__(self, coder: Ans):
+    def __init__(self, coder: PythonAns):
         self.coder = coder
 
     def decide(self, zero: int, one: int, bit: bool) -> int:
-        return int(self.coder.pop(1, Table((zero, one)))[0])
+        return self.coder.pop_bit(zero, one)
 
 
 class _Counts:

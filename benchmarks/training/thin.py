@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.batches import Batch
+from benchmarks.training.batches import Batch
 from zoo import networks
 from zoo.codec import Coded
 from zoo.partitionings import Partitioning
@@ -58,7 +58,7 @@ def spaces(network: str) -> dict[str, tuple[str | None, ...]]:
             found |= _vectors(f"{name}.bn1", inputs) | _vectors(f"{name}.bn2", name)
             found |= {f"{name}.conv1.weight": (name, inputs), f"{name}.conv2.weight": (outputs, name)}
     else:
-        raise ValueError(f"the channels of {network} are not listed in benchmarks/thin.py: it cannot be trained thin")
+        raise ValueError(f"the channels of {network} are not listed in benchmarks/training/thin.py: it cannot be trained thin")
     return {name: found[name] for name in networks.shapes(network) if name in found}
 
 

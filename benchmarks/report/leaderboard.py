@@ -11,26 +11,19 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
-import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks import recipe as recipes
+from benchmarks.report import figures
+from benchmarks.report.records import ROOT, TITLES, by_network, pareto, read_entries, size
+from benchmarks.training import recipe as recipes
 from zoo import networks, registry
 from zoo.registry import Entry, Quoted
 
-ROOT = Path(__file__).parent.parent
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
 RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote; people may put a caption NAME.md beside NAME.svg
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
-# Colour-blind safe (Okabe and Ito 2008), with markers that differ too.
-STYLES = {"epr": ("#0072B2", "o"), "lc": ("#D55E00", "s"), "hemp": ("#009E73", "^"), "plain": ("#000000", "D")}
-OTHER_STYLES = (("#CC79A7", "v"), ("#E69F00", "P"), ("#56B4E9", "X"), ("#8C6D1F", "*"), ("#5B3A8E", "h"))
 README_ROWS = 4  # of a network
 
 
@@ -47,56 +40,19 @@ def main(args: argparse.Namespace) -> int:
         ROOT / "README.md": insert(readme, readme_table(entries)),
     }
     stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    drawn = {ROOT / figure_path(name): group for name, group in groups.items() if is_drawn(*group)}
-    stale += [path for path, group in drawn.items() if figure_digest(path) != points_digest(*group)]
+    drawn = {ROOT / figures.figure_path(name): group for name, group in groups.items() if figures.is_drawn(*group)}
+    stale += [path for path, group in drawn.items() if figures.figure_digest(path) != figures.points_digest(*group)]
     if args.check:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is out of date: run `make leaderboard`", file=sys.stderr)
         return 1 if stale else 0
     contents = {path: text.encode() for path, text in files.items()}
-    contents |= {path: figure(path.stem, *group) for path, group in drawn.items()}
+    contents |= {path: figures.figure(path.stem, *group) for path, group in drawn.items()}
     changed = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
     for path in changed:
         registry.write(path, contents[path])
     print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {len(changed)} files changed")
     return 0
-
-
-def read_entries(folder: Path = ROOT / "artifacts") -> list[Entry]:
-    """The records of the checkout, by network and size."""
-    found = [registry.load_record(path.parent) for path in sorted(folder.glob(f"*/{registry.RECORD}"))]
-    order = networks.names()
-    return sorted(found, key=lambda e: (order.index(networks.spec(e.network).base), e.size_bytes, e.id))
-
-
-def by_network(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[str, tuple[list[Entry], list[Quoted]]]:
-    """Network -> (measured, quoted), in the registry's order, leaving out networks without either.
-
-    Both stride placements of ResNet-50 stand under one heading: they have the same tensors.
-    """
-
-    def heading(name: str) -> str:
-        return networks.spec(name).base.removesuffix("-v1.5")
-
-    groups = {}
-    for name in networks.names():
-        own = [e for e in entries if heading(e.network) == name], [q for q in quoted if heading(q.network) == name]
-        if any(own):
-            groups[name] = own
-    return groups
-
-
-def pareto(entries: Sequence[Entry]) -> set[str]:
-    """Ids of the entries that no other beats: none is at most as large with at most as many errors, and better in one.
-
-    Entries without test errors neither beat nor are marked.
-    """
-    points = [(e.size_bytes, e.test_errors / e.test_examples, e.id) for e in entries if e.test_errors is not None]
-    return {
-        name
-        for size, error, name in points
-        if not any(s <= size and r <= error and (s, r) != (size, error) for s, r, _ in points)
-    }
 
 
 # ----------------------------------------------------------------------------------------------- the tables
@@ -109,11 +65,11 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         spec = networks.spec(name)
         parts.append(f"## {name}\n")
         parts.append(
-            f"{TITLES[spec.dataset]}, {spec.parameters:,} parameters, {_size(4 * spec.parameters)} uncompressed "
+            f"{TITLES[spec.dataset]}, {spec.parameters:,} parameters, {size(4 * spec.parameters)} uncompressed "
             f"(4 bytes a parameter).\n"
         )
-        if is_drawn(own, others):
-            parts.append(f"![{name}: top-1 error against bytes of the file]({figure_path(name)})\n")
+        if figures.is_drawn(own, others):
+            parts.append(f"![{name}: top-1 error against bytes of the file]({figures.figure_path(name)})\n")
         if own:
             parts.append("**Measured** here, from the committed files:\n")
             parts.append(_markdown(measured_rows(own)))
@@ -215,10 +171,6 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
     return re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text)) + "\n"  # a change of one cell is a change of one line
 
 
-def _size(count: float) -> str:
-    return f"{count / 1e6:.4g} MB" if count >= 1e6 else f"{count / 1e3:.4g} kB"
-
-
 def _agreement(e: Entry) -> str:
     if not e.sample:
         return ""
@@ -256,134 +208,6 @@ def _seeds(e: Entry) -> str:
         if values:
             spreads.append(f"{min(values):,}–{max(values):,} {unit}")
     return f"{len(e.seeds)}: {', '.join(spreads)}"
-
-
-# ---------------------------------------------------------------------------------------------- the figures
-
-
-def is_drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> bool:
-    """Whether a figure would show anything that was measured."""
-    return any(e.test_errors is not None for e in entries)
-
-
-def figure_path(network: str) -> str:
-    return f"figures/{network}.svg"
-
-
-def points_digest(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
-    """Identity of what a figure shows; it is written into the file, so that a stale figure is found without drawing."""
-    points = [[e.id, e.method, e.size_bytes, e.test_errors, e.test_examples] for e in entries]
-    points += [[q.key, q.method, q.size_bytes, q.error] for q in quoted]
-    return hashlib.sha256(json.dumps(points).encode()).hexdigest()
-
-
-def figure_digest(path: Path) -> str | None:
-    """The digest in a figure that was drawn before; None where there is none."""
-    found = re.search(r"points ([0-9a-f]{64})", path.read_text(encoding="utf-8")) if path.exists() else None
-    return found and found.group(1)
-
-
-def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], format: str = "svg") -> bytes:
-    """Top-1 error against bytes (log scale): measured by method in colour, quoted in grey, the Pareto front as a line.
-
-    The same points give the same bytes under one version of matplotlib.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib import ticker
-
-    measured = [e for e in entries if e.test_errors is not None]
-    settings = {"svg.hashsalt": "zoo", "svg.fonttype": "none", "font.family": ["DejaVu Sans", "sans-serif"], "font.size": 9}
-    with plt.rc_context(settings):
-        fig, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
-        ceiling = _ceiling([e.top1_error for e in measured], [q.error for q in quoted])
-        spec, best, labels = networks.spec(network), pareto(measured), []
-        for q in quoted:
-            axes.plot(q.size_bytes, q.error, marker="x", color="0.55", linestyle="none", markersize=6)
-            labels.append((q.size_bytes, q.error, q.method, "0.45"))
-        for method, (colour, marker) in _styles(measured).items():
-            own = [e for e in measured if e.method == method]
-            errors = [min(e.top1_error, ceiling) for e in own]
-            axes.plot([e.size_bytes for e in own], errors, marker=marker, color=colour, linestyle="none", label=method)
-            for e, y in zip(own, errors, strict=True):
-                beyond = f" ↑ {e.top1_error:.1f} %" if e.top1_error > ceiling else ""
-                labels.append((e.size_bytes, y, e.id.removeprefix(f"{network}-") + beyond, colour))
-        front = sorted((e.size_bytes, e.top1_error) for e in measured if e.id in best)
-        sizes, errors = [size for size, _ in front], [error for _, error in front]
-        axes.step(sizes, errors, where="post", color="0.35", linewidth=0.9, zorder=1.5, label="measured Pareto front")
-        if quoted:
-            axes.plot([], [], marker="x", color="0.55", linestyle="none", label="quoted, by its own counting")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: _size(x) if x >= 1000 else f"{x:.0f} B"))
-        axes.minorticks_off()
-        axes.set_xlabel("bytes of the whole file")
-        axes.set_ylabel(f"top-1 error on {TITLES[spec.dataset]} test, %")
-        axes.set_title(network, loc="left", fontweight="bold")
-        floor = min([e.top1_error for e in measured] + [q.error for q in quoted])
-        axes.set_ylim(floor - 0.2 * (ceiling - floor), ceiling + 0.1 * (ceiling - floor))
-        axes.margins(x=0.1)
-        axes.grid(True, which="major", color="0.92", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right", fontsize=8)
-        _place(fig, axes, labels, list(zip(sizes, errors, strict=True)))
-        out = io.BytesIO()
-        about = {"Date": None, "Creator": None, "Description": f"points {points_digest(entries, quoted)}"}
-        fig.savefig(out, format=format, dpi=110, metadata=about if format == "svg" else None)
-        plt.close(fig)
-    return re.sub(rb"[ \t]+\n", b"\n", out.getvalue()) if format == "svg" else out.getvalue()
-
-
-def _ceiling(measured: list[float], quoted: list[float]) -> float:
-    """Top of the error axis: what is far above most points is drawn at the edge, with its number."""
-    usual = sorted(measured)[len(measured) // 2]
-    return min(max(measured + quoted), max([1.5 * usual] + [1.15 * error for error in quoted]))
-
-
-def _styles(entries: Sequence[Entry]) -> dict[str, tuple[str, str]]:
-    methods = dict.fromkeys(sorted({e.method for e in entries}, key=lambda m: (m not in STYLES, m)))
-    others = [m for m in methods if m not in STYLES]
-    return {m: STYLES.get(m) or OTHER_STYLES[others.index(m) % len(OTHER_STYLES)] for m in methods}
-
-
-def _place(fig, axes, labels: Sequence[tuple[float, float, str, str]], front: Sequence[tuple[float, float]]) -> None:
-    """Writes each label beside its point, where it covers least of the points, the front and the labels placed before."""
-    fig.canvas.draw()
-    points = [axes.transData.transform((x, y)) for x, y, _, _ in labels]
-    frame, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
-    taken.append((legend.x0, legend.y0, legend.x1, legend.y1))
-    for begin, end in zip(front, front[1:], strict=False):  # a step goes right, then down
-        (x0, y0), (x1, y1) = axes.transData.transform([begin, end])
-        taken += [(x0, y0 - 2, x1, y0 + 2), (x1 - 2, y1, x1 + 2, y0)]
-    scale = fig.dpi / 72
-    for (x, y), (px, py, text, colour) in zip(points, labels, strict=True):
-        width, height = 4.3 * len(text) * scale, 8 * scale
-        options = []
-        for dx, dy in ((6, 3), (6, -10), (6, 14), (6, -20), (0, 8), (0, -15), (0, 18), (0, -25), (14, 26), (14, -32), (14, 38)):
-            for side in ("left", "right", "center"):
-                if (side == "center") != (dx == 0):
-                    continue
-                left = {"left": x + dx * scale, "right": x - dx * scale - width, "center": x - width / 2}[side]
-                box = (left, y + dy * scale, left + width, y + dy * scale + height)
-                cost = sum(_overlap(box, other) for other in taken)
-                outside = max(0, frame.x0 - box[0]) + max(0, box[2] - frame.x1) + max(0, frame.y0 - box[1])
-                options.append((cost + outside * height + 0.5 * abs(dy), side, dx, dy, box))
-        _, side, dx, dy, box = min(options)
-        taken.append(box)
-        end = {"left": (0, 0.5), "right": (1, 0.5), "center": (0.5, float(dy < 0))}[side]  # of the label
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3, "relpos": end}
-        axes.annotate(
-            text, (px, py), xytext=(-dx if side == "right" else dx, dy), textcoords="offset points", ha=side, va="bottom",
-            color=colour, fontsize=7, arrowprops=line if abs(dy) > 10 else None,
-        )  # fmt: skip
-
-
-def _overlap(a: tuple, b: tuple) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 _INTRODUCTION = """# Leaderboard

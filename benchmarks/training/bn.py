@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
-from benchmarks.batches import Batch
+from benchmarks.methods.common import update_average
+from benchmarks.training.batches import Batch
 from zoo import codec, partitionings
 from zoo.codec import Coded
-from zoo.partitionings import BN_EPS, Group, Partitioning
+from zoo.compress.bn import DEAD, Statistics, layers, statistics
+from zoo.compress.coding import code, shortest, size
+from zoo.partitionings import BN_EPS, Partitioning
 
-Statistics = dict[str, torch.Tensor]  # buffer name of a BN layer -> its mean or variance
 FINEST, START, COARSEST = 10, 6, 0  # a step is 2^-k of a tensor's typical size
-DEAD = 1e-12  # variance of a channel whose input is constant: it is nothing but its bias
 
 
 class Rest(nn.Module):
@@ -40,70 +40,11 @@ class Rest(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Warmed up, so that early steps are forgotten."""
-        decay = min(self.decay, (1 + step) / (10 + step))
         for name, p in self.parameter.items():
-            getattr(self, _buffer(name)).lerp_(p.detach(), 1 - decay)
+            update_average(getattr(self, _buffer(name)), p, step, self.decay)
 
     def averages(self) -> dict[str, torch.Tensor]:
         return {name: getattr(self, _buffer(name)) for name in self.parameter}
-
-
-def layers(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The network's BN layers by name."""
-    return {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
-
-
-@torch.no_grad()
-def statistics(
-    network: nn.Module, weights: dict[str, torch.Tensor], batches: Iterable[Batch],
-    reduce: Callable[[torch.Tensor], None] = lambda sums: None,
-) -> Statistics:
-    """Mean and variance of every BN layer's input under `weights`, over all the batches together.
-
-    In train mode each batch is normalised by itself on its way, in eval mode by the network's own statistics. `reduce`
-    sums a tensor over all processes in place. Neither the network's parameters nor its buffers change.
-    """
-    bn = layers(network)
-    if not bn:
-        return {}
-    sums: dict[str, torch.Tensor] = {}
-
-    def add(name: str):
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            part = totals(inputs[0])
-            sums[name] = sums[name] + part if name in sums else part
-
-        return hook
-
-    handles = [module.register_forward_pre_hook(add(name)) for name, module in bn.items()]
-    scratch = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    try:
-        for images, _ in batches:
-            functional_call(network, {**weights, **scratch}, (images,))
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = {}
-    for name, total in sums.items():
-        reduce(total)
-        found[f"{name}.running_mean"], found[f"{name}.running_var"] = moments(total)
-    return found
-
-
-def totals(x: torch.Tensor) -> torch.Tensor:
-    """Count, sum and sum of squares of each channel of x (N, C, H, W): (3, C) float64, to be added over batches."""
-    x = x.float()
-    count = x.numel() / x.shape[1]
-    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    mean, variance = mean.double(), variance.double()
-    return count * torch.stack([torch.ones_like(mean), mean, variance + mean * mean])
-
-
-def moments(total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance (C,) float32 from `totals`."""
-    mean = total[1] / total[0]
-    return mean.float(), (total[2] / total[0] - mean * mean).clamp_min(0).float()
 
 
 def complete(
@@ -133,16 +74,11 @@ def complete(
     return {group.name: every[group.name] for group in partitioning.groups}
 
 
-def shortest(group: Group, options: Iterable[Coded]) -> Coded:
-    """The way to code a group that makes the shortest file; the first of equal ones."""
-    return min(options, key=lambda option: len(codec.encode("", "", {group.name: option}, {group.name: group.shapes})))
-
-
 def fewest(partitioning: Partitioning, coded: dict[str, Coded]) -> dict[str, Coded]:
     """The same integers, BN's under the entropy model with the fewest bytes: zeros in a row cost nothing in context."""
     best = dict(coded)
     for group in partitioning.groups:
-        if group.name.startswith("bn."):
+        if group.kind == "bn":
             best[group.name] = shortest(group, [coded[group.name], replace(coded[group.name], model="context")])
     return best
 
@@ -208,23 +144,6 @@ class _Search:
         if name.replace(".bias", ".weight") in state:
             scale = state[f"{layer}.weight"].double().numpy()
         return beta - mean * scale, size(scale * np.sqrt(variance))  # against the deviation of the layer's output
-
-
-def code(tensors: list[tuple[np.ndarray, float]], k: int, own: bool) -> Coded:
-    """Integers of the tensors' values under steps of 2^-k of each one's size, or (not `own`) of their geometric mean."""
-    sizes = np.array([size for _, size in tensors])
-    if not own:
-        sizes = np.exp(np.log(sizes).mean(keepdims=True))
-    steps = codec.psi_round(np.float32(sizes * 2.0**-k)[:, None])  # (T or 1, 1)
-    each = np.broadcast_to(steps, (len(tensors), 1)).astype(np.float64)
-    phi = np.concatenate([np.rint(values.reshape(-1) / step) for (values, _), step in zip(tensors, each, strict=True)])
-    return Coded("scalar", "static", phi.astype(np.int32)[:, None], {"scale": steps})
-
-
-def size(values: np.ndarray) -> float:
-    """Root mean square of what is not zero; 1 where all is."""
-    values = values[values != 0]
-    return float(np.sqrt(np.mean(values * values))) if values.size else 1.0
 
 
 def _buffer(name: str) -> str:

@@ -1,0 +1,20 @@
+"""Tensors by name in a safetensors file that is there whole or not at all: what a stopped run goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from zoo.registry import write
+
+
+def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    write(path, safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
+
+
+def load(path: Path) -> dict[str, torch.Tensor]:
+    """What `save` wrote. Raises FileNotFoundError where there is nothing."""
+    return safetensors.torch.load_file(path)
