@@ -241,13 +241,26 @@ def basis(decoder, k):
     return [[grid(x) for x in row] for row in rows]
 
 
+def pool(decoder, shape, rows):
+    """Rows of one integer, with the first of its block of pixels added to each other."""
+    side = int(decoder[5:]) if decoder.startswith("pool:") else 0
+    if not side or len(shape) != 2 or not shape[1] or shape[1] % side**2:
+        return rows
+    added = []
+    for n, (phi,) in enumerate(rows):
+        y, x = n // side % side, n % side
+        first = n - y % 2 * side - x % 2
+        added.append((phi + (rows[first][0] if first != n else 0),))
+    return added
+
+
 def weights_of(decoder, row, scale, shift, codebook, l):
     if decoder == "float32":
         return list(struct.unpack(f"<{len(row)}f", struct.pack(f"<{len(row)}i", *row)))
     if decoder == "codebook":
         return [codebook[i] for i in row]
     y = [p * a + b for p, a, b in zip(row, scale, shift, strict=True)]
-    if decoder in ("scalar", "sq"):
+    if decoder in ("scalar", "sq") or decoder.startswith("pool:"):
         return y
 
     def mix(terms):
@@ -281,7 +294,7 @@ def read(blob, layouts):
         (flags,) = data.raw(1)
         if not flags >> 7:
             decoder, model = data.text() or "scalar", data.text() or "static"
-        l = 1 if decoder in ("scalar", "codebook", "float32") else shapes[0][-1] ** 2
+        l = 1 if decoder in ("scalar", "codebook", "float32") or decoder.startswith("pool:") else shapes[0][-1] ** 2
         d = sum(map(math.prod, shapes)) // l
         psi = []
         for field in (flags & 7, flags >> 3 & 7):
@@ -328,7 +341,7 @@ def read(blob, layouts):
         for t, shape in enumerate(shapes):
             first, second = ([a[min(t, len(a) - 1)] if a else [0.0] * l for a in psi])
             count = math.prod(shape) // l
-            part = [weights_of(decoder, row, first, second, first, l) for row in rows[start : start + count]]
+            part = [weights_of(decoder, row, first, second, first, l) for row in pool(decoder, shape, rows[start : start + count])]
             tensors.append(list(itertools.chain.from_iterable(part)))
             start += count
         out[name] = rows, tensors
@@ -398,11 +411,13 @@ def files(draw):
     """A network of one to three groups with any decoder: layout, groups."""
     layout, groups = {}, {}
     for name in ("a", "b", "c")[: draw(st.integers(1, 3))]:
-        decoder = draw(st.sampled_from(["scalar", "sq", "dft", "orth:3", "orth:123456789", "codebook", "float32"]))
+        decoder = draw(
+            st.sampled_from(["scalar", "pool:2", "sq", "dft", "orth:3", "orth:123456789", "codebook", "float32"])
+        )
         tensors = draw(st.integers(1, 3))
         k = draw(st.sampled_from([1, 2, 3, 5]))
-        if decoder in ("scalar", "codebook", "float32"):
-            shapes = tuple(draw(st.sampled_from([(4, 3), (5,), (2, 1, 3, 3), (1, 1)])) for _ in range(tensors))
+        if decoder in ("scalar", "pool:2", "codebook", "float32"):
+            shapes = tuple(draw(st.sampled_from([(4, 3), (5,), (3, 8), (2, 1, 3, 3), (1, 1)])) for _ in range(tensors))
             l = 1
         else:
             shapes = tuple((draw(st.integers(1, 3)), draw(st.integers(1, 3)), k, k) for _ in range(tensors))
