@@ -341,7 +341,8 @@ def read(blob, layouts):
         for t, shape in enumerate(shapes):
             first, second = ([a[min(t, len(a) - 1)] if a else [0.0] * l for a in psi])
             count = math.prod(shape) // l
-            part = [weights_of(decoder, row, first, second, first, l) for row in pool(decoder, shape, rows[start : start + count])]
+            pooled = pool(decoder, shape, rows[start : start + count])
+            part = [weights_of(decoder, row, first, second, first, l) for row in pooled]
             tensors.append(list(itertools.chain.from_iterable(part)))
             start += count
         out[name] = rows, tensors

@@ -482,7 +482,32 @@ def test_synthetic_files_have_the_entropy_they_claim():
 def test_a_race_gives_the_median_of_each_side(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(speed.time, "process_time", lambda: float(next(clock)))
-    assert speed.race({"a": lambda: None, "b": lambda: None}, 3) == {"a": 1.0, "b": 1.0}
+    assert speed.race({"a": lambda: None, "b": lambda: None}, 3) == speed.Race({"a": 1.0, "b": 1.0}, 0.0, 3)
+
+
+def test_a_race_goes_on_until_its_medians_are_stable_and_says_if_they_are_not(capsys):
+    now, durations = 0.0, itertools.chain([1.0, 9.0, 1.0, 9.0], itertools.repeat(3.0))
+
+    def side():
+        nonlocal now
+        now += next(durations)
+
+    result = speed.race({"a": side}, 3, lambda: now)  # 1 warms up; 9, 1 and 9 are outside ranks 2 to 9 of 12
+    assert result.seconds == {"a": 3.0} and result.spread == 0.0 and result.timings == 12
+    durations = itertools.cycle([1.0, 9.0])
+    result = speed.race({"a": side}, 3, lambda: now)
+    assert result.timings == 3 * speed.MOST and result.spread == pytest.approx(4 / result.seconds["a"])
+    row = {"name": "x", "decode": 1.0, "encode": 1.0, "weights": 1.0}
+    speed.show("codec", row | result.certainty)
+    assert f"NOT STABLE: the median is known to {result.spread:.0%} after {3 * speed.MOST} timings" in capsys.readouterr().out
+    speed.show("codec", row | speed.Race({}, 0.01, 7).certainty)
+    assert "STABLE" not in capsys.readouterr().out
+
+
+def test_the_median_s_uncertainty_is_half_an_interval_of_ranks():
+    assert speed.uncertainty([5.0]) == 0.0
+    values = list(range(1, 101))  # ranks 40 to 60 of 0 to 99: the binomial's 95 %
+    assert speed.uncertainty(values) == pytest.approx((values[60] - values[39]) / 2 / 50.5)
 
 
 def test_speed_prints_ratios_of_an_entry(tmp_path, monkeypatch, capsys):
@@ -497,7 +522,12 @@ def test_speed_prints_ratios_of_an_entry(tmp_path, monkeypatch, capsys):
     results = json.loads(numbers.read_text())
     assert results["load"][0]["ratio"] > 0 and results["codec"][0]["decode"] > 0
     assert results["overhead"][0]["bytes"] == len(blob)
-    assert "of its time" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "of its time" in out and "thread of torch" in out.splitlines()[0] and "load at the end" in out
+    machine = results["machine"]
+    assert machine["threads"] == 1 and machine["cores"] >= 1 and machine["processor"] and "torch" in machine["versions"]
+    row = results["load"][0]
+    assert ("NOT STABLE" in out.split("load ")[2].splitlines()[0]) == (row["spread"] > speed.STABLE) and row["timings"] >= 2
 
 
 def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):
@@ -507,12 +537,14 @@ def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):
     assert 0 <= row["peak_mb"] < 200 and row["ratio"] == pytest.approx(1e6 * row["peak_mb"] / (4 * 266_610))
 
 
-@pytest.mark.data
 @pytest.mark.slow
-def test_verifying_costs_little_more_than_the_forward_pass(capsys):
-    assert commands.main(["speed", "--only", "evaluate", "--evaluated", "lenet300-100-sq"]) == 0
-    out = capsys.readouterr().out
-    assert "verified on 10,000 images" in out and not out.strip().endswith("0.00 of it")
+def test_verifying_costs_little_more_than_the_forward_pass(tmp_path, capsys):
+    numbers = tmp_path / "speed.json"
+    args = ["speed", "--only", "evaluate", "--evaluated", "lenet5-caffe-sq", "--json", str(numbers)]
+    assert commands.main(args) == 0
+    (row,) = json.loads(numbers.read_text())["evaluate"]
+    assert row["count"] == 10_000 and row["verify_s"] < 1.5 * row["forward_s"]
+    assert "verified on 10,000 images" in capsys.readouterr().out
 
 
 def test_an_unknown_section_is_refused(capsys):

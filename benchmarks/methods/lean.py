@@ -31,9 +31,9 @@ from torch import nn
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Averaged, straight_through
 from benchmarks.tables import Table
-from benchmarks.training import thin
 from zoo import reparam
 from zoo.codec import Coded, psi_round
+from zoo.networks.spaces import spaces as spaces_of
 
 DEAREST = 16.0  # bits: no price is higher
 
@@ -76,7 +76,7 @@ class Lean(Method):
 
     def __init__(self, network, partitioning, options, steps):
         super().__init__(network, partitioning, options, steps)
-        o, weights, spaces = self.options, dict(network.named_parameters()), thin.spaces(partitioning.network)
+        o, weights, spaces = self.options, dict(network.named_parameters()), spaces_of(partitioning.network)
         sizes = {where[0]: len(weights[name]) for name, where in spaces.items() if where[0]}
         if unknown := {space for space, n in o.units.items() if not 1 <= n <= sizes.get(space, 0)}:
             raise ValueError(f"LEAN's units for {sorted(unknown)} cannot be; the spaces have {sizes}")
@@ -141,7 +141,7 @@ class Lean(Method):
         return tensors
 
     def weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
-        """Of live units alone: the networks of thin.spaces compute with any number of units."""
+        """Of live units alone: the networks of zoo.networks.spaces compute with any number of units."""
         step = self.log_step.exp()
         if averaged:
             step, phi = torch.from_numpy(psi_round(step.detach().cpu().numpy())).to(step.device), self.phi.mean.round()

@@ -29,9 +29,8 @@ from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
-from zoo import codec, networks, partitionings
+from zoo import codec, compact, networks, partitionings
 from zoo.registry import write
-
 
 KNOWN: list = []  # what the answers of a teacher are to, and the answers: the seeds of a recipe share them
 
@@ -68,10 +67,10 @@ class Run:
         method = methods.find(recipe.method)
         self.method: methods.Method = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
-        own = set(self.method.weights())
+        owned = set(self.method.weights())
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name not in own)
-        self.rest = bn.Rest(self.network, own, recipe.average)
+            parameter.requires_grad_(name not in owned)
+        self.rest = bn.Rest(self.network, owned, recipe.average)
         self.generator = torch.Generator(self.device)
         self.optimizers = self._optimizers()
         self.log: list[str] = []
@@ -91,7 +90,7 @@ class Run:
         for score in scores.values():
             self._sum(score)
         self.kept = thin.choose({space: score.cpu() for space, score in scores.items()}, self.recipe.keep)
-        thin.remove(self.recipe.network, self.network, self.kept)
+        compact.remove(self.recipe.network, self.network, self.kept)
         self.partitioning = thin.partitioning(self.whole, self.kept)
 
     def train_step(self) -> torch.Tensor:
@@ -131,7 +130,7 @@ class Run:
 
     @torch.no_grad()
     def heldout_errors(self) -> int:
-        """Errors on the held-out part of the training set, of the weights that would be stored now, BN not yet in few bits."""
+        """Errors on the held-out images with the weights that would be stored now, but BN in float32."""
         weights = self._weights(averaged=True) | self.rest.averages()
         with self._autocast():
             errors, _, _ = self._heldout(weights | self._statistics(weights, self.recipe.finish.images_on_the_way))
@@ -152,7 +151,7 @@ class Run:
 
         coded = bn.complete(self.partitioning, coded, rest, statistics, loss, penalty)
         if self.kept:
-            coded = bn.fewest(self.whole, thin.expand(self.whole, self.kept, coded))
+            coded = bn.shortest_bn(self.whole, thin.expand(self.whole, self.kept, coded))
         return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
 
     def artifact_errors(self, blob: bytes) -> int:
@@ -191,7 +190,7 @@ class Run:
             torch.distributed.all_reduce(tensor)
 
     def shares(self) -> str:
-        """Which part of the training steps of this process went into reading data and into the method's penalty."""
+        """Shares of the time of training steps that went into reading data and into the method's penalty, for the log."""
         total = self.spent.get("step", 0.0) or 1.0
         return "".join(f", {what} {self.spent.get(what, 0.0) / total:.0%}" for what in ("data", "penalty"))
 
@@ -311,15 +310,19 @@ class Run:
 def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, stop_after: int | None = None) -> Path:
     """Trains one seed to its end and writes `out`/train.log, model.zoo and at last outcome.json; returns the model's path.
 
-    Continues from `out`/checkpoint.safetensors unless `resume` is False. `stop_after` ends early, with a checkpoint.
+    Continues from `out`/checkpoint.safetensors, or from the one before where that is damaged; with `resume` False it
+    deletes both. `stop_after` ends early, with a checkpoint.
     Raises FloatingPointError where training has diverged; the last checkpoint is from before that.
     """
     training = Run(recipe, seed, device)
     path, chief = out / "checkpoint.safetensors", training.rank == 0
-    if resume and path.exists():
-        training.restore(checkpoint.load(path, device))
+    state = checkpoint.latest(path, device) if resume else None
+    if state is not None:
+        training.restore(state)
         training.log.append(f"continued at step {training.step}: {_settings(training)}")
     if chief:
+        if not resume:
+            checkpoint.delete(path)
         (out / "outcome.json").unlink(missing_ok=True)  # it says "finished", perhaps of another recipe
     if not training.log:
         training.log = _preamble(training)

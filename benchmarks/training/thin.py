@@ -1,17 +1,16 @@
 """Training a network without some of its channels: several times faster, while the file still decodes to all of it.
 
-    full network --scores--> kept channels of each space --remove--> thin network, thin partitioning --method--> Coded
-                                        `--------------------------------------------- expand, with zeros ----> Coded
+    full network --scores--> kept channels of each space --remove--> thin network --method--> its groups, coded
+                                                `------------------------------------expand--> groups of the full network
 
-A *space* is a set of channels that tensors share: what a convolution puts out, its BN and what reads it. A channel that
-is removed has zero weights, BN scale and bias in the file, so the full network computes what the thin one does. There the
-kept channels stand first: their order is free, and the zeros then cost next to nothing.
+In the file, a removed channel has weights, BN scale and bias of zero, so the full network computes what the thin one does.
+The order of channels is free: the kept ones stand first, and the zeros of the others then cost next to nothing. What a
+*space* is: zoo/networks/spaces.py.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -22,54 +21,29 @@ from torch import nn
 from benchmarks.training.batches import Batch
 from zoo import networks
 from zoo.codec import Coded
+from zoo.compact import Kept
+from zoo.networks import spaces as listing
 from zoo.partitionings import Partitioning
 
-Kept = dict[str, torch.Tensor]  # space -> numbers of the channels that stay, ascending
+THIN = ("vgg16", "resnet20-4")  # networks that are trained without some of their channels
+WITHIN = listing.WITHIN["resnet20-4"]
 
 
-CHAINS = {"lenet300-100": ("fc1", "fc2", "fc3"), "lenet5-caffe": ("conv1", "conv2", "fc1", "fc2")}
+def spaces(network: str) -> Mapping[str, tuple[str | None, ...]]:
+    """The spaces of the network's tensors, as `zoo.networks.spaces` lists them.
 
-
-def spaces(network: str) -> dict[str, tuple[str | None, ...]]:
-    """State-dict name -> space of its outputs, and of its inputs where it has any; None where channels are fixed.
-
-    Raises ValueError for networks whose channels nobody has listed here.
+    Raises ValueError for networks that cannot be trained thin.
     """
-    base = networks.spec(network).base
-    if base in CHAINS:
-        layers = CHAINS[base]
-        found = {}
-        for layer, (inputs, outputs) in zip(layers, itertools.pairwise([None, *layers[:-1], None]), strict=True):
-            found[f"{layer}.weight"] = (outputs, inputs)
-            found |= _vectors(layer, outputs)
-    elif base == "vgg16":
-        chain = [None, *(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", None]
-        layers = [*(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", "fc3"]
-        found = {}
-        for layer, (inputs, outputs) in zip(layers, itertools.pairwise(chain), strict=True):
-            found[f"{layer}.weight"] = (outputs, inputs)
-            found |= _vectors(layer.replace("conv", "bn"), outputs)
-    elif base == "resnet20-4":
-        found = {"conv1.weight": ("stage1", None), **_vectors("bn", "stage3")}
-        found |= {"fc.weight": (None, "stage3"), "fc.bias": (None,)}
-        for stage, block in itertools.product((1, 2, 3), (0, 1, 2)):
-            name, outputs = f"layer{stage}.{block}", f"stage{stage}"
-            inputs = f"stage{stage - 1}" if stage > 1 and block == 0 else outputs
-            found |= _vectors(f"{name}.bn1", inputs) | _vectors(f"{name}.bn2", name)
-            found |= {f"{name}.conv1.weight": (name, inputs), f"{name}.conv2.weight": (outputs, name)}
-    else:
-        raise ValueError(f"the channels of {network} are not listed in benchmarks/training/thin.py: it cannot be trained thin")
-    return {name: found[name] for name in networks.shapes(network) if name in found}
-
-
-WITHIN = {"stage2": "stage1", "stage3": "stage2"}  # spaces whose first channels are another space's: identity shortcuts
+    if networks.spec(network).base not in THIN:
+        raise ValueError(f"the channels of {network} are not listed in THIN: it cannot be trained thin")
+    return listing.spaces(network)
 
 
 def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Callable) -> dict[str, torch.Tensor]:
-    """Importance of each channel of each space: what the loss would change by without it, to first order, squared.
+    """Importance of each channel of each space: how much the loss changes without it, to first order, squared.
 
-    The gate of a channel is one number that multiplies its BN output (or its neuron); the squares of the derivatives by
-    it are summed over batches, and over the layers of a space (Molchanov et al. 2019, section 3.2, "gate").
+    A gate is a factor of 1 on the BN output of a channel (or on a neuron). The squares of the loss's derivatives by it are
+    summed over batches and over the layers of a space (Molchanov et al. 2019, section 3.2, "gate").
     """
     gates = {name.rpartition(".")[0]: where[0] for name, where in spaces(network).items() if where[0]}
     gates = {layer: s for layer, s in gates.items() if isinstance(module.get_submodule(layer), nn.BatchNorm2d | nn.Linear)}
@@ -79,17 +53,17 @@ def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Call
         module.zero_grad()
         loss(module(images), labels).backward()
         for layer, space in gates.items():
-            own = module.get_submodule(layer).parameters()
-            slope = sum((p.detach() * p.grad).double().reshape(len(p), -1).sum(1) for p in own)
+            parameters = module.get_submodule(layer).parameters()
+            slope = sum((p.detach() * p.grad).double().reshape(len(p), -1).sum(1) for p in parameters)
             total[space] = total.get(space, 0) + slope**2
     module.zero_grad(set_to_none=True)
     return total
 
 
 def choose(scores: dict[str, torch.Tensor], counts: dict[str, int]) -> Kept:
-    """The best `counts` channels of each space; patterns of spaces are allowed, a space that none names keeps all its own.
+    """The channels of highest score. counts: how many of each space stay, by name or pattern; all of a space that is not named.
 
-    Channels of score zero, dead ones, never stay. Raises ValueError for a count that no space justifies.
+    Channels of score zero are dead and never stay. Raises ValueError for a count that no space has.
     """
     unknown = [pattern for pattern in counts if not any(fnmatchcase(space, pattern) for space in scores)]
     if unknown:
@@ -111,22 +85,12 @@ def choose(scores: dict[str, torch.Tensor], counts: dict[str, int]) -> Kept:
     return kept
 
 
-def remove(network: str, module: nn.Module, kept: Kept) -> None:
-    """Cuts the parameters and buffers of the full network down to the kept channels, in place."""
-    for name, where in spaces(network).items():
-        layer, _, kind = name.rpartition(".")
-        owner = module.get_submodule(layer)
-        tensor = getattr(owner, kind)
-        cut = _cut(tensor.detach(), where, kept)
-        setattr(owner, kind, nn.Parameter(cut) if isinstance(tensor, nn.Parameter) else cut)
-
-
 def partitioning(full: Partitioning, kept: Kept) -> Partitioning:
     """The same groups with the shapes of the thin network."""
-    own = spaces(full.network)
+    spaces_of = spaces(full.network)
 
     def thin(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        sides = [len(kept[space]) if space else side for space, side in zip(own.get(name, ()), shape, strict=False)]
+        sides = [len(kept[space]) if space else side for space, side in zip(spaces_of.get(name, ()), shape, strict=False)]
         return (*sides, *shape[len(sides) :])
 
     groups = [replace(g, shapes=tuple(thin(t, s) for t, s in zip(g.tensors, g.shapes, strict=True))) for g in full.groups]
@@ -139,19 +103,19 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
 
     Raises ValueError for groups that have no such integer: codebooks without an entry 0, floats, shifts.
     """
-    own, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
+    spaces_of, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
     for group, thin in zip(full.groups, small.groups, strict=True):
-        part, zero = coded[group.name], _zero(group.name, coded[group.name])
-        l, start, rows = part.phi.shape[1], 0, []
+        group_coded, zero = coded[group.name], _zero(group.name, coded[group.name])
+        l, start, rows = group_coded.phi.shape[1], 0, []
         for name, shape, cut in zip(group.tensors, group.shapes, thin.shapes, strict=True):
             count = int(np.prod(cut)) // l
-            sides = len(own[name])
-            out = np.full(shape, zero, part.phi.dtype).reshape(*shape[:sides], -1)
-            index = [places[s] if s else np.arange(n) for s, n in zip(own[name], shape, strict=False)]
-            out[np.ix_(*index)] = part.phi[start : start + count].reshape(*cut[:sides], -1)
+            sides = len(spaces_of[name])
+            out = np.full(shape, zero, group_coded.phi.dtype).reshape(*shape[:sides], -1)
+            index = [places[s] if s else np.arange(n) for s, n in zip(spaces_of[name], shape, strict=False)]
+            out[np.ix_(*index)] = group_coded.phi[start : start + count].reshape(*cut[:sides], -1)
             rows.append(out.reshape(-1, l))
             start += count
-        whole[group.name] = replace(part, phi=np.concatenate(rows))
+        whole[group.name] = replace(group_coded, phi=np.concatenate(rows))
     return whole
 
 
@@ -170,23 +134,9 @@ def _zero(name: str, part: Coded) -> int:
 def _places(network: str, kept: Kept) -> dict[str, np.ndarray]:
     """Where the channels of the thin network stand in the full one: first, or behind those of the space before."""
     places = {space: np.arange(len(channels)) for space, channels in kept.items()}
-    shapes = networks.shapes(network)
-    widths = {where[0]: shapes[name][0] for name, where in spaces(network).items()}
+    widths = listing.widths(network)
     for space, first in WITHIN.items():  # in order: a stage begins with the channels of the one before
         if space in kept:
             added = len(kept[space]) - len(kept[first])
             places[space] = np.concatenate([places[first], widths[first] + np.arange(added)])
     return places
-
-
-def _vectors(layer: str, space: str | None) -> dict[str, tuple[str | None]]:
-    """What a layer has one number of for each channel."""
-    kinds = ("weight", "bias", "running_mean", "running_var") if "bn" in layer else ("bias",)
-    return {f"{layer}.{kind}": (space,) for kind in kinds}
-
-
-def _cut(tensor: torch.Tensor, where: tuple[str | None, ...], kept: Kept) -> torch.Tensor:
-    for side, space in enumerate(where):
-        if space is not None:
-            tensor = tensor.index_select(side, kept[space].to(tensor.device))
-    return tensor.clone()

@@ -99,7 +99,7 @@ class Live:
         return math.fsum(float(Table((zero, one)).costs()[bit]) for bit, zero, one in pen.decisions)
 
     def _walk(self, phi: np.ndarray, pen: _Pen | _Eye) -> None:
-        """All decisions in the order of the stream. A pen notes them down from phi, an eye reads them into phi, zeros at first."""
+        """All decisions in the order of the stream. A pen notes them from phi, an eye reads them into phi, at first 0."""
         for cube, lines in zip(self._cubes(phi), self.lines, strict=True):
             if lines.rows:
                 _walk(cube, lines, pen)
