@@ -86,7 +86,7 @@ def test_the_file_computes_what_the_method_does(network, decoder, units):
 
 
 def test_units_without_rows_or_columns_leave_and_nothing_else_changes():
-    made, built = method(units={"fc1": 40, "fc2": 20})
+    made, built = method(units={"fc1": 40, "fc2": 20}, model="classes")
     settled(made, 0.01)
     with torch.no_grad():
         for flat in (made.phi.value, made.phi.mean):
