@@ -282,7 +282,7 @@ class Run:
         r, count = self.recipe, getattr(self.batches, "variants", None)
         if self.teacher is None or r.features or r.shrink or count is None or count > r.steps * r.batch // 2:
             return None
-        key = r.teacher, r.dataset, r.preprocess, r.augment.plain(), self.device, self.bf16
+        key = r.teacher, r.dataset, r.preprocess, r.augment.plain(), count, self.device, self.bf16
         if not KNOWN or KNOWN[0] != key:
             parts = torch.arange(count, device=self.device).split(500)
             bar = tqdm(parts, desc=f"answers of {r.teacher}", disable=self.rank != 0, mininterval=1.0)
