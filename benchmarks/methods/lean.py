@@ -46,6 +46,7 @@ class Options(Table):
     flat: float = 7.0  # bits: the price of a non-zero at first, the same everywhere
     settle: float = Field(0.6, gt=0)  # share of the steps after which the price is that of the coder
     floor: float = 4.0  # bits: no weight other than zero is taken to cost less
+    bias: float = 1.0  # bits: the price of a bias other than zero; a flat price of weights would empty them all
     lines: float = 4.0  # integers of a row or column that weigh as much as what is known of the tensor
     phi_ema: float = 0.999  # decay of the running average of phi
     price_every: int = Field(50, gt=0)  # steps for which prices hold
@@ -184,9 +185,11 @@ class Lean(Method):
                 rows, columns = flat.any(2).any(1), flat.any(2).any(0)
             cells = odds[rows][:, columns] if hit.dim() > 1 else odds
             total += float((1 + cells).log2().sum()) + float(rise[hit].sum()) + (magnitude - nonzero) * tail
-            price = settled * rise + (1 - settled) * o.flat
-            least = o.floor if hit.dim() > 1 else 1.0
-            self.rise[place.reshape(-1)] = price.clamp(min=least).reshape(-1)
+            if hit.dim() > 1:
+                price = (settled * rise + (1 - settled) * o.flat).clamp(min=o.floor)
+            else:
+                price = torch.full_like(rise, o.bias)
+            self.rise[place.reshape(-1)] = price.reshape(-1)
             self.tail[place.reshape(-1)] = tail
         self.bits.fill_(total)
 
