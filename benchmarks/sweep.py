@@ -22,7 +22,7 @@ from benchmarks.report import curve
 from benchmarks.train import RUNS, describe, folder, named, train_one
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Recipe
-from zoo import registry, verify
+from zoo import files, measurement, registry
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("setting", "value", "seed", "size_bytes", "heldout_errors", "heldout_examples", "heldout_error_percent", "seconds")
@@ -62,9 +62,9 @@ def main(args: argparse.Namespace) -> None:
             before = rows.get((value, str(seed)), {})
             same = all(before.get(key) == str(row[key]) for key in ("size_bytes", "heldout_errors"))
             rows[value, str(seed)] = before | row if same else row  # of the same file the test errors stay
-            registry.write(path, table(list(rows.values())).encode())
+            files.write(path, table(list(rows.values())).encode())
             if args.test:
-                registry.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))
+                files.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))
             print(f"{key}={value}, seed {seed}: {describe(recipe, outcome)}")
     print(f"{path}: {len(rows)} points")
 
@@ -92,9 +92,9 @@ def tested(run: Path, recipe: Recipe, device: str = "cpu") -> dict:
             return {"test_errors": entry.test_errors, "test_examples": entry.test_examples, "sha256": digest}
     if kept.is_file() and (found := json.loads(kept.read_text()))["sha256"] == digest:
         return found
-    measured = verify.measure(blob, dataset=recipe.dataset, preprocess=recipe.preprocess, device=device)
+    measured = measurement.measure(blob, dataset=recipe.dataset, preprocess=recipe.preprocess, device=device)
     found = {"test_errors": measured.errors, "test_examples": measured.examples, "sha256": digest}
-    registry.write(kept, json.dumps(found).encode())
+    files.write(kept, json.dumps(found).encode())
     return found
 
 

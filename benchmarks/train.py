@@ -65,8 +65,11 @@ def train_one(recipe, seed: int, out: Path, device: str = "cpu", resume: bool = 
 
 
 def default_threads(dataset: str) -> int:
-    """One for MNIST, where more only wait for each other; else this process's share of the cores."""
-    return 1 if dataset == "mnist" else max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """One for images as small as MNIST's, where more only wait for each other; else this process's share of the cores."""
+    from zoo import datasets
+
+    small = datasets.get(dataset).size < 32
+    return 1 if small else max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def folder(runs: Path, id: str, seed: int, overrides=()) -> Path:

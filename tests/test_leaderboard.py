@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__ as commands
 from benchmarks.report import figures, leaderboard
-from zoo import networks, registry
-from zoo.registry import Entry
+from zoo import networks, records, registry
+from zoo.records import Entry
 
 
 def entry(id: str, size: int, errors: int | None, network: str = "lenet300-100", method: str = "epr", **more) -> Entry:
     spec = networks.spec(network)
     tested = {} if errors is None else {"test_set": "0" * 64, "test_errors": errors, "test_examples": 10_000}
-    return Entry(
-        id=id, network=network, method=method, dataset=spec.dataset, preprocessing=spec.dataset, parameters=spec.parameters,
-        size_bytes=size, sha256="1" * 64, weights_sha256="2" * 64, **tested, **more,
-    )  # fmt: skip
+    record = {
+        "schema": 1, "id": id, "network": network, "method": method, "dataset": spec.dataset, "preprocessing": spec.dataset,
+        "parameters": spec.parameters, "size_bytes": size, "sha256": "1" * 64, "weights_sha256": "2" * 64,
+    }  # fmt: skip
+    return records.entry(record | tested | more)
 
 
 ENTRIES = [
@@ -31,7 +32,8 @@ ENTRIES = [
     entry("lenet300-100-good", 30_000, 150, method="hemp"),
     entry("lenet300-100-far", 20_000, 3_000, method="direct"),
     entry("resnet50-dft", 5_400_000, None, "resnet50", sample={
-        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95}),
+        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95,
+        "reference": "fp32", "note": "a stand-in"}),
 ]  # fmt: skip
 QUOTED = list(registry.quoted().values())
 

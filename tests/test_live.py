@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from entropy_models import round_trip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.codec import entropy, live
-from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer
 from zoo.errors import CorruptArtifact, TruncatedArtifact
 
@@ -26,23 +26,11 @@ def integers(shapes, l: int, seed: int, scale: float = 1.0, alive: float = 0.4) 
     return np.concatenate(parts)
 
 
-def round_trip(phi, shapes, name="live"):
-    model = entropy.find(name).fit(phi, shapes)
-    writer, coder = Writer(), Ans()
-    model.write(writer)
-    model.push(coder, phi)
-    reader, words = Reader(writer.to_bytes()), coder.words()
-    again, back = entropy.find(name).read(reader, phi.shape[1], shapes), Ans(words)
-    found = again.pop(back)
-    assert back.empty
-    return found, 8 * len(writer) + 32 * len(words), model
-
-
 @pytest.mark.parametrize("shapes, l", [*((s, 1) for s in SHAPES), (SHAPES[0], 9)])
 @pytest.mark.parametrize("scale", [0.0, 0.5, 300.0, 1e12])
 def test_round_trip(shapes, l, scale):
     phi = integers(shapes, l, 0, scale)
-    found, bits, model = round_trip(phi, shapes)
+    found, bits, model = round_trip(phi, shapes, "live")
     np.testing.assert_array_equal(found, phi)
     assert found.dtype == np.int32
     assert model.bits(phi) <= bits
@@ -52,7 +40,7 @@ def test_round_trip(shapes, l, scale):
 @given(st.sampled_from(SHAPES), st.integers(0, 2**32), st.sampled_from([0.3, 20.0, 1e8]), st.sampled_from([0.2, 1.0]))
 def test_any_integers_come_back(shapes, seed, scale, alive):
     phi = integers(shapes, 1, seed, scale, alive)
-    np.testing.assert_array_equal(round_trip(phi, shapes)[0], phi)
+    np.testing.assert_array_equal(round_trip(phi, shapes, "live")[0], phi)
 
 
 def decisions(phi, shapes, **lines):

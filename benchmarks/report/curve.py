@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from zoo import networks, registry
+from zoo import files, networks, registry
 
 PAPER_STEPS = {"mnist": 200_000, "cifar10": 512_000}  # Oktay et al. 2019, sections 3.1 and 3.2
 FIELDS = ("method", "bytes", "images", "agreement", "errors", "reference_errors", "tuned_epochs", "weights", "sha256")
@@ -27,7 +27,7 @@ def add(path: Path, row: dict) -> None:
     rows = [r for r in read(path) if r["sha256"] != row["sha256"]] if path.is_file() else []
     rows.append({key: str(row[key]) for key in FIELDS})
     rows.sort(key=lambda r: (r["method"], int(r["bytes"])))
-    registry.write(path, text(FIELDS, rows).encode())
+    files.write(path, text(FIELDS, rows).encode())
     draw(path)
 
 
@@ -61,7 +61,7 @@ def draw(path: Path) -> Path:
         if other != path and other.is_file():
             points = sorted((int(r["bytes"]) / 1e6, float(r["agreement_percent"])) for r in read(other))
             axes.plot(*zip(*points, strict=True), "x--", color="gray", label="NNCodec 2.1, no calibration (1,000 images)")
-    return registry.write(path.with_suffix(".svg"), out.getvalue())
+    return files.write(path.with_suffix(".svg"), out.getvalue())
 
 
 def sweeps(network: str, folder: Path) -> bytes:

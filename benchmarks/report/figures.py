@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report.records import TITLES, pareto, size
-from zoo import networks
-from zoo.registry import Entry, Quoted
+from benchmarks.report.records import pareto, size
+from zoo import datasets, networks
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 # Colour-blind safe (Okabe and Ito 2008), with markers that differ too.
 STYLES = {"epr": ("#0072B2", "o"), "lc": ("#D55E00", "s"), "hemp": ("#009E73", "^"), "plain": ("#000000", "D")}
@@ -77,7 +78,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: size(x) if x >= 1000 else f"{x:.0f} B"))
         axes.minorticks_off()
         axes.set_xlabel("bytes of the whole file")
-        axes.set_ylabel(f"top-1 error on {TITLES[spec.dataset]} test, %")
+        axes.set_ylabel(f"top-1 error on {datasets.get(spec.dataset).title} test, %")
         axes.set_title(network, loc="left", fontweight="bold")
         floor = min([e.top1_error for e in measured] + [q.error for q in quoted])
         axes.set_ylim(floor - 0.2 * (ceiling - floor), ceiling + 0.1 * (ceiling - floor))

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.report import figures
-from benchmarks.report.records import ROOT, TITLES, by_network, pareto, read_entries, size
+from benchmarks.report.records import ROOT, by_network, pareto, read_entries, size
 from benchmarks.training import recipe as recipes
-from zoo import networks, registry
-from zoo.registry import Entry, Quoted
+from zoo import datasets, files, networks, registry
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
 RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote; people may put a caption NAME.md beside NAME.svg
@@ -35,22 +36,22 @@ def main(args: argparse.Namespace) -> int:
     entries, quoted = read_entries(), list(registry.quoted().values())
     groups = by_network(entries, quoted)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    files = {
+    texts = {
         ROOT / "leaderboard.md": render(entries, quoted),
         ROOT / "README.md": insert(readme, readme_table(entries)),
     }
-    stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     drawn = {ROOT / figures.figure_path(name): group for name, group in groups.items() if figures.is_drawn(*group)}
     stale += [path for path, group in drawn.items() if figures.figure_digest(path) != figures.points_digest(*group)]
     if args.check:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is out of date: run `make leaderboard`", file=sys.stderr)
         return 1 if stale else 0
-    contents = {path: text.encode() for path, text in files.items()}
+    contents = {path: text.encode() for path, text in texts.items()}
     contents |= {path: figures.figure(path.stem, *group) for path, group in drawn.items()}
     changed = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
     for path in changed:
-        registry.write(path, contents[path])
+        files.write(path, contents[path])
     print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {len(changed)} files changed")
     return 0
 
@@ -65,7 +66,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         spec = networks.spec(name)
         parts.append(f"## {name}\n")
         parts.append(
-            f"{TITLES[spec.dataset]}, {spec.parameters:,} parameters, {size(4 * spec.parameters)} uncompressed "
+            f"{datasets.get(spec.dataset).title}, {spec.parameters:,} parameters, {size(4 * spec.parameters)} uncompressed "
             f"(4 bytes a parameter).\n"
         )
         if figures.is_drawn(own, others):
@@ -174,7 +175,7 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
 def _agreement(e: Entry) -> str:
     if not e.sample:
         return ""
-    agreement, count = e.sample.get("agreement"), e.sample["examples"]
+    agreement, count = e.sample.agreement, e.sample.examples
     return "" if agreement is None else f"{agreement:,} of {count:,} ({100 * agreement / count:.1f} %)"
 
 
@@ -204,7 +205,7 @@ def _seeds(e: Entry) -> str:
         return ""
     spreads = []
     for key, unit in (("size_bytes", "bytes"), ("test_errors", "errors")):
-        values = [s[key] for s in e.seeds if s.get(key) is not None]
+        values = [getattr(s, key) for s in e.seeds if getattr(s, key) is not None]
         if values:
             spreads.append(f"{min(values):,}–{max(values):,} {unit}")
     return f"{len(e.seeds)}: {', '.join(spreads)}"

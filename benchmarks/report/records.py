@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo import networks, registry
-from zoo.registry import Entry, Quoted
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 ROOT = Path(__file__).parents[2]
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 
 
 def read_entries(folder: Path = ROOT / "artifacts") -> list[Entry]:

@@ -30,7 +30,7 @@ from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
 from zoo import codec, compact, networks, partitionings
-from zoo.registry import write
+from zoo.files import write
 
 KNOWN: list = []  # what the answers of a teacher are to, and the answers: the seeds of a recipe share them
 
