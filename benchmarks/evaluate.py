@@ -95,7 +95,7 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
 
 def outcomes(recipe: Recipe, runs: Path) -> list[dict]:
     """The outcome of every seed of the recipe, in its order. Raises ValueError listing everything that is missing or foreign."""
-    found, wrong = [], []
+    finished, wrong = [], []
     for seed in recipe.seeds:
         run = _run(runs, recipe, seed)
         if not (run / "outcome.json").is_file() or not (run / registry.MODEL).is_file():
@@ -106,20 +106,20 @@ def outcomes(recipe: Recipe, runs: Path) -> list[dict]:
             wrong.append(f"{run} was made by another recipe than the present one: {_differences(logged_recipe(run), recipe)}")
         elif outcome["seed"] != seed or outcome["size_bytes"] != (run / registry.MODEL).stat().st_size:
             wrong.append(f"{run}: outcome.json does not belong to the model.zoo beside it")
-        found.append(outcome)
+        finished.append(outcome)
     if wrong:
         raise ValueError("\n  ".join([f"{recipe.id} cannot be evaluated:", *wrong]))
-    return found
+    return finished
 
 
-def select(found: Sequence[dict], claim: Claim) -> tuple[dict, str]:
+def select(candidates: Sequence[dict], claim: Claim) -> tuple[dict, str]:
     """The seed that ships and the rule in words: fewest held-out errors within the claimed bytes, then fewest bytes."""
-    within = [o for o in found if claim.bytes is None or o["size_bytes"] <= claim.bytes]
+    within = [o for o in candidates if claim.bytes is None or o["size_bytes"] <= claim.bytes]
     bound = "" if claim.bytes is None else f" among the seeds of at most {claim.bytes:,} bytes"
     if not within:
-        within, bound = list(found), f" (no seed has at most {claim.bytes:,} bytes)"
+        within, bound = list(candidates), f" (no seed has at most {claim.bytes:,} bytes)"
     chosen = min(within, key=lambda o: (o["heldout_errors"], o["size_bytes"], o["seed"]))
-    if len(found) == 1:
+    if len(candidates) == 1:
         return chosen, "the only seed; the test set had no part in any choice"
     held = chosen["heldout_examples"]
     return chosen, (
