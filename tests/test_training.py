@@ -345,6 +345,24 @@ def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifa
     assert abs(errors - outcome["heldout_errors"]) <= 1  # random answers may tie
 
 
+def test_what_the_teacher_answers_is_computed_once_and_changes_nothing(cifar, monkeypatch):
+    torch.manual_seed(5)
+    teacher, calls = networks.build("resnet20-4").eval(), []
+    monkeypatch.setattr(distill, "_load", lambda name: (teacher, "cifar10"))
+    monkeypatch.setattr(loop, "KNOWN", [])
+    settings = ("precision=float32", "teacher=taught", "distill=0.7", "augment={shift=1}", "steps=1000", "keep={}", "warm_start=")
+    own = short("resnet20-4-sq", *settings)
+    training, other = loop.Run(own, 0), loop.Run(own, 1)
+    assert training.known is other.known and len(training.known) == training.batches.variants
+    handle = teacher.register_forward_hook(lambda *call: calls.append(call))
+    losses = [float(training.train_step()) for _ in range(2)]
+    assert not calls
+    again = loop.Run(own, 0)
+    again.known = None
+    assert [float(again.train_step()) for _ in range(2)] == pytest.approx(losses, rel=1e-4) and len(calls) == 2
+    handle.remove()
+
+
 def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4")
