@@ -21,7 +21,7 @@ def test_a_folder_of_data_that_does_not_exist(tmp_path, monkeypatch):
 
 def test_a_folder_of_entries_that_does_not_exist(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_ARTIFACTS", str(tmp_path / "nowhere"))
-    with pytest.raises(ZooError, match="ZOO_ARTIFACTS names .*nowhere"):
+    with pytest.raises(ZooError, match="ZOO_ARTIFACTS=.*nowhere: no such folder"):
         zoo.list_models()
 
 

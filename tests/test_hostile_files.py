@@ -132,7 +132,7 @@ def test_names_that_cannot_be_are_unknown(entry, name, capsys):
 
 def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(monkeypatch):
     monkeypatch.setenv("ZOO_ARTIFACTS", "~nosuchuser/x")
-    with pytest.raises(ZooError, match="ZOO_ARTIFACTS names ~nosuchuser/x, which is no folder"):
+    with pytest.raises(ZooError, match="ZOO_ARTIFACTS=~nosuchuser/x: no such folder"):
         zoo.list_models()
 
 

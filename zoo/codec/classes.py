@@ -57,7 +57,8 @@ class Classes:
         l = phi.shape[1]
         model = cls(shapes, l, [], [], [])
         wanted = [_measure(cube, spacing) for cube in model._cubes(phi)]
-        lowest = min((base + float(r.min() + c.min() + p.min()) for base, p, r, c in wanted if r.size and c.size), default=0.0)
+        quietest = (base + float(r.min() + c.min() + p.min()) for base, p, r, c in wanted if r.size and c.size and p.size)
+        lowest = min(quietest, default=0.0)
         lowest = max(lowest, spacing * math.log2(QUIET))
         model.shares = [
             np.clip(np.rint(np.concatenate([[base - lowest], places, rows, columns])), -MAX_SHARE, MAX_SHARE).astype(np.int64)
