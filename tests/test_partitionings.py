@@ -159,3 +159,13 @@ def test_normalisation_constants_make_a_layer_scale_and_add():
     expected = x * layer.weight[:, None, None] + layer.bias[:, None, None]
     assert torch.allclose(layer(x), expected, rtol=1e-6, atol=1e-7)
     assert {m.eps for m in networks.build("resnet20-4").modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-5}
+
+
+def test_groups_are_used_up_as_they_become_weights():
+    groups = coded_groups("lenet300-100")
+    header = SimpleNamespace(network="lenet300-100", partitioning="paper")
+    kept = partitionings.join(header, groups)
+    assert len(groups) == 3
+    consumed = partitionings.join(header, groups, consume=True)
+    assert groups == {} and list(kept) == list(consumed)
+    assert all(kept[name].equal(consumed[name]) for name in kept)

@@ -176,10 +176,16 @@ def layout(header) -> dict[str, tuple[tuple[int, ...], ...]]:
     return {group.name: group.shapes for group in partitioning.groups}
 
 
-def join(header, groups: Mapping) -> dict:
-    """Decoded groups -> state dict of float32 torch tensors, complete for `load_state_dict(strict=True)`."""
+def join(header, groups: dict, consume: bool = False) -> dict:
+    """Decoded groups -> state dict of float32 torch tensors, complete for `load_state_dict(strict=True)`.
+
+    consume: take each group out of `groups` once it has become weights, so that integers and weights are not all in memory.
+    """
     partitioning = get(header.network, header.partitioning)
-    return weights(partitioning, groups) | constants(partitioning)
+    state = {}
+    for name in list(groups):
+        state |= weights(partitioning, {name: groups.pop(name) if consume else groups[name]})
+    return state | constants(partitioning)
 
 
 def weights(partitioning: Partitioning, groups: Mapping) -> dict:
