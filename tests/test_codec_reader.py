@@ -311,7 +311,7 @@ def read(blob, layouts):
         if model == "raw":
             flat = struct.unpack(f"<{d * l}i", data.raw(4 * d * l))
             groups.append((decoder, l, d, shapes, psi, [flat[i::l] for i in range(l)], None))
-        elif model == "live":
+        elif model == "live" and data.bits(1) == 0:
             sides = []
             for shape in shapes:
                 o, i = shape[:2] if len(shape) > 1 else (1, math.prod(shape))
@@ -322,10 +322,11 @@ def read(blob, layouts):
             groups.append((decoder, l, d, shapes, psi, None, (model, sides)))
             data.raw(0)
         else:
-            assert model in ("static", "classes")
-            count = 4 + data.eg(3) if model == "classes" else l
+            assert model in ("static", "classes", "live")
+            kind = "static" if model == "static" else "classes"
+            count = 4 + data.eg(3) if kind == "classes" else l
             alphabets = [read_alphabet(data) for _ in range(count)]
-            groups.append((decoder, l, d, shapes, psi, None, (model, alphabets)))
+            groups.append((decoder, l, d, shapes, psi, None, (kind, alphabets)))
             data.raw(0)
     assert data.data[-1:] != b"\0" or data.at == len(data.data)
     stream, out = Stream(data.data[data.at :]), {}
