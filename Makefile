@@ -14,7 +14,7 @@ verify: $(READY)  ## decode every committed file and re-derive its bytes, digest
 	@$(BIN)/zoo verify
 
 test: $(READY) lint  ## style, then the tests that need no download
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(TESTS)
 
 test-all: $(READY) lint  ## every test, also the slow ones and those that download data
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m ""

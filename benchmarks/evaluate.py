@@ -149,6 +149,7 @@ def write_entry(
     Raises FileExistsError where the id is taken by other model bytes, unless `replace`.
     """
     place = Path(out) / id
+    _recover(place)
     refuse_other_bytes(place, blob, replace)
     if (found.size_bytes, found.sha256) != (len(blob), hashlib.sha256(blob).hexdigest()):
         raise ValueError(f"{id}: the measurement belongs to another file")
@@ -186,14 +187,26 @@ def write_entry(
         for name, content in (extra or {}).items():
             files.write(new / name, content)
         registry.save(entry, new)
-        if place.exists():
-            os.replace(place, staging / "before")
-        os.replace(new, place)
+        if not (place.exists() and files.exchange(new, place)):
+            if place.exists():  # a system without exchange: two steps, which `_recover` completes
+                os.replace(place, staging / BEFORE)
+            os.replace(new, place)
     finally:
-        if (staging / "before").exists() and not place.exists():  # interrupted between the two
-            os.replace(staging / "before", place)
+        if (staging / BEFORE).exists() and not place.exists():
+            os.replace(staging / BEFORE, place)
         shutil.rmtree(staging, ignore_errors=True)
     return registry.load_record(place)
+
+
+BEFORE = "before"  # the old folder of an entry, between the two steps of its replacement
+
+
+def _recover(place: Path) -> None:
+    """Puts back what a dead process had set aside of this entry, and removes what dead processes left."""
+    for staging in files.leftovers(place.parent, f".{place.name}"):
+        if (staging / BEFORE).exists() and not place.exists():
+            os.replace(staging / BEFORE, place)
+    files.clean(place.parent)
 
 
 def refuse_other_bytes(place: Path, blob: bytes, replace: bool = False) -> None:

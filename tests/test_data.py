@@ -79,6 +79,8 @@ class Host:
         self.etag: str | None = '"1"'
         self.type = "application/octet-stream"
         self.silent = False
+        self.drip = 0.0  # seconds after each byte
+        self.grows = 0  # bytes that a range claims the file has beyond what it has
         self.ranged = True  # whether it knows what Range is
         self.raw: bytes | None = None  # all that it answers, head included
         host = self
@@ -105,7 +107,7 @@ class Host:
                         self.send_error(416)
                         return
                     self.send_response(206)
-                    self.send_header("Content-Range", f"bytes {start}-{len(blob) - 1}/{len(blob)}")
+                    self.send_header("Content-Range", f"bytes {start}-{len(blob) - 1}/{len(blob) + host.grows}")
                 else:
                     self.send_response(200)
                 self.send_header("Content-Type", host.type)
@@ -114,6 +116,14 @@ class Host:
                     self.send_header("ETag", host.etag)
                 self.end_headers()
                 end = start + host.cuts.pop(0) if host.cuts else len(blob)
+                for byte in range(start, end) if host.drip else ():
+                    try:
+                        self.wfile.write(blob[byte : byte + 1])
+                    except OSError:  # nobody listens any more
+                        return
+                    time.sleep(host.drip)
+                if host.drip:
+                    return
                 self.wfile.write(blob[start:end])
 
             def log_message(self, *args):
@@ -382,6 +392,35 @@ def test_an_archive_member_that_is_too_large_is_not_read(tmp_path):
         download.tar_reader(tmp_path / "a.tar.gz", ("test_batch.bin",), 3073)
 
 
+def pax_bomb(header: bytes) -> bytes:
+    """An archive of one member of some kind of header, and what it holds."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, len(header)
+    padding = bytes(-len(header) % 512)
+    return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + header + padding + bytes(1024), 1)
+
+
+def test_archives_that_unpack_to_more_than_they_may_are_refused_early(tmp_path):
+    path = tmp_path / "bomb.tar.gz"
+    other = tarfile.TarInfo("other.bin")
+    other.size = 200_000_000
+    empty = b"".join(tarfile.TarInfo(f"f{n}").tobuf() for n in range(download.MOST_MEMBERS + 1))
+    for content, complaint in (
+        (pax_bomb(b"30 comment=" + b"a" * 10_000_000), "a header of 10000011 bytes"),
+        (gzip.compress(other.tobuf() + bytes(200_000_000), 1), "decompresses to more than"),
+        (gzip.compress(empty + bytes(1024), 1), f"more than {download.MOST_MEMBERS} members"),
+        (gzip.compress(tarfile.TarInfo("x").tobuf() * 3 + bytes(100_000_000), 1), "no test_batch.bin"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(WrongData, match=complaint):
+            download.tar_reader(path, ("test_batch.bin",), 3073)
+    with pytest.raises(WrongData, match="f: decompresses to more than 1000 bytes"):
+        download.gunzip(gzip.compress(bytes(1001)), "f", 1000)
+    long_names = tar_gz({"test_batch.bin": b"abc", "a" * 300: b"x"})
+    path.write_bytes(long_names)
+    assert download.tar_reader(path, ("test_batch.bin",), 3073)("test_batch.bin") == b"abc"
+
+
 @pytest.mark.parametrize("name", [("mnist", "val"), ("svhn", "train"), ("imagenet", "val")])
 def test_unknown_sets_name_the_known_ones(name):
     with pytest.raises(ValueError, match="there are mnist train, mnist test, cifar10 train, cifar10 test"):
@@ -512,6 +551,45 @@ def test_an_endless_answer_is_stopped(host, tmp_path, monkeypatch):
     with pytest.raises(WrongData, match="more than 1000 bytes"):
         download.download(host.url + "file", tmp_path / "file")
     assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("length", [b"abc", b"1e3", b"9" * 5000, b"-5", b"0x10", "\u0665".encode()])
+def test_a_length_that_is_no_number_is_an_error_of_that_source(host, tmp_path, length):
+    host.raw = b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\nabc"
+    with pytest.raises(OSError, match="is no number of bytes"):
+        download.download(host.url + "file", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # urllib leaves the first answer open
+@pytest.mark.parametrize("address", [b"http://[::1/x", b"http://a b/", b"//:99999999/", b"ftp://127.0.0.1:1/x", b"x:y"])
+def test_a_broken_redirect_is_an_error_of_that_source(host, tmp_path, address):
+    host.raw = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + address + b"\r\n\r\n"
+    with pytest.raises(OSError, match="http"):
+        download.download(host.url + "file", tmp_path / "file")
+
+
+def test_a_byte_a_connection_ends(host, tmp_path):
+    host.files["file"], host.cuts = os.urandom(1000), [1] * 1000
+    with pytest.raises(OSError, match=f"broke off {download.MOST_ANSWERS} times"):
+        download.download(host.url + "file", tmp_path / "file")
+    assert len(host.requests) == download.MOST_ANSWERS
+
+
+def test_a_drip_is_given_up(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(host, "drip", 0.05)
+    host.files["file"] = os.urandom(1000)
+    with pytest.raises(OSError, match="which is slower than 20000 bytes a second"):
+        download.download(host.url + "file", tmp_path / "file")
+    assert len(host.requests) == 1
+
+
+def test_a_file_that_grows_with_every_range_is_given_up(host, tmp_path, monkeypatch):
+    host.files["file"], host.cuts = os.urandom(1000), [400, 100]
+    host.grows = 10
+    with pytest.raises(OSError, match="a file of 1000 bytes that became one of 1010"):
+        download.download(host.url + "file", tmp_path / "file")
 
 
 def test_wrong_images_from_the_host_are_refused_and_the_mirror_is_asked(host, tmp_path, tiny_cifar):

@@ -62,6 +62,17 @@ def test_what_the_hub_gives_is_checked(hub):
     hub.remote.write_bytes(random_model(seed=9))
     with pytest.raises(CorruptArtifact, match="not the recorded one"):
         zoo.load(hub.entry.id)
+    assert not hub.cache.exists()
+
+
+def test_a_wrong_file_in_the_hub_s_cache_is_fetched_anew(hub):
+    blob = tmp = hub.cache.with_name("blob")  # the Hub's cache names blobs by links
+    for wrong in (random_model(seed=9), hub.remote.read_bytes() + b"x", b""):
+        tmp.write_bytes(wrong)
+        hub.cache.symlink_to(blob)
+        assert zoo.load(hub.entry.id).fc3.out_features == 10
+        assert not hub.cache.is_symlink() and hub.cache.read_bytes() == hub.remote.read_bytes()
+        hub.cache.unlink()
 
 
 def test_without_a_network_the_error_says_what_to_do(hub):
@@ -87,6 +98,7 @@ def test_verification_tells_a_missing_network_from_a_wrong_file(hub):
     hub.offline = False
     assert verify.check(hub.entry).ok
     hub.cache.write_bytes(random_model(seed=9))
+    hub.remote.write_bytes(random_model(seed=9))
     assert verify.check(hub.entry).status == "FAILED"
 
 

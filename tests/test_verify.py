@@ -15,7 +15,7 @@ from PIL import Image
 import zoo
 from benchmarks import measure
 from benchmarks.__main__ import main as benchmark
-from zoo import codec, datasets, evidence, measurement, partitionings, registry, verify
+from zoo import codec, compact, datasets, evidence, measurement, partitionings, registry, verify
 from zoo.errors import CorruptArtifact, DataUnavailable, UnknownModel, VerificationFailed, WrongData
 
 
@@ -78,6 +78,60 @@ def test_the_batch_size_changes_nothing(lenet_blob):
     for batch in (1, 10, 36, 37, 38):
         found = measurement.measure(lenet_blob, images, batch=batch, progress=False)
         assert np.array_equal(found.predictions, whole.predictions)
+
+
+def sparse_model() -> bytes:
+    """A LeNet300-100 whose first 200 hidden neurons are zero."""
+    header, groups = zoo.decode(random_model(seed=8, spread=3))
+    weights = groups["fc1+fc2"].phi.reshape(-1)
+    weights[: 784 * 200] = 0
+    groups["biases"].phi[:200] = 0
+    return zoo.encode(header.network, header.partitioning, groups)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_quick_measurement_gives_the_same(jobs):
+    images, blob = standin_images(300), sparse_model()
+    whole = measurement.measure(blob, images, progress=False)
+    counted = []
+    quick = measurement.measure(blob, images, batch=7, jobs=jobs, quick=True, progress=counted.append)
+    assert np.array_equal(quick.predictions, whole.predictions) and np.array_equal(quick.runners_up, whole.runners_up)
+    assert np.allclose(quick.gaps, whole.gaps, atol=1e-5) and quick.errors == whole.errors
+    assert quick.weights_sha256 == whole.weights_sha256 and np.array_equal(quick.golden, whole.golden)
+    assert counted == [7] * 42 + [6]
+    assert quick.multiplications == 784 * 100 + 100 * 100 + 100 * 10 and whole.multiplications is None
+
+
+def test_where_two_logits_are_close_the_whole_network_answers(monkeypatch):
+    """Here the small network is wrong by a little: only images whose best logits are further apart keep its answer."""
+    images, blob = standin_images(300), sparse_model()
+    whole = measurement.measure(blob, images, progress=False)
+
+    def spoil(name, network):
+        network.fc3.bias.data += torch.linspace(0, 1, 10) * 4e-6 * float(np.abs(whole.golden).max())
+
+    monkeypatch.setattr(compact, "remove_dead", spoil)
+    monkeypatch.setattr(measurement, "CLOSE", 0.2)
+    quick = measurement.measure(blob, images, quick=True, progress=False)
+    close = whole.gaps < 0.19
+    assert close.any() and not close.all()
+    assert np.allclose(quick.gaps[close], whole.gaps[close], atol=1e-7)
+    assert not np.array_equal(quick.gaps[whole.gaps > 0.21], whole.gaps[whole.gaps > 0.21])
+
+
+def test_a_small_network_that_answers_otherwise_is_not_used(monkeypatch):
+    images, blob = standin_images(300), sparse_model()
+    whole = measurement.measure(blob, images, progress=False)
+    monkeypatch.setattr(compact, "remove_dead", lambda name, network: network.fc3.bias.data.add_(torch.arange(10.0)))
+    quick = measurement.measure(blob, images, quick=True, progress=False)
+    assert np.array_equal(quick.predictions, whole.predictions)
+    assert quick.multiplications == 784 * 300 + 300 * 100 + 100 * 10
+
+
+def test_the_multiplications_of_a_network_are_counted():
+    network = zoo.networks.build("lenet5-caffe")
+    expected = 20 * 25 * 24**2 + 50 * 20 * 25 * 8**2 + 800 * 500 + 500 * 10
+    assert measurement.cost(network, torch.zeros(3, 1, 28, 28)) == expected
 
 
 def test_labels_that_the_network_does_not_have_are_refused(lenet_blob):
@@ -286,6 +340,29 @@ def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):
     assert outcome(entry).status == "FAILED"
 
 
+def test_what_needs_no_data_comes_first_and_a_missing_data_set_is_looked_for_once(artifacts, lenet_blob, mnist_standin,
+                                                                                 monkeypatch):  # fmt: skip
+    for name in ("a", "b", "c"):
+        make_entry(artifacts, name, lenet_blob, mnist_standin)
+    (artifacts / "c" / "model.zoo").write_bytes(lenet_blob[:-1])
+    steps, measure_before = [], measurement.measure
+    monkeypatch.setattr(measurement, "measure", lambda blob, images, **options: steps.append(images) or
+                        measure_before(blob, images, **options))  # fmt: skip
+    outcomes = list(verify.verify(progress=False, jobs=2))
+    assert [o.id for o in outcomes] == ["c", "a", "b"] and [o.status for o in outcomes] == ["FAILED", "OK", "OK"]
+    assert steps == [None, None, mnist_standin, mnist_standin]
+
+    asked = []
+    monkeypatch.setattr(measurement, "test_images", lambda dataset: asked.append(dataset) or refuse())
+    outcomes = list(verify.verify(["a", "b"], progress=False))
+    assert [o.status for o in outcomes] == ["INCOMPLETE"] * 2 and all("no network" in o.unavailable for o in outcomes)
+    assert asked == ["mnist"]
+
+
+def refuse():
+    raise DataUnavailable("no network")
+
+
 def test_all_entries_or_some(entry, artifacts, lenet_blob):
     make_entry(artifacts, "another", lenet_blob)
     assert [o.id for o in verify.verify(progress=False)] == ["another", entry.id]
@@ -478,6 +555,7 @@ def test_a_sample_that_leaves_its_folder_is_refused(tmp_path):
 # ------------------------------------------------------------------------------------------ what is committed
 
 
+@pytest.mark.verifies
 @pytest.mark.parametrize("name", registry.ids())
 def test_committed_entries_agree_with_their_files(name):
     found = verify.check(registry.find(name), bytes_only=registry.find(name).dataset != "mnist", progress=False)

@@ -206,16 +206,18 @@ def _verify(args: argparse.Namespace) -> int:
     if not names:
         raise ZooError(f"there is nothing to verify: no entries in {', '.join(map(str, registry.roots()))}")
     import torch
+    from tqdm import tqdm
 
     from zoo import verify
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    jobs = args.jobs or (1 if args.threads or args.device != "cpu" else _cores())
     _check_device(args.device)
     width = max(map(len, names)) + 2
     statuses, results = [], []
     for outcome in verify.verify(
-        names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device
+        names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device, jobs=jobs
     ):
         statuses.append(outcome.status)
         told = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "unavailable", "seconds")
@@ -226,11 +228,13 @@ def _verify(args: argparse.Namespace) -> int:
         errors = ""
         if outcome.errors is not None:
             errors = f"{outcome.errors:,} of {outcome.examples:,} wrong ({100 * outcome.errors / outcome.examples:.2f} %)"
-        print(f"{outcome.id:<{width}}{size:>16}  {errors:<32}{outcome.seconds:6.1f} s  {outcome.status}", flush=True)
-        for text in outcome.problems + ([outcome.unavailable] if outcome.unavailable else []):
-            print("    " + text.replace("\n", "\n    "), flush=True)
-        for note in outcome.notes:
-            print(f"    note: {note}", flush=True)
+        with tqdm.external_write_mode():  # above the line that says what remains
+            print(f"{outcome.id:<{width}}{size:>16}  {errors:<32}{outcome.seconds:6.1f} s  {outcome.status}")
+            for text in outcome.problems + ([outcome.unavailable] if outcome.unavailable else []):
+                print("    " + text.replace("\n", "\n    "))
+            for note in outcome.notes:
+                print(f"    note: {note}")
+            sys.stdout.flush()
     good = statuses.count("OK")
     what = "bytes, digests and golden outputs" if args.bytes_only else "records"
     if args.json:
@@ -240,6 +244,11 @@ def _verify(args: argparse.Namespace) -> int:
     if "FAILED" in statuses:
         return EXIT_FAILED
     return 0 if good == len(statuses) else EXIT_ERROR
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---------------------------------------------------------------------------------------------- predict, decode
@@ -391,7 +400,9 @@ def _parser() -> argparse.ArgumentParser:
                          help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
                               "(the other data sets: ZOO_DATA, see `zoo data`)")  # fmt: skip
     command.add_argument("--sample", type=Path, metavar="PATH", help="the sample of ImageNet that the records speak of")
-    command.add_argument("--threads", type=_positive, metavar="N", help="of torch (default: all cores)")
+    command.add_argument("--jobs", type=_positive, metavar="N",
+                         help="batches at a time, each on one thread (default: as many as there are cores)")  # fmt: skip
+    command.add_argument("--threads", type=_positive, metavar="N", help="of torch, for one batch at a time, instead of --jobs")
     command.add_argument("--device", default="cpu", help="where networks run (default: cpu)")
 
     command = add("predict", _predict, "the classes of some pictures", "zoo predict resnet50-dft cat.jpg dog.jpg")

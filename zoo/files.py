@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
+import shutil
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -52,3 +56,44 @@ def _regular(path: Path) -> Path:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise CorruptArtifact(f"{path} is no regular file")
     return path
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swaps two names in one step, so that both are there at every moment; False where the system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    names = os.fsencode(a), os.fsencode(b)
+    if hasattr(libc, "renameat2"):
+        return libc.renameat2(-100, names[0], -100, names[1], 2) == 0  # AT_FDCWD, RENAME_EXCHANGE
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        return libc.renamex_np(*names, 2) == 0  # RENAME_SWAP
+    return False
+
+
+def leftovers(folder: Path, name: str = "") -> list[Path]:
+    """Files and folders NAME.<process>.part in a folder, or any such, whose process is dead."""
+    pattern = re.compile((re.escape(name) if name else ".+") + r"\.(\d{1,9})(\.old)?\.part")
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if (match := pattern.fullmatch(path.name)) and not _runs(int(match[1]))]
+
+
+def clean(folder: Path) -> None:
+    """Removes what dead processes left half-written in a folder."""
+    for path in leftovers(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of that number; where nobody can tell, it is assumed."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

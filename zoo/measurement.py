@@ -4,15 +4,20 @@
                                └─ network ── golden input ──> golden logits
                                      └─ test set ──> predictions, errors
 
-`measure` is the only path from a file to an error rate: records are written from it and verified with it.
+`measure` is the only path from a file to an error rate: records are written from it and verified with it. Verification
+asks it to be quick: the network answers without its dead channels, and where its two best classes are close to each other
+the whole network is asked, too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +32,10 @@ from zoo.errors import WrongData, ZooError
 if TYPE_CHECKING:
     import torch
 
+CLOSE = 1e-3  # of an image's largest logit: where its two best are closer, a quick answer is not trusted
+AGREE = 1e-5  # of the largest logit: how far a quick network's golden outputs may be from those of the whole one
+QUICK_BATCH = 50  # images: activations of the CIFAR-10 networks then stay in the cache
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -39,6 +48,7 @@ class Measurement:
     sha256: str
     weights_sha256: str
     golden: np.ndarray  # float32 (4, C): logits of zoo.datasets.golden_input
+    multiplications: int | None = None  # that a quick measurement makes for one image
     test_set: str | None = None  # digest of the images and labels
     examples: int | None = None  # N
     errors: int | None = None
@@ -56,7 +66,9 @@ def measure(
     preprocess: str | None = None,
     device: str = "cpu",
     batch: int | None = None,
-    progress: bool = True,
+    jobs: int = 1,
+    quick: bool = False,
+    progress: bool | Callable[[int], object] = True,
 ) -> Measurement:
     """Everything that can be derived from a model file: digests, golden outputs and, on `images`, the errors.
 
@@ -68,6 +80,10 @@ def measure(
         preprocess: name for `zoo.preprocessing`; if None, that of the entry, without a record the data set's own.
         device: where the network runs, always in float32 and eval mode.
         batch: images at a time; changes nothing but speed.
+        jobs: batches at a time, each on one thread of torch if there are several.
+        quick: answer without dead channels (`zoo.compact`), and with the whole network where the two best logits are
+            closer than CLOSE; predictions are the same.
+        progress: whether a bar is shown, or what is told of every batch how many images it had.
 
     Raises `UnknownModel` for an id or path that is none, `CorruptArtifact` for a file that is none, `DataUnavailable` or
     `WrongData` for the test set, `ZooError` for a data set or preprocessing that is not known.
@@ -86,8 +102,9 @@ def measure(
     spec = networks.spec(header.network)
     dataset = spec.dataset if dataset is None else dataset
     transform = named_transform(dataset, dataset if preprocess is None else preprocess)
+    golden_input = _input(transform, datasets.golden_input(dataset), device)
     with torch.inference_mode(), _full_precision():
-        golden = network(_input(transform, datasets.golden_input(dataset), device)).cpu().numpy()
+        golden = network(golden_input).cpu().numpy()
     found = Measurement(
         network=header.network,
         partitioning=header.partitioning,
@@ -97,12 +114,73 @@ def measure(
         weights_sha256=weights_digest(network.state_dict()),
         golden=golden,
     )
+    forward = network
+    if quick:
+        forward, multiplications = _quick(header.network, network, golden_input, golden)
+        found = replace(found, multiplications=multiplications)
     if images is None:
         return found
     if isinstance(images, str):
         images = test_images(dataset)
-    batch = batch or datasets.get(dataset).batch
-    return replace(found, **_test(network, images, transform, device, batch, progress))
+    usual = datasets.get(dataset).batch
+    inputs = _batches(images, transform, device, batch or (min(QUICK_BATCH, usual) if quick else usual))
+    with _full_precision():
+        return replace(found, **_test(forward, inputs, images, jobs, progress))
+
+
+def cost(network: torch.nn.Module, inputs: torch.Tensor) -> int:
+    """Multiplications that the network's convolutions and dense layers make for one of the inputs (B, C, H, W)."""
+    import torch
+
+    total = 0
+
+    def count(layer, _, outputs) -> None:
+        nonlocal total
+        total += outputs[0].numel() * layer.weight[0].numel()
+
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.inference_mode():
+            network(inputs[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total
+
+
+def _quick(name: str, network: torch.nn.Module, golden_input: torch.Tensor, golden: np.ndarray) -> tuple[Callable, int]:
+    """(logits by the network without its dead channels, and by the whole one where they are close; multiplications)"""
+    import torch
+
+    from zoo.compact import remove_dead
+
+    small = copy.deepcopy(network)
+    remove_dead(name, small)
+    small.to(memory_format=torch.channels_last)
+    with torch.inference_mode(), _full_precision():
+        answers = small(golden_input.contiguous(memory_format=torch.channels_last)).cpu().numpy()
+    if not np.abs(answers - golden).max() <= AGREE * np.abs(golden).max():  # NaN does not agree
+        return network, cost(network, golden_input)
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        logits = small(inputs.contiguous(memory_format=torch.channels_last))  # (B, classes)
+        _, _, gaps = _two_best(logits)
+        close = ~(gaps >= CLOSE)
+        if close.any():
+            logits[close] = network(inputs[close])
+        return logits
+
+    return forward, cost(small, golden_input)
+
+
+def _two_best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(B,) each: the best class, the second best, and the distance of their logits, relative to the largest |logit|."""
+    import torch
+
+    values, indices = logits.topk(2, dim=1)
+    largest = logits.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
+    return indices[:, 0], indices[:, 1], (values[:, 0] - values[:, 1]) / largest
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -135,32 +213,24 @@ def named_transform(dataset: str, name: str) -> preprocessing.Preprocessing:
     return datasets.PREPROCESSINGS[name]
 
 
-def _test(network, images, transform, device: str, batch: int, progress: bool) -> dict:
+def _test(forward, inputs: Iterator[torch.Tensor], images, jobs: int, progress: bool | Callable[[int], object]) -> dict:
     """One pass over the images, in order."""
-    import torch
-    from tqdm import tqdm
-
     labels = np.asarray(images.labels)
     classes = runners_up = gaps = None
     at = 0
-    quiet = None if progress else True  # None: no bar where stderr is no terminal
-    bar = tqdm(total=len(images), unit=" images", desc="test set", leave=False, mininterval=0.5, disable=quiet)
-    with torch.inference_mode(), _full_precision(), bar:
-        for inputs in _batches(images, transform, device, batch):
-            logits = network(inputs)  # (B, C)
+    with contextlib.ExitStack() as stack:
+        told = progress if callable(progress) else stack.enter_context(_bar(len(images), progress)).update
+        for logits in _in_turn(forward, inputs, jobs):  # (B, C)
             if classes is None:
                 if logits.shape[1] <= labels.max():
                     raise WrongData(f"the images have {int(labels.max()) + 1} classes, the network {logits.shape[1]}")
                 kind = np.uint8 if logits.shape[1] <= 256 else np.uint16
                 classes, runners_up = np.empty(len(labels), kind), np.empty(len(labels), kind)
                 gaps = np.empty(len(labels), np.float32)
-            values, indices = logits.topk(2, dim=1)
-            largest = logits.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
             here = slice(at, at + len(logits))
-            classes[here], runners_up[here] = indices.cpu().numpy().T
-            gaps[here] = ((values[:, 0] - values[:, 1]) / largest).cpu().numpy()
+            classes[here], runners_up[here], gaps[here] = (numbers.cpu().numpy() for numbers in _two_best(logits))
             at += len(logits)
-            bar.update(len(logits))
+            told(len(logits))
     if at != len(labels):
         raise WrongData(f"{at} images for {len(labels)} labels")
     digest = images.digest if isinstance(images.digest, str) else images.digest()
@@ -173,6 +243,38 @@ def _test(network, images, transform, device: str, batch: int, progress: bool) -
         "gaps": gaps,
         "labels": labels,
     }
+
+
+def _bar(total: int, shown: bool):
+    from tqdm import tqdm
+
+    quiet = None if shown else True  # None: no bar where stderr is no terminal
+    return tqdm(total=total, unit=" images", desc="test set", leave=False, mininterval=0.5, disable=quiet)
+
+
+def _in_turn(forward, inputs: Iterator[torch.Tensor], jobs: int) -> Iterator[torch.Tensor]:
+    """What `forward` makes of each batch, in order; `jobs` of them at a time, on one thread each if there are several."""
+    import torch
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():  # a thread's own
+            return forward(batch)
+
+    if jobs == 1:
+        yield from map(run, inputs)
+        return
+    threads = torch.get_num_threads()
+    waiting: deque = deque()
+    try:
+        with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for batch in inputs:
+                waiting.append(pool.submit(run, batch))
+                if len(waiting) > jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _batches(images, transform, device: str, batch: int) -> Iterator[torch.Tensor]:

@@ -186,8 +186,9 @@ def _from_hub(entry: Entry) -> Path:
     except ImportError as error:
         raise ArtifactUnavailable(f"{entry.id} lies on the Hugging Face Hub: pip install huggingface-hub") from error
     try:
-        path = huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=True)
-        return Path(path)
+        path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=True))
+        if _stays(entry, path) is None:
+            return path
     except LocalEntryNotFoundError:
         pass
     except ValueError as error:  # HFValidationError: no repo can be called so
@@ -195,13 +196,29 @@ def _from_hub(entry: Entry) -> Path:
     size = f"{entry.size_bytes / 1e6:.2f} MB"
     print(f"zoo: {entry.id} ({size}) is not on this machine; asking https://huggingface.co/{repo}", file=sys.stderr)
     try:
-        return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+        path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
     except Exception as error:  # the Hub raises errors of several libraries
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ArtifactUnavailable(
             f"{entry.id} could not be fetched from https://huggingface.co/{repo} (revision {revision[:12]}, {file}): "
             f"{reason}. Put the file at {entry.path} to load it without the network"
         ) from error
+    complaint = _stays(entry, path)
+    if complaint is not None:
+        raise CorruptArtifact(f"{entry.id}: the file at https://huggingface.co/{repo} is not the recorded one: {complaint}")
+    return path
+
+
+def _stays(entry: Entry, path: Path) -> str | None:
+    """What is wrong with a file in the Hub's cache, from where it is then removed; None for the recorded one."""
+    size = path.stat().st_size
+    complaint = f"expected {entry.size_bytes:,} bytes, found {size:,}"
+    if size == entry.size_bytes:
+        complaint = differs(entry, files.head(path, size))
+    if complaint is not None:
+        path.resolve().unlink(missing_ok=True)  # the blob, to which the name in the snapshot is a link
+        path.unlink(missing_ok=True)
+    return complaint
 
 
 # ------------------------------------------------------------------------------------- of other people's work

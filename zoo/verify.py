@@ -11,12 +11,13 @@ looked up. All else is what the program that wrote the record said (paper_bytes,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,6 +72,36 @@ class Outcome:
             raise DataUnavailable(f"{self.id}: {self.unavailable}")
 
 
+@dataclass(eq=False)
+class _Options:
+    """What `verify` was asked for, and the test sets that it has looked for."""
+
+    bytes_only: bool
+    data_root: str | os.PathLike | None
+    sample_root: str | os.PathLike | None
+    device: str
+    jobs: int
+    looked_for: dict[str, datasets.Images | datasets.ImageFolder | ZooError] = field(default_factory=dict, repr=False)
+
+    def tests(self, entry: Entry) -> bool:
+        """Whether the entry's answers to a test set are to be derived: it can be downloaded, or lies in `data_root`."""
+        return not self.bytes_only and (datasets.get(entry.dataset).downloadable or self.data_root is not None)
+
+    def samples(self, entry: Entry) -> bool:
+        """Whether its answers to the sample of ImageNet are."""
+        return not self.bytes_only and self.sample_root is not None and entry.sample is not None
+
+    def images(self, dataset: str) -> datasets.Images | datasets.ImageFolder | ZooError:
+        """Its test set, or why it is not there: looked for once, not once for each entry."""
+        if dataset not in self.looked_for:
+            root = [] if datasets.get(dataset).downloadable else [os.fspath(self.data_root)]
+            try:
+                self.looked_for[dataset] = measurement.test_images(dataset, *root)
+            except (DataUnavailable, WrongData) as error:
+                self.looked_for[dataset] = error
+        return self.looked_for[dataset]
+
+
 def verify(
     names: Iterable[str] = (),
     *,
@@ -78,26 +109,60 @@ def verify(
     data_root: str | os.PathLike | None = None,
     sample_root: str | os.PathLike | None = None,
     device: str = "cpu",
+    jobs: int = 1,
     progress: bool = True,
 ) -> Iterator[Outcome]:
     """Derives bytes, digests, outputs and errors of these entries (all of them if none is named) again, one outcome each.
 
     Offline: length, SHA-256, names, parameters, weights digest, golden outputs. Unless `bytes_only`, also the predictions and
     errors on the whole test set. ImageNet entries are tested where `data_root` names an ImageFolder. `sample_root` is the
-    folder of the sample of ImageNet that a record speaks of.
+    folder of the sample of ImageNet that a record speaks of. `jobs` batches are tested at a time.
 
-    Raises `UnknownModel` for a name, before anything is measured; a record that cannot be read is a problem of its outcome.
+    First comes what needs no images, of all entries, in seconds; then the test sets, small networks first. An outcome
+    comes when its entry is done. Raises `UnknownModel` for a name, before anything is measured; a record that cannot be
+    read is a problem of its outcome.
     """
     names = list(names) or registry.ids()
-    known = {name: _find(name) for name in names}
+    entries = [_find(name) for name in names]
+    options = _Options(bytes_only, data_root, sample_root, device, jobs)
     import torch  # noqa: F401  not to be counted in the first entry's seconds
 
-    for entry in known.values():
-        if isinstance(entry, Outcome):
-            yield entry
-            continue
-        yield check(entry, bytes_only=bytes_only, data_root=data_root, sample_root=sample_root,
-                    device=device, progress=progress)  # fmt: skip
+    waiting: list[tuple[Entry, Outcome]] = []
+    entries.sort(key=lambda entry: isinstance(entry, Entry) and _pending(entry, options))  # those done at once first
+    with _bar(progress, total=len(entries), desc="bytes, digests, golden outputs", unit=" entries") as bar:
+        for entry in entries:
+            outcome = entry if isinstance(entry, Outcome) else _offline(entry, options)
+            bar.update()
+            if isinstance(entry, Entry) and outcome.measurement is not None and _pending(entry, options):
+                waiting.append((entry, outcome))
+            else:
+                yield outcome
+
+    waiting.sort(key=lambda pair: (pair[1].measurement.parameters, pair[1].measurement.multiplications or 0))
+    work = sum(_work(entry, outcome) for entry, outcome in waiting)
+    with _bar(progress, total=work, bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} remain") as bar:
+        for number, (entry, outcome) in enumerate(waiting):
+            bar.set_description(f"{len(waiting) - number} of {len(entries)} entries to test, {entry.id}")
+            before, each = bar.n, outcome.measurement.multiplications or 0
+            _test(entry, outcome, options, lambda images, each=each: bar.update(images * each))
+            bar.update(before + _work(entry, outcome) - bar.n)
+            yield outcome
+
+
+def _pending(entry: Entry, options: _Options) -> bool:
+    """Whether more is to be derived than what needs no images."""
+    return entry.dataset in datasets.DATASETS and (options.tests(entry) or options.samples(entry))
+
+
+def _work(entry: Entry, outcome: Outcome) -> int:
+    """Multiplications that testing an entry takes, about."""
+    return (outcome.measurement.multiplications or 0) * (entry.test_examples or datasets.get(entry.dataset).test_examples)
+
+
+def _bar(shown: bool, **options):
+    from tqdm import tqdm
+
+    return tqdm(leave=False, mininterval=0.5, disable=None if shown else True, **options)  # None: no bar without a terminal
 
 
 def _find(name: str) -> Entry | Outcome:
@@ -125,12 +190,23 @@ def check(
     data_root: str | os.PathLike | None = None,
     sample_root: str | os.PathLike | None = None,
     device: str = "cpu",
+    jobs: int = 1,
     progress: bool = True,
 ) -> Outcome:
     """The verdict on one entry; see `verify`."""
-    outcome, began = Outcome(entry.id), time.perf_counter()
+    options = _Options(bytes_only, data_root, sample_root, device, jobs)
+    outcome = _offline(entry, options)
+    if outcome.measurement is not None and _pending(entry, options):
+        _test(entry, outcome, options, progress)
+    return outcome
+
+
+@contextlib.contextmanager
+def _judging(entry: Entry, outcome: Outcome) -> Iterator[None]:
+    """Errors become problems of the outcome, or say what could not be checked; seconds are counted."""
+    began = time.perf_counter()
     try:
-        _check(entry, outcome, bytes_only, data_root, sample_root, {"device": device, "progress": progress})
+        yield
     except ArtifactUnavailable as error:
         if entry.hub is None:
             outcome.problems.append(str(error))
@@ -138,59 +214,71 @@ def check(
             outcome.unavailable = str(error)
     except (ZooError, OSError) as error:  # OSError: a file that is there and cannot be read
         outcome.problems.append(str(error))
-    outcome.seconds = time.perf_counter() - began
+    finally:
+        outcome.seconds += time.perf_counter() - began
+
+
+def _offline(entry: Entry, options: _Options) -> Outcome:
+    """What can be derived without images. The outcome has a measurement where the rest can follow."""
+    outcome = Outcome(entry.id)
+    with _judging(entry, outcome):
+        blob = registry.model_file(entry).read_bytes()
+        outcome.size_bytes = len(blob)
+        complaint = registry.differs(entry, blob)
+        if complaint:
+            outcome.problems.append(_damaged(entry, blob, complaint))
+            return outcome
+        derived = measurement.measure(blob, None, quick=_pending(entry, options), **_usual(entry, options))
+        for name in ("network", "partitioning", "parameters", "weights_sha256"):
+            expected, value = getattr(entry, name), getattr(derived, name)
+            if expected != value:
+                outcome.problems.append(f"{name}: expected {_number(expected)}, found {_number(value)}")
+        outcome.problems += _golden_differences(evidence.read_golden(entry.folder), derived.golden)
+        if changes := _recipe_changes(entry):
+            before = "train.log begins with the recipe as it was run"
+            outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; {before}")
+        if entry.quoted is not None and entry.quoted not in registry.quoted():
+            outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
+        if not options.bytes_only and not options.tests(entry):
+            known = "not yet measured"
+            if entry.test_errors is not None:
+                known = f"not derived again (recorded: {_rate(entry.test_errors, entry.test_examples)})"
+            outcome.notes.append(f"error on ImageNet-val {known}; --data PATH measures it")
+        outcome.measurement = derived
     return outcome
 
 
-def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_root, options: dict) -> None:
-    blob = registry.model_file(entry).read_bytes()
-    outcome.size_bytes = len(blob)
-    complaint = registry.differs(entry, blob)
-    if complaint:
-        outcome.problems.append(_damaged(entry, blob, complaint))
-        return
-    usual = {"dataset": entry.dataset, "preprocess": entry.preprocessing} | options
-    measurement.named_transform(entry.dataset, entry.preprocessing)  # unknown names: an error before images are looked for
-    images = None if bytes_only else _images(entry, outcome, data_root)
+def _test(entry: Entry, outcome: Outcome, options: _Options, progress: bool | Callable[[int], object]) -> None:
+    """Its answers to the test set, and to the sample of ImageNet."""
+    with _judging(entry, outcome):
+        usual = _usual(entry, options) | {"progress": progress, "quick": True, "jobs": options.jobs}
+        blob = registry.read(entry)
+        if options.tests(entry):
+            images = options.images(entry.dataset)
+            if isinstance(images, ZooError):
+                outcome.unavailable = f"{images}\nzoo verify --bytes-only checks everything but the errors, without any data"
+            else:
+                _check_test(entry, outcome, blob, images, usual)
+        if options.samples(entry):
+            try:
+                _check_sample(entry, outcome, blob, options.sample_root, usual)
+            except DataUnavailable as error:
+                outcome.unavailable = str(error)
+
+
+def _check_test(entry: Entry, outcome: Outcome, blob: bytes, images, usual: dict) -> None:
     try:
-        found = measurement.measure(blob, images, **usual)
+        outcome.measurement = measurement.measure(blob, images, **usual)
     except WrongData as error:  # a picture cannot be read: that says nothing about the entry
-        outcome.unavailable, images = str(error), None
-        found = measurement.measure(blob, None, **usual)
-    outcome.measurement = found
-    for name in ("network", "partitioning", "parameters", "weights_sha256"):
-        expected, derived = getattr(entry, name), getattr(found, name)
-        if expected != derived:
-            outcome.problems.append(f"{name}: expected {_number(expected)}, found {_number(derived)}")
-    outcome.problems += _golden_differences(evidence.read_golden(entry.folder), found.golden)
-    if changes := _recipe_changes(entry):
-        outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; train.log begins with the recipe as it was run")
-    if entry.quoted is not None and entry.quoted not in registry.quoted():
-        outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
-    if images is not None:
-        _check_errors(entry, outcome, found, images)
-    if sample_root is not None and not bytes_only and entry.sample is not None:
-        try:
-            _check_sample(entry, outcome, blob, sample_root, usual)
-        except DataUnavailable as error:
-            outcome.unavailable = str(error)
+        outcome.unavailable = str(error)
+    else:
+        _check_errors(entry, outcome, outcome.measurement, images)
 
 
-def _images(entry: Entry, outcome: Outcome, data_root):
-    """What the entry is tested on; None if nothing is at hand."""
-    try:
-        if datasets.get(entry.dataset).downloadable:
-            return measurement.test_images(entry.dataset)
-        if data_root is not None:
-            return measurement.test_images(entry.dataset, os.fspath(data_root))
-    except (DataUnavailable, WrongData) as error:
-        outcome.unavailable = f"{error}\nzoo verify --bytes-only checks everything but the errors, without any data"
-        return None
-    known = "not yet measured"
-    if entry.test_errors is not None:
-        known = f"not derived again (recorded: {_rate(entry.test_errors, entry.test_examples)})"
-    outcome.notes.append(f"error on ImageNet-val {known}; --data PATH measures it")
-    return None
+def _usual(entry: Entry, options: _Options) -> dict:
+    """How the entry is measured. Raises ZooError for names that are not known."""
+    measurement.named_transform(entry.dataset, entry.preprocessing)
+    return {"dataset": entry.dataset, "preprocess": entry.preprocessing, "device": options.device}
 
 
 def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:

