@@ -352,7 +352,7 @@ def read(blob, layouts):
         if model == "raw":
             flat = struct.unpack(f"<{d * l}i", data.raw(4 * d * l))
             groups.append((decoder, l, d, shapes, psi, [flat[i::l] for i in range(l)], None))
-        elif model == "live":
+        elif model == "live" and data.bits(1) == 0:
             sides = []
             for shape in shapes:
                 o, i = shape[:2] if len(shape) > 1 else (1, math.prod(shape))
@@ -363,7 +363,7 @@ def read(blob, layouts):
             groups.append((decoder, l, d, shapes, psi, None, (model, sides)))
             data.raw(0)
         else:
-            assert model in ("static", "classes", "interleaved")
+            assert model in ("static", "classes", "live", "interleaved")
             count = l if model == "static" else 4 + data.eg(3)
             alphabets = [read_alphabet(data) for _ in range(count)]
             if model == "interleaved":
@@ -373,20 +373,20 @@ def read(blob, layouts):
                 lanes = Lanes(2 ** data.bits(4)) if begins else before[-1]
                 words = struct.unpack(f"<{(size := data.varint())}H", data.raw(2 * size))
                 alphabets = alphabets, lanes, words, ends
-            groups.append((decoder, l, d, shapes, psi, None, (model, alphabets)))
+            groups.append((decoder, l, d, shapes, psi, None, ("classes" if model == "live" else model, alphabets)))
             data.raw(0)
     assert data.data[-1:] != b"\0" or data.at == len(data.data)
     stream, out = Stream(data.data[data.at :]), {}
     for name, (decoder, l, d, shapes, psi, columns, alphabets) in zip(layout, groups, strict=True):
         if columns is None and alphabets[0] == "classes":
             columns = read_classes(stream, l, shapes, alphabets[1])
+        elif columns is None and alphabets[0] == "live":
+            columns = read_live(stream, l, shapes, alphabets[1])
         elif columns is None and alphabets[0] == "interleaved":
             tables, lanes, words, ends = alphabets[1]
             lanes.begin(words)
             columns = read_classes(stream, l, shapes, tables, lanes)
             assert not lanes.words and (not ends or set(lanes.states) == {2**16})
-        elif columns is None and alphabets[0] == "live":
-            columns = read_live(stream, l, shapes, alphabets[1])
         elif columns is None:
             columns = [read_column(stream, d, alphabet) for alphabet in alphabets[1]]
         rows = list(zip(*columns, strict=True))
@@ -493,8 +493,8 @@ def files(draw):
             if draw(st.booleans()):
                 psi[array] = codec.psi_round(psi[array])
         layout[name] = shapes
-        models = ["static", "raw", "classes", "interleaved", "live"]
-        groups[name] = codec.Coded(decoder, draw(st.sampled_from(models)), phi, psi)
+        model = draw(st.sampled_from(["static", "raw", "classes", "live", "interleaved"]))
+        groups[name] = codec.Coded(decoder, model, phi, psi)
     return layout, groups
 
 

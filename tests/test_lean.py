@@ -76,8 +76,7 @@ def test_the_penalty_is_the_slope_of_the_price():
     ("lenet5-caffe", "pool:4", {"conv1": 4, "conv2": 7, "fc1": 30}), ("lenet5-caffe", "", {}),
 ])
 def test_the_file_computes_what_the_method_does(network, decoder, units):
-    model = "live" if units else "classes"  # of a full network `live` would take too much work
-    made, built = method(network, decoder=decoder, units=units, model=model)
+    made, built = method(network, decoder=decoder, units=units)
     settled(made, 0.01)
     images = torch.randn(3, 1, 28, 28)
     expected = functional_call(built, made.weights(averaged=True), (images,))
@@ -86,7 +85,7 @@ def test_the_file_computes_what_the_method_does(network, decoder, units):
 
 
 def test_units_without_rows_or_columns_leave_and_nothing_else_changes():
-    made, built = method(units={"fc1": 40, "fc2": 20}, model="classes")
+    made, built = method(units={"fc1": 40, "fc2": 20})
     settled(made, 0.01)
     with torch.no_grad():
         for flat in (made.phi.value, made.phi.mean):

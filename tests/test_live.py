@@ -8,6 +8,7 @@ from entropy_models import round_trip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo import codec
 from zoo.codec import entropy, live
 from zoo.codec.bits import Reader, Writer
 from zoo.errors import CorruptArtifact, TruncatedArtifact
@@ -110,10 +111,23 @@ def test_the_estimate_that_chooses_priors_is_the_length_of_the_code():
 @pytest.mark.parametrize("rows, columns, back", [(7, 1, 1), (6, 6, 1), (6, 0, 1), (6, 5, 65)])
 def test_damaged_side_information_is_refused(rows, columns, back):
     writer = Writer()
-    writer.bits(rows, 3), writer.bits(columns, 3), writer.bits(0, 6), writer.golomb(back - 1, 3)
+    writer.bits(0, 1), writer.bits(rows, 3), writer.bits(columns, 3), writer.bits(0, 6), writer.golomb(back - 1, 3)
     writer.raw(bytes(8))
     with pytest.raises(CorruptArtifact, match="live lines"):
         entropy.find("live").read(Reader(writer.to_bytes()), 1, ((6, 5),))
+
+
+def test_where_too_many_lines_live_a_file_is_written_in_classes_and_read_back():
+    layout = {"all": ((300, 784),)}
+    phi = integers(layout["all"], 1, 0, 2.0, 1.0)
+    scale = {"scale": np.float32([[1.0]])}
+    files = {
+        model: codec.encode("net", "own", {"all": codec.Coded("scalar", model, phi, scale)}, layout)
+        for model in ("live", "classes")
+    }
+    assert abs(len(files["live"]) - len(files["classes"])) < 8
+    groups = codec.decode(files["live"], lambda header: layout)[1]
+    np.testing.assert_array_equal(groups["all"].phi, phi)
 
 
 def test_side_information_that_ends_early_is_refused():

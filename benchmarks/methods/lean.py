@@ -53,7 +53,7 @@ class Options(Table):
     slope_every: int = Field(2, gt=0)  # steps for which the rate's gradient is reused
     bury_every: int = Field(500, gt=0)  # steps between looks for dead units
     decoder: str = ""  # of all groups, where not the partitioning's
-    model: str = "live"  # of the file; `live` takes some 20,000 integers in live rows and columns, `classes` is for more
+    model: str = "live"  # entropy model of the file
 
 
 class Part(NamedTuple):

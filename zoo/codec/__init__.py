@@ -12,5 +12,6 @@ __all__ = [
     "read_header",
 ]  # fmt: skip
 
-MODELS = (context.Context, classes.Classes, interleaved.Interleaved, live.Live)
-entropy.MODELS.update({model.name: model for model in MODELS})
+entropy.MODELS.update(
+    {model.name: model for model in (context.Context, classes.Classes, live.Live, interleaved.Interleaved)}
+)

@@ -16,6 +16,7 @@ import numpy as np
 
 from zoo.codec.ans import Ans, PythonAns, Table
 from zoo.codec.bits import Reader, Writer
+from zoo.codec.classes import Classes
 from zoo.codec.entropy import Shapes
 from zoo.errors import CorruptArtifact
 
@@ -40,9 +41,9 @@ class Live:
 
     name = "live"
 
-    def __init__(self, shapes: Shapes, l: int, lines: list[Lines]):
+    def __init__(self, shapes: Shapes, l: int, lines: list[Lines], instead: Classes | None = None):
         self.planes = [_planes(shape) for shape in shapes]
-        self.l, self.lines, self._bits = l, lines, 0.0
+        self.l, self.lines, self.instead = l, lines, instead
 
     @classmethod
     def fit(cls, phi: np.ndarray, shapes: Shapes) -> Live:
@@ -50,10 +51,16 @@ class Live:
         model.lines = [_fit(cube) for cube in model._cubes(phi)]
         return model
 
-    def simpler(self, phi: np.ndarray, shapes: Shapes) -> None:
-        """There is none."""
+    def simpler(self, phi: np.ndarray, shapes: Shapes) -> Live | None:
+        """The integers in classes, which take less work where many lines live; then what is simpler than those."""
+        instead = self.instead.simpler(phi, shapes) if self.instead else Classes.fit(phi, shapes)
+        return None if instead is None else Live(shapes, self.l, [], instead)
 
     def write(self, writer: Writer) -> None:
+        writer.bits(self.instead is not None, 1)
+        if self.instead:
+            self.instead.write(writer)
+            return
         for (o, i, _), lines in zip(self.planes, self.lines, strict=True):
             writer.bits(lines.rows, o.bit_length())
             if lines.rows:
@@ -66,6 +73,8 @@ class Live:
 
     @classmethod
     def read(cls, reader: Reader, l: int, shapes: Shapes) -> Live:
+        if reader.bits(1):
+            return cls(shapes, l, [], Classes.read(reader, l, shapes))
         model = cls(shapes, l, [])
         for o, i, _ in model.planes:
             lines = Lines(reader.bits(o.bit_length()))
@@ -80,6 +89,9 @@ class Live:
         return model
 
     def push(self, coder: Ans, phi: np.ndarray) -> None:
+        if self.instead:
+            self.instead.push(coder, phi)
+            return
         pen, plain = _Pen(), coder.plain()
         self._walk(phi.copy(), pen)
         for decision in reversed(pen.decisions):
@@ -87,6 +99,8 @@ class Live:
         coder.take(plain)
 
     def pop(self, coder: Ans) -> np.ndarray:
+        if self.instead:
+            return self.instead.pop(coder)
         phi = np.zeros((sum(math.prod(planes) for planes in self.planes) // self.l, self.l), np.int32)
         plain = coder.plain()
         self._walk(phi, _Eye(plain))
@@ -94,6 +108,8 @@ class Live:
         return phi
 
     def bits(self, phi: np.ndarray) -> float:
+        if self.instead:
+            return self.instead.bits(phi)
         pen = _Pen()
         self._walk(phi.copy(), pen)
         return math.fsum(float(Table((zero, one)).costs()[bit]) for bit, zero, one in pen.decisions)
