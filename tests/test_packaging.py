@@ -55,6 +55,10 @@ def test_the_wheel_carries_every_entry_and_the_first_test_set(wheel):
     assert not any(name.startswith(("benchmarks", "tests", "runs")) or name.endswith(".part") for name in names)
 
 
+def test_the_wheel_is_small_enough_to_publish(wheel):
+    assert wheel.stat().st_size < 60e6, "entries of more than a few megabytes belong on the Hub: see CONTRIBUTING.md"
+
+
 def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
     """Unpacked alone in front of the path, in an empty folder, without any variable of ours: as after pip install."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")

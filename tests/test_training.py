@@ -23,6 +23,7 @@ from zoo.compress import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(recipe.FOLDER.glob("*.toml"))
+CHANGELOG = (recipe.FOLDER.parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 # --- recipes ------------------------------------------------------------------------------------------------
@@ -36,7 +37,9 @@ def test_recipe(path):
     partitioning = partitionings.get(own.network, own.partitioning)
     groups = {group.name: group for group in partitioning.groups}
     for name in (own.warm_start, own.teacher):
-        assert not name or name in reference.SOURCES or (recipe.FOLDER / f"{name}.toml").exists()
+        id, _, digest = name.partition("@")
+        known = id in reference.SOURCES or (recipe.FOLDER / f"{id}.toml").exists() or f"`{digest}`" in CHANGELOG
+        assert not name or known, f"{name}: no recipe, and CHANGELOG.md does not say that it left"
     for group, decoder in own.options.get("decoders", {}).items():
         reparam.columns(decoder, groups[group].shapes[0])
     if isinstance(own.options.get("levels"), dict):

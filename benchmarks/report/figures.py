@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report.records import TITLES, pareto, size
+from benchmarks.report.records import TITLES, front, points, size
 from zoo import networks
 from zoo.registry import Entry, Quoted
 
@@ -56,7 +56,7 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
     with plt.rc_context(settings):
         fig, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
         ceiling = _ceiling([e.top1_error for e in measured], [q.error for q in quoted])
-        spec, best, labels = networks.spec(network), pareto(measured), []
+        spec, labels = networks.spec(network), []
         for q in quoted:
             axes.plot(q.size_bytes, q.error, marker="x", color="0.55", linestyle="none", markersize=6)
             labels.append((q.size_bytes, q.error, q.method, "0.45"))
@@ -67,8 +67,8 @@ def figure(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted], for
             for e, y in zip(own, errors, strict=True):
                 beyond = f" ↑ {e.top1_error:.1f} %" if e.top1_error > ceiling else ""
                 labels.append((e.size_bytes, y, e.id.removeprefix(f"{network}-") + beyond, colour))
-        front = sorted((e.size_bytes, e.top1_error) for e in measured if e.id in best)
-        sizes, errors = [x for x, _ in front], [y for _, y in front]
+        best = front(points(measured))
+        sizes, errors = [p.size_bytes for p in best], [p.error for p in best]
         axes.step(sizes, errors, where="post", color="0.35", linewidth=0.9, zorder=1.5, label="measured Pareto front")
         if quoted:
             axes.plot([], [], marker="x", color="0.55", linestyle="none", label="quoted, by its own counting")
