@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binomtest
 
 from zoo import verify
 from zoo.registry import Entry
@@ -61,8 +62,6 @@ def compare(wrong_a: np.ndarray, wrong_b: np.ndarray) -> Comparison:
 
 def exact_mcnemar(b: int, c: int) -> float:
     """Two-sided p of b against c discordant pairs: each is heads or tails of a fair coin (McNemar 1947)."""
-    from scipy.stats import binomtest
-
     return float(binomtest(b, b + c).pvalue) if b + c else 1.0
 
 
