@@ -423,7 +423,7 @@ def test_a_tested_sweep_measures_each_file_once_and_is_drawn_beside_the_paper(re
     assert measured == [(b"0.0001", how), (b"0.0002", how)]
     assert [row["test_errors"] for row in rows] == ["201", "202"]
     svg = (tmp_path / "lenet300-100-sweeps.svg").read_text()
-    assert svg.count("TEST, measured") == 1 and "EPR (SQ), quoted" in svg and "Uncompressed, quoted: 1.06 MB" in svg
+    assert svg.count(">TEST, measured</text>") == 1 and "EPR (SQ), quoted" in svg and "Uncompressed, quoted: 1.06 MB" in svg
     assert "measured: 3 steps of 16 images from scratch" in svg and "quoted: 200,000 steps" in svg
 
 
@@ -444,7 +444,7 @@ def test_a_figure_of_sweeps_shows_all_of_them(tmp_path):
     row = dict.fromkeys((*sweep.COLUMNS, *sweep.TESTED), "1")
     for kind in "abcdefg":
         (tmp_path / f"lenet300-100-{kind}-options-lambda.csv").write_text(sweep.table([row]))
-    assert curve.sweeps("lenet300-100", tmp_path).count(b", measured") == 7
+    assert curve.sweeps("lenet300-100", tmp_path).count(b", measured</text>") == 7
 
 
 def test_curves_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as commands
-from benchmarks.report import cost, figures, leaderboard, paired, records, standing
+from benchmarks.report import cost, figures, labels, leaderboard, paired, plot, records, standing
 from zoo import networks, registry, verify
 from zoo.registry import Entry
 
@@ -263,20 +264,49 @@ def test_a_figure_is_the_same_every_time_and_names_its_points():
     drawn = figures.figure("lenet300-100", ENTRIES[:4], quoted)
     assert drawn == figures.figure("lenet300-100", ENTRIES[:4], quoted)
     text = drawn.decode()
-    assert figures.points_digest(ENTRIES[:4], quoted) in text
-    assert ENTRIES and figures.points_digest(ENTRIES[:3], quoted) not in text
-    words = "\n".join(ElementTree.fromstring(text).itertext())
-    for label in ("small", "good", "far ↑ 30.0 %", "Bayesian Compression (GHS)", "measured Pareto front", "lenet300-100"):
+    assert figures.digest(figures.specification("lenet300-100", ENTRIES[:4], quoted)) in text
+    assert figures.digest(figures.specification("lenet300-100", ENTRIES[:3], quoted)) not in text
+    words = [" ".join(element.itertext()) for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    for label in ("small", "good", "far ↑ 30.0 %", "Bayesian Compression (GHS)", "lenet300-100"):
         assert label in words
-    assert "quoted" in words and not re.search(r"\d{4}-\d{2}-\d{2}T", text)  # no date
+    assert not re.search(r"\d{4}-\d{2}-\d{2}T", text)  # no date
 
 
 def test_a_stale_figure_is_noticed(tmp_path):
     path = tmp_path / "f.svg"
-    assert figures.figure_digest(path) is None
+    assert figures.digest_in(path) is None
     path.write_bytes(figures.figure("lenet300-100", ENTRIES[:2], []))
-    assert figures.figure_digest(path) == figures.points_digest(ENTRIES[:2], [])
-    assert figures.figure_digest(path) != figures.points_digest(ENTRIES[:3], [])
+    assert figures.digest_in(path) == figures.digest(figures.specification("lenet300-100", ENTRIES[:2], []))
+    assert figures.digest_in(path) != figures.digest(figures.specification("lenet300-100", ENTRIES[:3], []))
+
+
+def test_a_figure_has_no_ground_and_turns_light_where_the_screen_is_dark():
+    text = figures.figure("lenet300-100", ENTRIES[:4], []).decode()
+    assert "prefers-color-scheme:dark" in text and not re.search(r'fill="(white|#fff)', text)
+    used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', text))
+    assert plot.INK in used and plot.MUTED in used and used <= set(plot.DARK)  # nothing stays as it is on white
+
+
+def boxes(spec: dict) -> list[tuple[str, tuple]]:
+    words = next(layer for layer in spec["layer"] if layer.get("name") == "names")["data"]["values"]
+    return [(w["label"], (w["px"], w["py"] - 9, w["px"] + 5.3 * len(w["label"]), w["py"] + 3)) for w in words]
+
+
+@pytest.mark.parametrize("network", ["lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4"])
+def test_labels_of_the_committed_figures_lie_apart(network):
+    spec = figures.specification(network, *records.by_network(records.read_entries(), QUOTED)[network])
+    names = boxes(spec)
+    drawn = [row for layer in spec["layer"][1:4] for row in layer["data"]["values"] if row["kind"] in ("entry", "quoted")]
+    assert len(names) == len(drawn)
+    for (a, box), (b, other) in itertools.combinations(names, 2):
+        assert labels.overlap(box, other) < 8, f"{a} lies on {b}"
+    assert all(0 <= left and right <= plot.WIDTH + 1 for _, (left, _, right, _) in names)
+
+
+def test_points_beyond_the_axis_stand_apart_at_its_edge():
+    rows = [{"label": name, "error": error, "kind": "entry"} for name, error in (("a", 1.0), ("b", 77.0), ("c", 15.0))]
+    shown = {row["label"]: row["shown"] for row in plot.placed(rows, 2.0)}
+    assert shown == {"a": 1.0, "b ↑ 77.0 %": 2.0, "c ↑ 15.0 %": pytest.approx(1.95)}
 
 
 def test_a_network_without_measured_errors_has_no_figure():

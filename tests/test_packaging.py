@@ -24,7 +24,7 @@ def pins() -> dict[str, str]:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
     for requirement in wanted:
-        assert re.fullmatch(r"==[0-9.]+", str(requirement.specifier)), f"{requirement} is not pinned"
+        assert re.fullmatch(r"==[0-9.]+(post[0-9]+)?", str(requirement.specifier)), f"{requirement} is not pinned"
     return {canonical(r.name): str(r.specifier)[2:] for r in wanted}
 
 

@@ -315,7 +315,7 @@ def short(id: str, *overrides: str) -> recipe.Recipe:
 def test_a_recipe_with_warm_start_teacher_and_bf16_is_resumed_exactly(cifar, tmp_path, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
-    monkeypatch.setattr(loop, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
+    monkeypatch.setattr(loop.history, "load", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
     monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
     own = short("resnet20-4-sq", "teacher=taught", "distill=0.7", "temperature=2.0")
     whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
@@ -340,7 +340,7 @@ def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch
         reference.get_submodule(name).weight.data.uniform_(0.1, 2.0)
     reference.load_state_dict(partitionings.constants(parts), strict=False)
     reference.eval()
-    monkeypatch.setattr(loop, "_entry", lambda name: reference)
+    monkeypatch.setattr(loop.history, "load", lambda name: reference)
     own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "keep={}")
     training = loop.Run(own, 0)
     images, _ = training.batches.train(0, 0, 1)
@@ -368,7 +368,7 @@ def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
 )
 def test_recipes_for_cifar_run(id, cifar, tmp_path, monkeypatch):
     own = short(id)
-    monkeypatch.setattr(loop, "_entry", lambda name: networks.build(own.network).eval())
+    monkeypatch.setattr(loop.history, "load", lambda name: networks.build(own.network).eval())
     blob = loop.run(own, 0, tmp_path).read_bytes()
     codec.decode(blob, partitionings.layout)
     assert json.loads((tmp_path / "outcome.json").read_text())["heldout_examples"] == 20

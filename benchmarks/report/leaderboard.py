@@ -80,7 +80,7 @@ def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Pa
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             yield path
     for path, group in _drawn(entries, quoted).items():
-        if figures.figure_digest(path) != figures.points_digest(*group):
+        if figures.digest_in(path) != figures.digest(figures.specification(path.stem, *group)):
             yield path
 
 
