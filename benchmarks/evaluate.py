@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import methods
 from benchmarks.train import RUNS, folder, logged_recipe
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Claim, Recipe
 from benchmarks.versions import versions
-from zoo import codec, partitionings, registry, verify
+from zoo import registry, verify
 from zoo.registry import Entry
 from zoo.verify import Measurement
 
@@ -207,37 +206,9 @@ def refuse_other_bytes(place: Path, blob: bytes, replace: bool = False) -> None:
 
 
 def paper_bytes(method: str, blob: bytes) -> tuple[int | None, str | None]:
-    """Size of a file under the counting of its method's paper, and that counting in words; None where the paper has none.
-
-    A method counts for itself by offering `paper_bytes(groups)` in its file; EPR needs the coded lengths of the file.
-    """
-    if method == "epr":
-        return _epr_bytes(blob)
-    try:
-        module = importlib.import_module(f"benchmarks.methods.{method}")
-    except ModuleNotFoundError:
-        return None, None
-    if not hasattr(module, "paper_bytes"):
-        return None, None
-    return module.paper_bytes(codec.decode(blob, partitionings.layout)[1])
-
-
-def _epr_bytes(blob: bytes) -> tuple[int, str]:
-    """Oktay et al. 2019, sections 3.1 and 3.2: neither names, lengths nor checksum; LeNet biases are compressed, those of
-    networks with batch normalisation are float32; BN statistics and scales are not counted."""
-    header, parts = codec.anatomy(blob, partitionings.layout)
-    groups = {group.name: group for group in partitionings.get(header.network, header.partitioning).groups}
-    normalised = any(name.startswith("bn.") for name in groups)
-    total = 0.0
-    for part in parts:
-        if normalised and part.group == "bn.scale":
-            continue
-        if normalised and "bias" in part.group:
-            total += 4 * groups[part.group].size
-        else:
-            total += part.coded_bits / 8 + part.table_bytes + part.psi_bytes
-    biases = "biases as float32, no BN scales or statistics" if normalised else "biases included"
-    return math.ceil(total), f"coded integers, probability tables and decoder parameters; {biases}; no header or checksum"
+    """Size of a file under the counting of its method's paper, and that counting in words; None where the paper has none."""
+    counted = methods.find(method).paper_bytes(blob) if method in methods.names() else None
+    return counted or (None, None)
 
 
 def _run(runs: Path, recipe: Recipe, seed: int) -> Path:
@@ -253,6 +224,10 @@ def _in_repository(path: Path) -> str:
 
 def _differences(a: Recipe, b: Recipe) -> str:
     old, new = recipes.deciding(a), recipes.deciding(b)
-    return "; ".join(f"{k} was {old[k]!r}, is {new[k]!r}" for k in new if old[k] != new[k])
-
-
+    changes = []
+    for key in new:
+        if isinstance(new[key], dict) and isinstance(old[key], dict):
+            changes += [(f"{key}.{k}", old[key].get(k), new[key].get(k)) for k in sorted({*old[key], *new[key]})]
+        else:
+            changes.append((key, old[key], new[key]))
+    return "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changes if before != now)

@@ -1,9 +1,10 @@
 """Ratios of speed: both sides of each are measured in this run, in turn, on one thread, and the median counts.
 
-Times are CPU times of this process, so that other work on the machine disturbs them little; `evaluate` takes wall-clock
-times.
+The timings are repeated until the median is known to 3 %, or the row says that it is not. Times are CPU times of this
+process, so that other work on the machine disturbs them little; `evaluate` takes wall-clock times. Machine, load and
+threads are printed with the numbers.
 
-    python -m benchmarks speed                        everything, about two minutes
+    python -m benchmarks speed                        everything, some ten minutes
     python -m benchmarks speed --only load,codec --entries 'lenet*'
 
     load      zoo.load of a file        against   building the network and loading safetensors in float32
@@ -18,17 +19,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import zoo
+from benchmarks.versions import versions
 from zoo import codec, networks, partitionings, registry
 from zoo.codec import Coded
 
@@ -37,6 +43,8 @@ RECIPES = "lenet300-100-sq,lenet5-caffe-sq,vgg16-dft,resnet20-4-dft"
 SYNTHETIC_BITS = 1.3  # a weight, of the synthetic files
 LARGE = 1_000_000  # weights from which on memory is measured: below, it drowns in the interpreter's own
 SHORTEST = 0.02  # seconds that one timing lasts at least, by repetition
+STABLE = 0.03  # of the median: half the width of its confidence interval at which timing ends
+MOST = 8  # times as many timings as asked for are made before a median is called unstable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-synthetic", action="store_true", help="leave out the synthetic ResNet-50 files")
     parser.add_argument("--recipes", default=RECIPES, help="recipes whose training steps are timed (default: %(default)s)")
     parser.add_argument("--evaluated", default="vgg16-dft", help="entry that `evaluate` measures (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="timings of each side (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7,
+                        help=f"timings of each side, {MOST} times as many where unstable (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
 
 
@@ -56,13 +65,14 @@ def main(args: argparse.Namespace) -> None:
     wanted = args.only.split(",")
     if unknown := set(wanted) - set(SECTIONS):
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    results: dict[str, list[dict]] = {}
+    results: dict[str, list[dict] | dict] = {"machine": machine()}
+    print("{processor}, {cores} cores; load {load}; {threads} thread of torch; {versions}".format(**results["machine"]))
     if set(wanted) - {"step", "evaluate"}:
         files = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
         if not args.no_synthetic:
             files["synthetic resnet50, scalar"] = synthetic("resnet50", {})
             files["synthetic resnet50, dft"] = synthetic("resnet50", {"convs3x3": "dft"})
-        print(f"one thread, median of {args.repeats}; sizes decimal\n")
+        print(f"medians of {args.repeats} timings or more; sizes decimal\n")
         of_files = {"load": load, "codec": speed_of_codec, "overhead": overhead, "memory": memory}
         for section, measure in of_files.items():
             if section in wanted:
@@ -73,7 +83,9 @@ def main(args: argparse.Namespace) -> None:
         results["step"] = [show("step", training_step(name, args.repeats)) for name in args.recipes.split(",")]
     if "evaluate" in wanted:
         results["evaluate"] = [show("evaluate", evaluation(args.evaluated))]
+    print(f"load at the end: {_load()}")
     if args.json:
+        results["machine"]["load_at_end"] = _load()
         registry.write(args.json, (json.dumps(results, indent=1) + "\n").encode())
 
 
@@ -89,25 +101,82 @@ def show(section: str, row: dict) -> dict:
         "evaluate": "{name}: verified on {count:,} images in {verify_s:.1f} s, a bare forward pass takes {forward_s:.1f} s: "
         "{ratio:.2f} of it",
     }[section]
-    print(f"{section:<9}{text.format(**row)}")
+    doubt = ""
+    if row.get("spread", 0.0) > STABLE:
+        doubt = "; NOT STABLE: the median is known to {spread:.0%} after {timings} timings".format(**row)
+    print(f"{section:<9}{text.format(**row)}{doubt}")
     sys.stdout.flush()
     return row
 
 
-def race(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each side, timed in turn so that a busy moment of the machine meets all of them."""
+def machine() -> dict:
+    """What the numbers of a run depend on: processor, cores, load, threads of torch, versions."""
+    import torch
+
+    made_by = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return {"processor": _processor(), "cores": os.cpu_count(), "load": _load(), "threads": torch.get_num_threads(),
+            "kernels": torch.backends.cpu.get_cpu_capability(), "system": platform.platform(), "versions": made_by}  # fmt: skip
+
+
+def _processor() -> str:
+    """Its model, where the system tells it; else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _load() -> str:
+    """Processes that run or wait, this one included: means over 1, 5 and 15 minutes."""
+    return " ".join(f"{load:.2f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "not known"
+
+
+@dataclass(frozen=True)
+class Race:
+    """Median seconds of each side; how well the least certain of them is known; timings of each side."""
+
+    seconds: dict[str, float]
+    spread: float
+    timings: int
+
+    @property
+    def certainty(self) -> dict[str, float | int]:
+        """The columns of a row that say how far to trust it."""
+        return {"spread": self.spread, "timings": self.timings}
+
+
+def race(
+    sides: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] | None = None, most: int = MOST
+) -> Race:
+    """Times the sides in turn, so that a busy moment of the machine meets all of them; CPU seconds by default.
+
+    After `repeats` timings of each, more follow until each median is known to STABLE, at most `most` times as many.
+    """
+    clock = clock or time.process_time
     counts, times = {}, {name: [] for name in sides}
     for name, side in sides.items():  # also warms up
-        start = time.process_time()
+        start = clock()
         side()
-        counts[name] = max(1, round(SHORTEST / max(1e-9, time.process_time() - start)))
-    for _ in range(repeats):
+        counts[name] = max(1, round(SHORTEST / max(1e-9, clock() - start)))
+    for timing in range(1, most * repeats + 1):
         for name, side in sides.items():
-            start = time.process_time()
+            start = clock()
             for _ in range(counts[name]):
                 side()
-            times[name].append((time.process_time() - start) / counts[name])
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append((clock() - start) / counts[name])
+        if timing >= repeats and max(map(uncertainty, times.values())) <= STABLE:
+            break
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return Race(medians, max(map(uncertainty, times.values())), timing)
+
+
+def uncertainty(values: Sequence[float]) -> float:
+    """Half the width of the median's 95 % interval, over the median; from the order of the values alone."""
+    ordered, n = sorted(values), len(values)
+    margin = 0.98 * math.sqrt(n)  # ranks: 1.96 standard deviations of a binomial count with n trials at 1/2
+    low, high = math.floor((n - 1) / 2 - margin), math.ceil((n - 1) / 2 + margin)
+    return (ordered[min(n - 1, high)] - ordered[max(0, low)]) / 2 / max(1e-9, statistics.median(ordered))
 
 
 def load(name: str, blob: bytes, repeats: int) -> dict:
@@ -126,9 +195,9 @@ def load(name: str, blob: bytes, repeats: int) -> dict:
             network.load_state_dict(load_file(theirs))
             return network.eval()
 
-        seconds = race({"ours": lambda: zoo.load(ours), "theirs": from_safetensors}, repeats)
-    times = {f"{side}_ms": 1e3 * value for side, value in seconds.items()}
-    return {"name": name, **times, "ratio": seconds["ours"] / seconds["theirs"]}
+        result = race({"ours": lambda: zoo.load(ours), "theirs": from_safetensors}, repeats)
+    times = {f"{side}_ms": 1e3 * value for side, value in result.seconds.items()}
+    return {"name": name, **times, "ratio": times["ours_ms"] / times["theirs_ms"], **result.certainty}
 
 
 def speed_of_codec(name: str, blob: bytes, repeats: int) -> dict:
@@ -139,9 +208,10 @@ def speed_of_codec(name: str, blob: bytes, repeats: int) -> dict:
         header, groups = codec.decode(blob, partitionings.layout)
         return partitionings.join(header, groups)
 
-    seconds = race({"decode": decode, "encode": lambda: zoo.encode(header.network, header.partitioning, groups)}, repeats)
+    result = race({"decode": decode, "encode": lambda: zoo.encode(header.network, header.partitioning, groups)}, repeats)
     weights = sum(group.phi.size for group in groups.values()) / 1e6
-    return {"name": name, "weights": weights} | {side: weights / value for side, value in seconds.items()}
+    rates = {side: weights / value for side, value in result.seconds.items()}
+    return {"name": name, "weights": weights, **rates, **result.certainty}
 
 
 def overhead(name: str, blob: bytes, repeats: int = 1) -> dict:
@@ -217,15 +287,14 @@ def training_step(name: str, repeats: int) -> dict:
 
     The batches, the precision and the teacher are the recipe's; plain training has no teacher, and no channel removed.
     """
-    from dataclasses import replace
-
     from benchmarks.training import recipe as recipes
     from benchmarks.training.loop import Run
 
     recipe = recipes.read(name)
     steps = 40 if recipe.dataset == "mnist" else 4  # a multiple of `rate_every`
     compressed = Run(recipe, 0)
-    plain = Run(replace(recipe, method="plain", options={}, warm_start="", teacher="", keep={}), 0)
+    changes = {"method": "plain", "options": {}, "warm_start": "", "teacher": "", "features": 0.0, "stages": [], "keep": {}}
+    plain = Run(recipes.from_dict(recipe.plain() | changes), 0)
     rate_term = compressed.method.regularise
 
     def some_steps(training: Run, rate: bool) -> Callable[[], None]:
@@ -238,10 +307,12 @@ def training_step(name: str, repeats: int) -> dict:
         return side
 
     sides = {"rate": some_steps(compressed, True), "no_rate": some_steps(compressed, False), "plain": some_steps(plain, False)}
-    ms = {f"{side}_ms": 1e3 * value / steps for side, value in race(sides, repeats).items()}
+    result = race(sides, repeats)
+    ms = {f"{side}_ms": 1e3 * value / steps for side, value in result.seconds.items()}
     share = ms["rate_ms"] / ms["no_rate_ms"] - 1
     images = 1e3 * recipe.batch / ms["rate_ms"]
-    return {"name": recipe.id, **ms, "share": share, "of_plain": ms["rate_ms"] / ms["plain_ms"], "images": images}
+    of_plain = ms["rate_ms"] / ms["plain_ms"]
+    return {"name": recipe.id, **ms, "share": share, "of_plain": of_plain, "images": images, **result.certainty}
 
 
 def evaluation(name: str) -> dict:
@@ -259,10 +330,7 @@ def evaluation(name: str) -> dict:
             for part in ready:
                 network(part)
 
-    seconds = {}
-    for side, work in (("forward", forward), ("verify", lambda: list(verify.verify([name])))):
-        start = time.perf_counter()
-        work()
-        seconds[side] = time.perf_counter() - start
-    times = {f"{side}_s": value for side, value in seconds.items()}
-    return {"name": name, "count": len(images), **times, "ratio": seconds["verify"] / seconds["forward"]}
+    sides = {"forward": forward, "verify": lambda: list(verify.verify([name], progress=False))}
+    result = race(sides, 3, time.perf_counter, most=1)  # each takes long
+    times = {f"{side}_s": value for side, value in result.seconds.items()}
+    return {"name": name, "count": len(images), **times, "ratio": times["verify_s"] / times["forward_s"], **result.certainty}

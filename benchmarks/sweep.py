@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from dataclasses import fields
 from pathlib import Path
 
 from benchmarks.evaluate import ARTIFACTS
@@ -76,7 +75,7 @@ def parse(over: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in listed.split(",")]
     if not sep or not key or not all(values):
         raise ValueError(f"--over reads KEY=VALUE,VALUE,..., found {over!r}")
-    if "." not in key and key not in {f.name for f in fields(Recipe)}:
+    if "." not in key and key not in Recipe.model_fields:
         key = f"options.{key}"
     if len(set(values)) < len(values):
         raise ValueError(f"--over {over}: a value is given twice")

@@ -287,7 +287,7 @@ def test_an_alphabet_reads_back_as_written(counts, mantissa, escape):
     again = Alphabet.read(reader)
     reader.align()
     assert reader.position == len(reader.data)
-    assert (again.low, again.high, again.escape, again.weights) == (low, alphabet.high, escape, weights)
+    assert (again.low, again.high, again.escape, again.weights.tolist()) == (low, alphabet.high, escape, weights)
     assert again.table.edges == alphabet.table.edges
 
 

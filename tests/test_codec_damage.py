@@ -14,14 +14,17 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_codec import GOLDEN, example, network_file
 
-from zoo import codec, partitionings, reparam
-from zoo.codec import entropy
-from zoo.codec.bits import varint
+import zoo
+from zoo import codec, partitionings, registry, reparam
+from zoo.codec import ans, classes, container, context, entropy
+from zoo.codec.bits import Writer, varint
 from zoo.codec.container import MAGIC
+from zoo.codec.work import most_steps
 from zoo.errors import (
     CorruptArtifact,
     LayoutMismatch,
@@ -278,6 +281,224 @@ def test_a_codebook_is_not_read_beyond_its_end():
     shorter = inner.replace(varint(5) + bytes(2 * 5), varint(4) + bytes(2 * 4))
     assert len(shorter) == len(inner) - 2
     refused(seal(shorter), CorruptArtifact, "codebook of 4 entries", lambda header: layout)
+
+
+# ---- one byte form for each header ---------------------------------------------------------------------------------
+
+
+def test_the_usual_partitioning_has_an_empty_name():
+    rest = body(small())[len(head()) :]
+    refused(seal(head(partitioning="paper") + rest), CorruptArtifact, "'paper' is written out")
+
+
+def test_a_network_has_one_name():
+    rest = body(small())[len(head()) :]
+    refused(seal(head("lenet300-100:10") + rest), LayoutMismatch, "lenet300-100:10; .* is called lenet300-100")
+    groups = codec.decode(small(), partitionings.layout)[1]
+    assert zoo.encode("lenet300-100:10", "paper", groups) == small()
+    assert partitionings.get("lenet300-100:11").network == "lenet300-100:11"
+
+
+# ---- subnormal numbers, which some processors are set to take as zero -----------------------------------------------
+
+
+def test_a_subnormal_psi_is_refused_and_never_written():
+    refused(seal(head() + b"\x81\x01\x00" + bytes(60)), CorruptArtifact, "psi 'scale'.*less than 2.-126")
+    refused(seal(head() + b"\x85\xff\xff\x7f\x80" + bytes(60)), CorruptArtifact, "psi 'scale'.*less than 2.-126")
+    layout = {"g": ((2, 3),)}
+    psi = {"scale": np.array([[0.5]], np.float32), "shift": np.array([[1e-40]], np.float32)}
+    blob = codec.encode("n", "p", {"g": codec.Coded("scalar", "raw", np.ones((6, 1), np.int32), psi)}, layout)
+    assert codec.decode(blob, lambda header: layout)[1]["g"].psi["shift"].tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("decoder", ["scalar", "dft"])
+def test_weights_are_the_same_where_subnormal_numbers_are_flushed_to_zero(decoder):
+    rng, shape = np.random.default_rng(0), (40, 50, 3, 3)
+    l = reparam.columns(decoder, shape)
+    layout, phi = {"g": (shape,)}, rng.integers(-3, 4, (math.prod(shape) // l, l)).astype(np.int32)
+    digests = set()
+    for exponent in (-126, -125, -60, -8):
+        psi = {"scale": np.full((1, l), 1.5 * 2.0**exponent, np.float32), "shift": np.full((1, l), -(2.0**exponent), np.float32)}
+        blob = codec.encode("n", "p", {"g": codec.Coded(decoder, "static", phi, psi)}, layout)
+        weights = []
+        for flush in (False, True):
+            assert torch.set_flush_denormal(flush)
+            try:
+                weights.append(decode(blob, lambda header: layout)["g"][0].tobytes())
+            finally:
+                torch.set_flush_denormal(False)
+        assert weights[0] == weights[1]
+        values = np.abs(np.frombuffer(weights[0], np.float32))
+        assert values[values > 0].min() >= 2.0**-126 and (values > 0).any()
+        digests.add(weights[0])
+    assert len(digests) == 4
+
+
+def test_committed_weights_are_the_same_where_subnormal_numbers_are_flushed_to_zero():
+    for name in ("lenet300-100-sq", "lenet5-caffe-hemp2", "resnet20-4-dft"):
+        blob, weights = registry.read(registry.find(name)), []
+        for flush in (False, True):
+            torch.set_flush_denormal(flush)
+            try:
+                weights.append(decode(blob))
+            finally:
+                torch.set_flush_denormal(False)
+        for group, arrays in weights[0].items():
+            assert [a.tobytes() for a in arrays] == [a.tobytes() for a in weights[1][group]]
+
+
+# ---- the budget of work: few bytes that ask for much ----------------------------------------------------------------
+
+
+class Expanded:
+    """What decoding really made, counted where it is made."""
+
+    def __init__(self, monkeypatch):
+        self.entries = self.stored = self.rectangles = self.rows = 0
+        table, read, rectangles = ans.Table.__init__, entropy.read_weights, classes._rectangles
+        each = ans.Ans.pop_each
+
+        def count_entries(table_, *arguments):
+            table(table_, *arguments)
+            self.entries += len(table_)
+
+        def count_stored(reader, mantissa, count):
+            self.stored += count
+            return read(reader, mantissa, count)
+
+        def count_rectangles(*arguments):
+            tensor = rectangles(*arguments)
+            self.rectangles += sum(map(len, tensor.rectangles))
+            return tensor
+
+        def count_rows(coder, index, counts):
+            self.rows += 1
+            return each(coder, index, counts)
+
+        monkeypatch.setattr(ans.Table, "__init__", count_entries)
+        monkeypatch.setattr(entropy, "read_weights", count_stored)
+        monkeypatch.setattr(context, "read_weights", count_stored)
+        monkeypatch.setattr(classes, "_rectangles", count_rectangles)
+        monkeypatch.setattr(ans.Ans, "pop_each", count_rows)
+
+    @property
+    def work(self) -> int:
+        return 2 * self.entries + 100 * self.stored + 512 * self.rectangles + 1000 * self.rows
+
+
+def wide(writer: Writer, span: int = 2**14 - 1, coarse: int = 13) -> None:
+    """A table of many integers in few bytes."""
+    entropy.Alphabet(0, span, False, 0, [1] * ((span >> coarse) + 1), coarse).write(writer)
+
+
+def many_wide_tables(columns: int) -> bytes:
+    writer = Writer()
+    for _ in range(columns):
+        wide(writer)
+    return writer.to_bytes()
+
+
+def sixty_four_wide_classes() -> bytes:
+    writer = Writer()
+    writer.golomb(64, 3)
+    for _ in range(4):
+        entropy.Alphabet(0, 0, False, 0, [1]).write(writer)
+    for _ in range(64):
+        wide(writer)
+    return writer.to_bytes()
+
+
+def layers_of(network: str, model: str, side: bytes, stream: bytes) -> bytes:
+    """Each weight tensor of the network under one and the same side information, biases and BN constant."""
+    partitioning = partitionings.get(network, "layers")
+    inner = text(network) + text("layers") + varint(partitioning.parameters) + varint(len(partitioning.groups))
+    for group in partitioning.groups:
+        several = group.name in ("bn.scale", "bn.bias", "biases")
+        inner += b"\1" + text("") + text("" if several else model) + b"\0\0" + (bits("100 100 0") if several else side)
+    return seal(inner + stream)
+
+
+@pytest.mark.parametrize("network", ["lenet300-100", "resnet20-4", "resnet50"])
+@pytest.mark.parametrize("stream", [b"", b"\x01" * 40])
+def test_table_bombs_expand_no_more_than_the_budget(network, stream, monkeypatch):
+    blob = layers_of(network, "classes", sixty_four_wide_classes(), stream)
+    assert len(blob) < 25_000
+    expanded = Expanded(monkeypatch)
+    if stream or network != "lenet300-100":
+        refused(blob)
+    else:
+        assert decode(blob)  # so few tables are affordable
+    assert expanded.work <= most_steps(len(blob), partitionings.get(network).parameters)
+
+
+def test_a_wide_table_for_each_column_is_counted_before_it_is_expanded(monkeypatch):
+    layout = {name: ((64, 64, 21, 21),) for name in "abcd"}
+    inner = text("n") + text("p") + varint(4 * 64 * 64 * 441) + varint(4)
+    for seed in range(4):
+        inner += b"\1" + text(f"orth:{seed}") + text("static") + bytes(2 * 441) + many_wide_tables(441)
+    blob = seal(inner)
+    expanded = Expanded(monkeypatch)
+    refused(blob, CorruptArtifact, "a table of 16,384 integers would take the file beyond", lambda header: layout)
+    assert expanded.entries == 0 and 0 < expanded.stored <= 2 * 4 * 441
+
+
+def test_rectangles_are_counted_before_they_are_made(monkeypatch):
+    shapes = tuple((81, 81, 3, 3) for _ in range(40))
+    layout, writer = {"g": shapes}, Writer()
+    writer.golomb(1, 3)
+    constant, shares = entropy.Alphabet(0, 0, False, 0, [1]), entropy.Alphabet(-40, 40, False, 0, [1] * 81)
+    for alphabet in (constant, constant, shares, shares, constant):
+        alphabet.write(writer)
+    inner = text("n") + text("p") + varint(40 * 81 * 81 * 9) + varint(1) + b"\1" + text("") + text("classes") + b"\0\0"
+    stream = np.random.default_rng(0).integers(1, 256, 6 * 81 * 40, np.uint8).tobytes()
+    expanded = Expanded(monkeypatch)
+    refused(seal(inner + writer.to_bytes() + stream), CorruptArtifact, "rectangles of classes would take", lambda header: layout)
+    assert expanded.rectangles == 0
+
+
+def test_escaped_integers_are_counted_before_they_are_read():
+    layout, writer = {"g": ((3000, 1000),)}, Writer()
+    entropy.Alphabet(0, 0, True, 7, [1 << 7, 255 << 7]).write(writer)  # nearly all are escaped, for next to no bits
+    inner = text("n") + text("p") + varint(3_000_000) + varint(1) + b"\x81\0\0" + writer.to_bytes()
+    stream = np.random.default_rng(0).integers(1, 256, 10_000, np.uint8).tobytes()
+    refused(seal(inner + stream), CorruptArtifact, "escaped integers would take the file beyond", lambda header: layout)
+
+
+def test_a_file_is_no_longer_than_its_numbers():
+    layout = {"g": ((100, 100),)}
+    group = codec.Coded("float32", "raw", np.zeros((10_000, 1), np.int32))
+    whole = codec.encode("n", "p", {"g": group}, layout)
+    refused(seal(body(whole) + b"\1" * (1 << 20)), CorruptArtifact, "bytes; n needs 1,088,576 at most", lambda header: layout)
+
+
+def test_an_encoder_says_so_when_a_file_would_take_too_much_work_or_too_many_bytes():
+    layout, rng = {"g": ((1500, 1000),)}, np.random.default_rng(0)
+    phi = rng.integers(-(2**31), 2**31, (1_500_000, 1), np.int64).astype(np.int32)
+    group = codec.Coded("scalar", "static", phi, {"scale": np.ones((1, 1), np.float32)})
+    with pytest.raises(ValueError, match="steps to decode, more than readers allow .*`raw` takes none"):
+        codec.encode("n", "p", {"g": group}, layout)
+    group.model = "raw"
+    blob = codec.encode("n", "p", {"g": group}, layout)
+    assert np.array_equal(codec.decode(blob, lambda header: layout)[1]["g"].phi, phi)
+
+
+def test_classes_fall_back_to_fewer_rectangles(monkeypatch):
+    rng = np.random.default_rng(0)
+    spread = np.exp2(rng.normal(0, 3, (60, 1)) + rng.normal(0, 3, (1, 60)))
+    phi = np.rint(rng.laplace(0, 1, (60, 60)) * spread).astype(np.int32).reshape(-1, 1)
+    layout = {"g": ((60, 60),)}
+    group = codec.Coded("scalar", "classes", phi, {"scale": np.ones((1, 1), np.float32)})
+    plenty = codec.encode("n", "p", {"g": group}, layout)
+    expanded = Expanded(monkeypatch)
+    codec.decode(plenty, lambda header: layout)
+    limit = 512 * expanded.rectangles
+    assert limit > 50_000
+    monkeypatch.setattr(container, "most_steps", lambda length, numbers: limit)
+    with pytest.raises(CorruptArtifact, match="would take the file beyond"):
+        codec.decode(plenty, lambda header: layout)
+    blob = codec.encode("n", "p", {"g": group}, layout)
+    assert len(blob) > len(plenty)
+    assert np.array_equal(codec.decode(blob, lambda header: layout)[1]["g"].phi, phi)
 
 
 # ---- anything at all -----------------------------------------------------------------------------------------------

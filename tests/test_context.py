@@ -13,10 +13,11 @@ from test_codec_reader import BYTES, Bytes, Stream, edges, read_alphabet, read_c
 
 import zoo
 from zoo import codec, registry
-from zoo.codec import context, entropy
+from zoo.codec import container, context, entropy
 from zoo.codec.ans import ConstrictionAns, PythonAns
 from zoo.codec.bits import Reader, Writer, varint
 from zoo.codec.context import Contexts, Counted, Fixed, Lanes, Plane, Window
+from zoo.codec.work import Work, most_steps
 from zoo.errors import CorruptArtifact
 
 
@@ -302,6 +303,7 @@ def hostile(*fields) -> bytes:
 
 
 WINDOW = (("signed", 0, 2), ("golomb", 3, 2), ("bits", 0, 1))  # four integers from 0
+PLAIN = (("bits", 0, 1), ("bits", 0, 3), ("golomb", 0), ("bits", 0, 1))  # not strided, one class, tables in the file
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ WINDOW = (("signed", 0, 2), ("golomb", 3, 2), ("bits", 0, 1))  # four integers f
     [
         ("order 5; at most 4", 100, [("golomb", 4)]),
         ("100 integers in 101 lanes", 100, [("golomb", 1), *WINDOW, ("golomb", 100, 6)]),
-        ("in 1 lanes; at most 32,768 rows", 10**7, [("golomb", 1), *WINDOW, ("golomb", 0, 6)]),
+        ("10,000,000 rows of contexts would take the file beyond", 10**7, [("golomb", 1), *WINDOW, ("golomb", 0, 6), *PLAIN]),
         ("a constant", 100, [("golomb", 1), ("signed", 0, 2), ("golomb", 0, 2), ("bits", 0, 1)]),
         ("beyond 32 bits", 100, [("golomb", 1), ("signed", 2**31 - 2, 2), ("golomb", 3, 2), ("bits", 0, 1)]),
         ("16,385 integers; at most 16,384", 100, [("golomb", 1), ("signed", 0, 2), ("golomb", 2**14, 2), ("bits", 0, 1)]),
@@ -327,7 +329,7 @@ WINDOW = (("signed", 0, 2), ("golomb", 3, 2), ("bits", 0, 1))  # four integers f
             + [("golomb", 0), ("bits", 0, 1)],
         ),
         (
-            "67,108,864 updates of tables in 16,384 rows; at most 2,097,152",
+            "16,384 rows of contexts would take the file beyond the 20,",
             16384,
             [("golomb", 1), ("signed", 0, 2), ("golomb", 63, 2), ("bits", 0, 1), ("golomb", 0, 6), ("bits", 0, 1)]
             + [("bits", 1, 1)] * 63
@@ -336,8 +338,10 @@ WINDOW = (("signed", 0, 2), ("golomb", 3, 2), ("bits", 0, 1))  # four integers f
     ],
 )
 def test_side_information_beyond_its_bounds_is_refused(words, count, fields):
+    reader = Reader(hostile(*fields))
+    reader.work = Work(most_steps(len(reader.data), count))
     with pytest.raises(CorruptArtifact, match=words):
-        Plane.read(Reader(hostile(*fields)), count)
+        Plane.read(reader, count)
 
 
 def test_a_table_of_as_many_integers_as_the_page_allows_is_read():
@@ -348,7 +352,7 @@ def test_a_table_of_as_many_integers_as_the_page_allows_is_read():
 
 
 def test_a_small_file_does_not_keep_the_reader_busy(monkeypatch):
-    """One column takes half a second and is allowed, 441 of them would take minutes."""
+    """One column takes half a second and may be allowed, 441 of them would take minutes."""
     layout, writer, count = {"g": ((64, 64, 21, 21),)}, Writer(), 64 * 64
     for _ in range(441):  # tables of two symbols, made anew and halved after each integer
         tables = Counted(3, 1, 0, [1, 1])
@@ -357,7 +361,7 @@ def test_a_small_file_does_not_keep_the_reader_busy(monkeypatch):
     blob = seal(inner + writer.to_bytes())
     assert len(blob) < 5000
     monkeypatch.setattr(Plane, "pop", lambda *_: pytest.fail("a column was decoded before the last one's steps were known"))
-    with pytest.raises(CorruptArtifact, match="steps to decode; at most 16,777,216"):
+    with pytest.raises(CorruptArtifact, match="4,096 rows of contexts would take the file beyond"):
         codec.decode(blob, lambda header: layout)
 
 
@@ -366,24 +370,31 @@ def test_steps_are_counted_as_the_page_says(counted):
     values = markov(600, 40, 6, 0.8)
     plane = context.fit(values, ((15, 40),), counted=counted)
     n, G, K, R = plane.order, plane.contexts.groups, plane.window.symbols, plane.lanes.rows
+    C, b = plane.lanes.lanes, plane.tables.limit if counted else None
     reader = Reader(side_of(plane))
     Plane.read(reader, len(values))
     assert n > 1 and isinstance(plane.tables, Counted) == counted
-    assert reader.steps == plane.steps == R * (128 * n + G ** (n - 1) * K if counted else 16 + G ** (n - 1))
+    row = 1000 + 3 * C + min(C * K, min(C, G ** (n - 1)) * (300 + K))
+    if counted:
+        h = 0 if b == 15 else math.floor(math.log2(C // 2**b + 1)) + 1
+        steps = R * (row + n * (1300 + 500 * h + G ** (n - 1) * K)) + 102 * K + 5000
+    else:
+        steps = R * row + 100 * G ** (n - 1) + len(plane.tables.weights) * (102 * K + 5000)
+    assert reader.work.steps == steps + 100 * K
 
 
-def test_the_encoder_stays_within_the_steps_of_a_file(monkeypatch):
+def test_the_encoder_stays_within_the_work_of_a_file(monkeypatch):
     values = markov(2000, 50, 3, 0.9)
     layout = {name: ((40, 50),) for name in "abc"}
     groups = {name: codec.Coded("scalar", "context", values[:, None], {"scale": np.ones((1, 1), "f4")}) for name in layout}
     plenty = codec.encode("n", "p", groups, layout)
-    steps = context.fit(values, layout["a"]).steps
-    assert 0 < steps < context.MAX_STEPS // 3
-    monkeypatch.setattr(context, "MAX_STEPS", 2 * steps)
+    plane = context.fit(values, layout["a"])
+    assert 0 < plane.work < most_steps(len(plenty), len(values)) // 3
+    monkeypatch.setattr(container, "most_steps", lambda length, numbers: 2 * plane.work + 50_000)
     with pytest.raises(CorruptArtifact, match="steps to decode"):
         codec.decode(plenty, lambda header: layout)
     blob = codec.encode("n", "p", groups, layout)
-    assert len(blob) > len(plenty)  # the third group goes without contexts
+    assert len(blob) > len(plenty)  # one group goes without contexts
     _, decoded = codec.decode(blob, lambda header: layout)
     assert all(np.array_equal(decoded[name].phi[:, 0], values) for name in layout)
 
@@ -392,13 +403,13 @@ def test_the_encoder_chooses_nothing_that_the_reader_refuses(monkeypatch):
     values = markov(2000, 50, 6, 0.9)
     chosen = context.fit(values, ((40, 50),), counted=False)
     assert chosen.order > 1
-    monkeypatch.setattr(context, "MAX_UPDATES", chosen.lanes.rows * chosen.contexts.count - 1)
+    monkeypatch.setattr(context, "MAX_CELLS", chosen.contexts.count * chosen.window.symbols - 1)
     roundtrip(context.fit(values, ((40, 50),), counted=False), values)
 
 
 @pytest.mark.parametrize("name", ["lenet300-100-lc-pow2", "vgg16-dft-small", "resnet20-4-orth", "resnet50-dft"])
 def test_committed_files_are_far_from_the_bound(name, monkeypatch):
-    monkeypatch.setattr(context, "MAX_STEPS", context.MAX_STEPS // 3)
+    monkeypatch.setattr(container, "most_steps", lambda length, numbers: most_steps(length, numbers) // 2)
     zoo.decode(registry.read(registry.find(name)))
 
 

@@ -155,26 +155,27 @@ def test_gradients_pass_the_rounding_unchanged():
     made, _ = method(step=0.05)
     theta = made.weights()["fc3.weight"]
     theta.backward(torch.ones_like(theta))
-    torch.testing.assert_close(made.phi[1].grad, torch.full_like(made.phi[1], 0.05))
+    torch.testing.assert_close(made.latents[1].phi.value.grad, torch.full_like(made.latents[1].phi.value, 0.05))
 
 
 def test_the_penalty_is_added_to_the_gradient_and_reused_between():
     made, _ = method(**{"lambda": 1e-3, "rate_every": 2, "noise": "expected"})
     made.regularise(0, torch.Generator())
-    first = [phi.grad.clone() for phi in made.phi]
+    latents = [latent.phi.value for latent in made.latents]
+    first = [phi.grad.clone() for phi in latents]
     assert made.estimate()["bits"] > 0 and all(g.abs().max() > 0 for g in first)
     made.regularise(1, torch.Generator())  # not renewed: the same again
-    for phi, once in zip(made.phi, first, strict=True):
+    for phi, once in zip(latents, first, strict=True):
         torch.testing.assert_close(phi.grad, 2 * once)
 
 
 @pytest.mark.parametrize("network", ["lenet300-100", "resnet20-4"])  # the second has DFT kernels
 def test_what_is_evaluated_is_what_is_stored_the_rounded_average(network):
-    made, _ = method(network, step=0.05, shift=True)
+    made, _ = method(network, step=0.05)
     with torch.no_grad():
-        for phi, shift in zip(made.phi, made.shift, strict=True):
-            phi.add_(3.0)
-            shift.add_(0.0123)
+        for latent in made.latents:
+            latent.phi.value.add_(3.0)
+            latent.log_scale.add_(0.0123)
     made.after_step(0)  # decay 1/10: nine tenths of the way
     stored, shown = made.finish(), made.weights(averaged=True)
     assert shown.keys() == made.weights().keys()
@@ -187,8 +188,8 @@ def test_what_is_evaluated_is_what_is_stored_the_rounded_average(network):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"noise": "none"}, r"EPR's noise is one of \('uniform', 'expected'\), found 'none'"),
-        ({"densities": "tensors"}, r"EPR's densities is one of \('group', 'tensor'\), found 'tensors'"),
+        ({"noise": "none"}, "options of EPR: noise is 'none', expected 'uniform' or 'expected'"),
+        ({"densities": "tensors", "rate_every": 0}, "rate_every is 0, .* densities is 'tensors', expected 'group' or 'tensor'"),
         ({"step": {"convs": 0.1, "default": 0.1}}, r"EPR's step names \['convs'\]; the groups are fc1\+fc2, fc3, biases"),
         ({"decoders": {"default": "sq"}}, r"EPR's decoders names \['default'\]; the groups are fc1\+fc2, fc3, biases"),
     ],
@@ -202,11 +203,11 @@ def test_decoders_by_group():
     torch.manual_seed(0)
     network = networks.build("resnet20-4")
     made = EPR(network, partitionings.get("resnet20-4"), {"decoders": {"convs": "orth:3"}, "step": 1e-4}, 10)
-    assert [phi.shape[1] for phi in made.phi] == [9, 1, 1]
+    assert [latent.phi.value.shape[1] for latent in made.latents] == [9, 1, 1]
     theta = made.weights()
     assert not any(".bn" in name for name in theta)  # left to benchmarks/training/bn.py
     torch.testing.assert_close(theta["conv1.weight"], network.conv1.weight, rtol=0, atol=5e-4)
-    with pytest.raises(ValueError, match="does not know the options"):
+    with pytest.raises(ValueError, match="lamda is unknown"):
         EPR(network, partitionings.get("resnet20-4"), {"lamda": 1}, 10)
 
 
@@ -219,7 +220,7 @@ def test_relative_steps_are_in_units_of_each_tensor_s_size():
             torch.testing.assert_close(theta[name], (weights[name] / step).round() * step, rtol=1e-4, atol=1e-7)
         group = next(i for i, g in enumerate(made.groups) if name in g.tensors)
         row = made.groups[group].tensors.index(name)
-        torch.testing.assert_close(made.log_scale[group].exp()[row], torch.full((9 if "conv" in name else 1,), step))
+        torch.testing.assert_close(made.latents[group].log_scale.exp()[row], torch.full((9 if "conv" in name else 1,), step))
     stored = made.finish()
     assert stored["convs"].psi["scale"].shape == (13, 9) and stored["fc1"].psi["scale"].shape == (1, 1)
     arrays = reparam.decode("dft", stored["convs"].phi, stored["convs"].psi, list(made.groups[0].shapes))
@@ -232,7 +233,7 @@ def test_densities_of_tensors_see_their_own_tensor_alone():
     """Two tensors of one group, one of zeros: under a shared density its zeros cost what the other's integers make them cost."""
     made, _ = method(densities="tensor", step=0.05, **{"lambda": 1.0, "noise": "expected", "density_lr": 0.05})
     with torch.no_grad():
-        made.phi[0][: 784 * 300] = 0.0  # fc1; fc2 stays as it is
+        made.latents[0].phi.value[: 784 * 300] = 0.0  # fc1; fc2 stays as it is
     assert made.density.matrices[0].shape[0] == 6  # fc1, fc2, fc3 and three biases
     optimizer = torch.optim.Adam(made.density.parameters(), 0.05)
     for step in range(60):
@@ -241,5 +242,5 @@ def test_densities_of_tensors_see_their_own_tensor_alone():
         optimizer.step()
     columns = made.density.bits(torch.zeros(1))[:, 0].detach()
     assert float(columns[0]) < 0.05 < 0.5 < float(columns[1])
-    slope = made.slope_0.reshape(-1)
+    slope = made.latents[0].slope.reshape(-1)
     assert slope[784 * 300 :].abs().max() > 0 and slope.shape == (784 * 300 + 300 * 100,)

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -58,7 +58,7 @@ def runs(tmp_path, recipe_file):
         (folder / "model.zoo").write_bytes(blob)
         outcome = {"seed": seed, "size_bytes": len(blob), "heldout_errors": errors, "heldout_examples": 5000, "seconds": 1}
         (folder / "outcome.json").write_text(json.dumps(outcome))
-        (folder / "train.log").write_text(f"recipe {json.dumps(asdict(recipe), sort_keys=True)}\nversions ...\n")
+        (folder / "train.log").write_text(f"recipe {recipes.to_json(recipe)}\nversions ...\n")
     return tmp_path / "runs"
 
 
@@ -103,10 +103,11 @@ def test_every_recipe_is_named_as_its_file_and_quotes_a_known_row():
 
 def test_what_decides_a_run(recipe_file):
     recipe = recipes.read(recipe_file)
-    told = replace(recipe, comment="said later", claim=recipes.Claim(5000, 1.9), seeds=(7,), checkpoint_every=5)
+    changes = {"comment": "said later", "claim": {"bytes": 5000, "error_percent": 1.9}, "seeds": [7], "checkpoint_every": 5}
+    told = recipes.from_dict(recipe.plain() | changes)
     assert recipes.deciding(told) == recipes.deciding(recipe)
     assert recipes.deciding(recipes.read(recipe_file, ("options.lambda=1e-5",))) != recipes.deciding(recipe)
-    assert recipes.from_dict(json.loads(json.dumps(asdict(told)))) == told
+    assert recipes.from_dict(json.loads(recipes.to_json(told))) == told
 
 
 def test_unknown_keys_of_a_claim_are_refused(recipe_file):
@@ -219,7 +220,7 @@ def test_evaluate_refuses_other_bytes_under_an_id(runs, recipe_file, tmp_path):
 def test_evaluate_lists_everything_that_is_missing_or_foreign(runs, recipe_file, tmp_path):
     (runs / "lenet300-100-test" / "seed-0" / "outcome.json").unlink()
     other = recipes.read(recipe_file, ("options.lambda=1e-3",))
-    (runs / "lenet300-100-test" / "seed-1" / "train.log").write_text(f"recipe {json.dumps(asdict(other))}\n")
+    (runs / "lenet300-100-test" / "seed-1" / "train.log").write_text(f"recipe {recipes.to_json(other)}\n")
     with open(runs / "lenet300-100-test" / "seed-2" / "model.zoo", "ab") as file:
         file.write(b"\0")
     with pytest.raises(ValueError, match="(?s)seed-0 is not finished.*seed-1 was made by another recipe.*lambda.*seed-2"):
@@ -359,10 +360,10 @@ def trained(recipe_file, tmp_path, monkeypatch):
     recipe_file.write_text(recipe_file.read_text() + "[options]\nlambda = 1e-4\n")
 
     def train_one(recipe, seed, out, device, threads=None):
-        seen.append((recipe.options["lambda"], seed, str(out)))
+        seen.append((recipe.options.lambda_, seed, str(out)))
         out.mkdir(parents=True, exist_ok=True)
-        (out / "model.zoo").write_bytes(str(recipe.options["lambda"]).encode())
-        return outcome(seed, round(1 / recipe.options["lambda"]), 50) | {"seconds": 3}
+        (out / "model.zoo").write_bytes(str(recipe.options.lambda_).encode())
+        return outcome(seed, round(1 / recipe.options.lambda_), 50) | {"seconds": 3}
 
     monkeypatch.setattr(sweep, "train_one", train_one)
     monkeypatch.setattr(sweep, "ARTIFACTS", tmp_path / "artifacts")
@@ -482,7 +483,32 @@ def test_synthetic_files_have_the_entropy_they_claim():
 def test_a_race_gives_the_median_of_each_side(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(speed.time, "process_time", lambda: float(next(clock)))
-    assert speed.race({"a": lambda: None, "b": lambda: None}, 3) == {"a": 1.0, "b": 1.0}
+    assert speed.race({"a": lambda: None, "b": lambda: None}, 3) == speed.Race({"a": 1.0, "b": 1.0}, 0.0, 3)
+
+
+def test_a_race_goes_on_until_its_medians_are_stable_and_says_if_they_are_not(capsys):
+    now, durations = 0.0, itertools.chain([1.0, 9.0, 1.0, 9.0], itertools.repeat(3.0))
+
+    def side():
+        nonlocal now
+        now += next(durations)
+
+    result = speed.race({"a": side}, 3, lambda: now)  # 1 warms up; 9, 1 and 9 are outside ranks 2 to 9 of 12
+    assert result.seconds == {"a": 3.0} and result.spread == 0.0 and result.timings == 12
+    durations = itertools.cycle([1.0, 9.0])
+    result = speed.race({"a": side}, 3, lambda: now)
+    assert result.timings == 3 * speed.MOST and result.spread == pytest.approx(4 / result.seconds["a"])
+    row = {"name": "x", "decode": 1.0, "encode": 1.0, "weights": 1.0}
+    speed.show("codec", row | result.certainty)
+    assert f"NOT STABLE: the median is known to {result.spread:.0%} after {3 * speed.MOST} timings" in capsys.readouterr().out
+    speed.show("codec", row | speed.Race({}, 0.01, 7).certainty)
+    assert "STABLE" not in capsys.readouterr().out
+
+
+def test_the_median_s_uncertainty_is_half_an_interval_of_ranks():
+    assert speed.uncertainty([5.0]) == 0.0
+    values = list(range(1, 101))  # ranks 40 to 60 of 0 to 99: the binomial's 95 %
+    assert speed.uncertainty(values) == pytest.approx((values[60] - values[39]) / 2 / 50.5)
 
 
 def test_speed_prints_ratios_of_an_entry(tmp_path, monkeypatch, capsys):
@@ -497,7 +523,12 @@ def test_speed_prints_ratios_of_an_entry(tmp_path, monkeypatch, capsys):
     results = json.loads(numbers.read_text())
     assert results["load"][0]["ratio"] > 0 and results["codec"][0]["decode"] > 0
     assert results["overhead"][0]["bytes"] == len(blob)
-    assert "of its time" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "of its time" in out and "thread of torch" in out.splitlines()[0] and "load at the end" in out
+    machine = results["machine"]
+    assert machine["threads"] == 1 and machine["cores"] >= 1 and machine["processor"] and "torch" in machine["versions"]
+    row = results["load"][0]
+    assert ("NOT STABLE" in out.split("load ")[2].splitlines()[0]) == (row["spread"] > speed.STABLE) and row["timings"] >= 2
 
 
 def test_memory_is_measured_in_a_process_of_its_own(monkeypatch):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.methods.plain import Plain, fine_step
+from benchmarks.methods.common import fine_step
+from benchmarks.methods.plain import Plain
 from benchmarks.training import recipe
 from zoo import codec, networks, partitionings
 
@@ -66,22 +67,22 @@ def test_the_grid_reaches_the_largest_weight_at_file_precision():
 
 def test_what_is_stored_is_the_running_average(network):
     method = Plain(network, PAPER, {"ema": 0.5, "bits": 20}, 10)
-    start = method.theta[0].detach().clone()
+    start = method.tensors[0].value.detach().clone()
     expected = start.clone()
     for step in range(12):
         with torch.no_grad():
-            method.theta[0].add_(0.01)
+            method.tensors[0].value.add_(0.01)
         method.after_step(step)
         decay = min(0.5, (1 + step) / (10 + step))  # warm-up: 1/10, 2/11, ..
         expected = decay * expected + (1 - decay) * (start + 0.01 * (step + 1))
     torch.testing.assert_close(method.weights(averaged=True)["fc1.weight"], expected, rtol=0, atol=1e-5)
-    assert torch.equal(method.weights()["fc1.weight"], method.theta[0])
+    assert torch.equal(method.weights()["fc1.weight"], method.tensors[0].value)
 
 
 def test_weights_decay_and_biases_do_not(network):
     method = Plain(network, PAPER, {}, 10)
-    decaying = [p.shape for s in method.parameter_sets() if s.get("decay") for p in s["params"]]
-    rest = [p.shape for s in method.parameter_sets() if not s.get("decay") for p in s["params"]]
+    decaying = [p.shape for s in method.parameter_sets() if s.decay for p in s.parameters]
+    rest = [p.shape for s in method.parameter_sets() if not s.decay for p in s.parameters]
     assert decaying == [(300, 784), (100, 300), (10, 100)] and rest == [(300,), (100,), (10,)]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.training import bn, thin
-from zoo import networks, partitionings
+from zoo import compact, networks, partitionings
 from zoo.codec import Coded
 
 KEEP = {
@@ -47,7 +47,7 @@ def test_every_tensor_with_channels_is_listed(name):
 def test_the_full_network_of_the_expanded_file_computes_what_the_thin_one_does(name, decoder):
     kept, full = chosen(name), partitionings.get(name, "paper" if decoder == "scalar" else "layers")
     made = network(name)
-    thin.remove(name, made, kept)
+    compact.remove(name, made, kept)
     small = thin.partitioning(full, kept)
     state, coded = made.state_dict(), {}
     for layer in bn.layers(made):  # fold, as every file is

@@ -40,21 +40,21 @@ def test_recipe(path):
         id, _, digest = name.partition("@")
         known = id in reference.SOURCES or (recipe.FOLDER / f"{id}.toml").exists() or f"`{digest}`" in CHANGELOG
         assert not name or known, f"{name}: no recipe, and CHANGELOG.md does not say that it left"
-    for group, decoder in own.options.get("decoders", {}).items():
+    for group, decoder in getattr(own.options, "decoders", {}).items():
         reparam.columns(decoder, groups[group].shapes[0])
-    if isinstance(own.options.get("levels"), dict):
-        assert set(own.options["levels"]) <= set(groups)
-    # The method's constructor checks its options; but for EPR, whose options name groups, a small network is enough for that.
+    if isinstance(levels := getattr(own.options, "levels", None), dict):
+        assert set(levels) <= set(groups)
+    # EPR's options name groups, which its constructor checks; for the others a small network is enough.
     network = own.network if own.method == "epr" or own.network.startswith("lenet") else "lenet300-100"
     partitioning = partitionings.get(network, own.partitioning)
     methods.find(own.method)(networks.build(network), partitioning, own.options, own.steps)
     first, last = (loop._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
     assert 0 <= last <= first <= 1
     if own.dataset == "imagenet":
-        batches.crops(own, {key: value for key, value in own.augment.items() if key != "mixup" or "pool:" not in own.data})
+        assert batches.crops(own)[0]["size"] <= 224
     else:
         assert preprocessing.SPECS[own.preprocess].dataset == own.dataset
-        assert set(own.augment) <= {"shift", "crop", "flip", "cutout"}
+        assert isinstance(own.augment, recipe.Shifts)
 
 
 def test_the_recipes_of_the_paper_are_there():
@@ -65,7 +65,7 @@ def test_the_recipes_of_the_paper_are_there():
 
 def test_transforms_of_figure_4b_differ_in_the_decoder_alone():
     own = [recipe.deciding(recipe.read(f"resnet20-4-{kind}")) for kind in ("dft", "sq", "orth")]
-    assert [o["options"].pop("decoders", None) for o in own] == [None, {"convs": "sq"}, {"convs": "orth:0"}]
+    assert [o["options"].pop("decoders") for o in own] == [{}, {"convs": "sq"}, {"convs": "orth:0"}]
     for o in own:
         o.pop("id")
     assert own[0] == own[1] == own[2]
@@ -80,27 +80,51 @@ def test_he_et_al_s_schedule():
 
 
 def test_unknown_names_in_a_recipe_are_reported_together():
-    content = {"id": "x", "network": "vgg16", "method": "epr", "steps": 1, "colour": 1, "optimizer": {"speed": 2}}
-    with pytest.raises(ValueError, match=r"unknown keys \['colour', 'optimizer.speed'\], missing keys \['batch'\]"):
+    content = {"id": "x", "network": "vgg17", "method": "epl", "steps": 1, "colour": 1, "optimizer": {"speed": 2}}
+    with pytest.raises(ValueError) as caught:
         recipe.from_dict(content)
-    with pytest.raises(ValueError, match="no network is called 'vgg17'"):
-        recipe.from_dict({"id": "x", "network": "vgg17", "method": "epr", "steps": 1, "batch": 1})
+    faults = str(caught.value).split("; ")
+    assert faults[0].startswith("recipe: network: no network is called 'vgg17'")
+    for fault in ("batch is missing", "optimizer.speed is unknown", "colour is unknown"):
+        assert fault in faults
+    assert "method: unknown method 'epl'; benchmarks/methods/ has direct, epr" in str(caught.value)
+
+
+def test_unknown_options_of_method_and_augmentation_are_reported_together():
+    content = {
+        "id": "x", "network": "vgg16", "method": "hemp", "steps": 1, "batch": 1, "seeds": "0",
+        "augment": {"rotate": 3, "flip": 1},
+        "options": {"lamda": 1, "prune": {"sparsity": "much", "often": 1}},
+    }  # fmt: skip
+    with pytest.raises(ValueError) as caught:
+        recipe.from_dict(content, "here")
+    for fault in ("seeds is '0'", "augment: flip is 1, expected a valid boolean; rotate is unknown",
+                  "options: prune.sparsity is 'much', expected a valid number; prune.often is unknown; lamda is unknown"):
+        assert fault in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "complaints"),
     [
-        ({"steps": 5e3, "batch": True}, ["steps is 5000.0, expected int", "batch is True, expected int"]),
-        ({"network": 3, "seeds": 3}, ["network is 3, expected str", "seeds is 3, expected tuple[int, ...]"]),
-        ({"seeds": ["0"]}, ["seeds is ['0'], expected tuple[int, ...]"]),
-        ({"shrink": [[2, 14, 3]]}, ["shrink is [[2, 14, 3]], expected tuple[tuple[int, int], ...]"]),
-        ({"shrink": [[4, 24], [2, 14]]}, ["shrink is ((4, 24), (2, 14)), expected ascending steps"]),
-        ({"optimizer": {"lr": "1e-3", "nesterov": 1}}, ["lr is '1e-3', expected float", "nesterov is 1, expected bool"]),
-        ({"optimizer": 5}, ["optimizer is 5, expected Optimizer"]),
-        ({"finish": {"penalty": "x"}}, ["finish.penalty is 'x', expected float | None"]),
-        ({"precision": "fp16"}, ["precision is 'fp16', expected one of float32, bf16"]),
-        ({"optimizer": {"name": "adamw"}}, ["optimizer.name is 'adamw', expected one of adam, sgd"]),
-        ({"optimizer": {"schedule": "cos"}}, ["optimizer.schedule is 'cos', expected one of constant, cosine, linear, step"]),
+        ({"steps": 5e3, "batch": True}, ["steps is 5000.0, expected a valid integer", "batch is True, expected a valid integer"]),
+        ({"network": 3, "seeds": 3}, ["network is 3, expected a valid string", "seeds is 3, expected a valid tuple"]),
+        ({"seeds": ["0"]}, ["seeds.0 is '0', expected a valid integer"]),
+        ({"shrink": [[2, 14, 3]]}, ["shrink.0 is (2, 14, 3), Tuple should have at most 2 items"]),
+        ({"shrink": [[4, 24], [2, 14]]}, ["shrink: found ((4, 24), (2, 14)), expected ascending steps"]),
+        (
+            {"optimizer": {"lr": "1e-3", "nesterov": 1}},
+            ["optimizer.lr is '1e-3', expected a valid number", "optimizer.nesterov is 1, expected a valid boolean"],
+        ),
+        ({"optimizer": {"lr": float("inf")}}, ["optimizer.lr is inf, expected a finite number"]),
+        ({"optimizer": 5}, ["optimizer is 5, expected a valid dictionary or instance of Optimizer"]),
+        ({"finish": {"penalty": "x"}}, ["finish.penalty is 'x', expected a valid number"]),
+        ({"options": {"step": "x"}}, ["options: step is 'x', expected a valid number; step is 'x', expected a valid dictionary"]),
+        ({"precision": "fp16"}, ["precision is 'fp16', expected 'float32', 'bf16' or 'auto'"]),
+        ({"optimizer": {"name": "adamw"}}, ["optimizer.name is 'adamw', expected 'adam' or 'sgd'"]),
+        (
+            {"optimizer": {"schedule": "cos"}},
+            ["optimizer.schedule is 'cos', expected 'constant', 'cosine', 'linear' or 'step'"],
+        ),
         ({"teacher": "vgg16-ref"}, ["distill is 0.0, expected a share above 0 and up to 1 with a teacher"]),
         ({"teacher": "vgg16-ref", "distill": 1.5}, ["distill is 1.5, expected"]),
     ],
@@ -240,8 +264,8 @@ def test_sgd_s_rate_is_one_for_weights_whatever_the_unit_of_the_latents(standin)
     after = []
     for step in (3e-4, 1e-3):
         own = training_process.small(
-            options={"lambda": 0.0, "step": step, "learn_steps": False},
-            optimizer={"name": "sgd", "lr": 0.05, "weight_decay": 0.1, "schedule": "constant"},
+            options={"lambda": 0.0, "step": step},
+            optimizer={"name": "sgd", "lr": 0.05, "psi_lr": 0.0, "weight_decay": 0.1, "schedule": "constant"},
         )
         training = loop.Run(own, 0)
         training.train_step()
@@ -256,40 +280,31 @@ def networks_weight(seed: int) -> torch.Tensor:
     return networks.build("lenet300-100").fc2.weight.detach()
 
 
-class Bare(torch.nn.Module):
-    """The interface of benchmarks/methods/__init__.py, and nothing more."""
+class Bare(methods.Method):
+    """What benchmarks/methods/__init__.py says must be written, and nothing more."""
 
     def __init__(self, network, partitioning, options, steps):
-        super().__init__()
-        self.names = [name for group in partitioning.groups for name in group.tensors]
-        weights, self.partitioning = dict(network.named_parameters()), partitioning
+        super().__init__(network, partitioning, options, steps)
+        self.names = [name for group in self.groups for name in group.tensors]
+        weights = dict(network.named_parameters())
         self.theta = torch.nn.ParameterList(torch.nn.Parameter(weights[name].detach().clone()) for name in self.names)
 
     def parameter_sets(self):
-        return [{"optimizer": "main", "params": list(self.theta)}]
+        return [methods.ParameterSet(list(self.theta))]
 
     def weights(self, averaged=False):
         return dict(zip(self.names, self.theta, strict=True))
 
-    def regularise(self, step, generator):
-        pass
-
-    def after_step(self, step):
-        pass
-
-    def estimate(self):
-        return {}
-
     def finish(self):
         theta = {name: value.detach().numpy() for name, value in self.weights().items()}
-        rows = {g.name: np.concatenate([theta[name].reshape(-1, 1) for name in g.tensors]) for g in self.partitioning.groups}
+        rows = {g.name: np.concatenate([theta[name].reshape(-1, 1) for name in g.tensors]) for g in self.groups}
         scale = {"scale": np.full((1, 1), 2.0**-8, np.float32)}
         return {name: codec.Coded("scalar", "static", np.rint(256 * x).astype(np.int32), scale) for name, x in rows.items()}
 
 
 def test_a_method_needs_no_more_than_the_interface(tmp_path, standin, monkeypatch):
     monkeypatch.setattr(methods, "find", lambda name: Bare)
-    path = loop.run(training_process.small(method="bare", steps=2), 0, tmp_path)
+    path = loop.run(training_process.small(method="bare", steps=2, options={}), 0, tmp_path)
     assert zoo.load(path).fc1.weight.shape == (300, 784)
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zlib
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_entry, random_model, standin_images
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import zoo
-from zoo import codec, damage, data, partitionings, preprocessing, registry, verify
+from zoo import codec, data, partitionings, preprocessing, registry, verify
 from zoo.errors import CorruptArtifact, DataUnavailable, UnknownModel, VerificationFailed, WrongData
 
 
@@ -317,69 +314,31 @@ def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_sta
 
 
 @pytest.mark.parametrize("kind", ["wrong", "missing", "surplus"])
-def test_a_damaged_byte_is_found(entry, kind):
+def test_a_damaged_byte_is_told(entry, kind):
     blob = entry.path.read_bytes()
-    for offset, part in ((2, "the header"), (40, "group fc1+fc2"), (len(blob) // 2, "the stream of symbols"),
-                         (len(blob) - 2, "the checksum")):  # fmt: skip
+    for offset in (2, 40, len(blob) // 2, len(blob) - 2):  # header, group, stream, checksum
         inside = {"wrong": bytes([blob[offset] ^ 16]) + blob[offset + 1 :], "missing": blob[offset + 1 :],
                   "surplus": bytes([blob[offset] ^ 5]) + blob[offset:]}  # fmt: skip
         entry.path.write_bytes(blob[:offset] + inside[kind])
         found = outcome(entry, bytes_only=True)
         assert found.status == "FAILED" and len(found.problems) == 1
-        assert f"byte {offset:,} " in found.problems[0] and part in found.problems[0]
-        if kind != "surplus":
-            assert f"0x{blob[offset]:02x}" in found.problems[0]
-        if kind != "wrong":
+        if kind == "wrong":
+            assert ("checksum" if offset > 8 else "magic number") in found.problems[0]
+        else:
             assert f"expected {len(blob):,} bytes, found" in found.problems[0]
 
 
-def test_more_damage_is_not_explained_away(entry, lenet_blob):
+def test_more_damage_is_told(entry, lenet_blob):
     blob = bytearray(lenet_blob)
     blob[100] ^= 1
     blob[9000] ^= 1
     entry.path.write_bytes(blob)
     (problem,) = outcome(entry).problems
-    assert "checksum" in problem and "not confined to one byte" in problem
+    assert "the file is damaged: the checksum" in problem
     entry.path.write_bytes(random_model(seed=4))
     assert "a whole model file, but another one" in outcome(entry).problems[0]
     entry.path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert "Git-LFS" in outcome(entry).problems[0]
-
-
-@given(st.binary(min_size=8, max_size=80), st.data())
-@settings(deadline=None)
-def test_any_single_byte_can_be_located(body, draw):
-    import hashlib
-
-    blob = body + zlib.crc32(body).to_bytes(4, "little")
-    digest = hashlib.sha256(blob).hexdigest()
-    offset = draw.draw(st.integers(0, len(blob) - 1))
-    value = bytes([draw.draw(st.integers(0, 255))])
-    for kind, bad in (
-        ("wrong", blob[:offset] + value + blob[offset + 1 :]),
-        ("missing", blob[:offset] + blob[offset + 1 :]),
-        ("surplus", blob[:offset] + value + blob[offset:]),
-    ):
-        if bad == blob:
-            continue
-        found = damage.locate(bad, len(blob), digest)
-        assert found is not None and found.kind == kind and found.repaired == blob
-        if kind == "wrong":
-            assert found.offset == offset
-        cut = bad[: found.offset] + bad[found.offset + (kind != "missing") :]
-        kept = blob[: found.offset] + blob[found.offset + (kind != "surplus") :]
-        assert cut == kept
-
-
-def test_two_damaged_bytes_are_not_located(lenet_blob):
-    import hashlib
-
-    digest = hashlib.sha256(lenet_blob).hexdigest()
-    assert damage.locate(lenet_blob[:-2], len(lenet_blob), digest) is None
-    bad = bytearray(lenet_blob)
-    bad[50] ^= 1
-    bad[51] ^= 1
-    assert damage.locate(bytes(bad), len(lenet_blob), digest) is None
 
 
 def test_sections_cover_the_file(lenet_blob):

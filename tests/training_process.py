@@ -55,7 +55,7 @@ def kills(folder: Path) -> dict:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         path = folder / "killed" / "checkpoint.safetensors"
-        stopped.append(checkpoint.load(path)["step"] if path.exists() else 0)
+        stopped.append((checkpoint.latest(path) or {"step": 0})["step"])
         if stopped[-1] == STEPS:
             break
     os.waitpid(_fork(folder / "killed"), 0)

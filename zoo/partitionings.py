@@ -28,6 +28,7 @@ _BN = (
     ("bn.scale", ("*bn*.weight", "*downsample.1.weight"), "scalar"),
     ("bn.bias", ("*bn*.bias", "*downsample.1.bias"), "scalar"),
 )
+BN_GROUPS = tuple(rule[0] for rule in _BN)
 _BN_CONSTANTS = {"*running_mean": 0.0, "*running_var": 1.0 - BN_EPS, "*num_batches_tracked": 0.0}
 _RESNET_STEM = ("conv1", ("conv1.weight",), "scalar")
 _RESNET_HEAD = (("fc", ("fc.weight",), "scalar"), ("fc.bias", ("fc.bias",), "scalar"))
@@ -88,7 +89,11 @@ PARTITIONINGS["resnet50-v1.5"] = PARTITIONINGS["resnet50"]  # the stride sits el
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share a decoder and a probability model: state-dict names and their shapes, in coding order."""
+    """Tensors that share a decoder and a probability model: state-dict names and their shapes, in coding order.
+
+    kind: "weight", "bias" (one number for each output of a layer), or "bn" (scales or biases of folded BN layers, which
+    methods of training leave to the end).
+    """
 
     name: str
     decoder: str
@@ -98,6 +103,12 @@ class Group:
     @property
     def size(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def kind(self) -> str:
+        if self.name in BN_GROUPS:
+            return "bn"
+        return "weight" if all(len(shape) > 1 for shape in self.shapes) else "bias"
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,8 @@ def get(network: str, name: str = "paper") -> Partitioning:
     `layers` exists for every network: each weight tensor is a group of its own, as LC and HEMP want it.
     """
     try:
-        known = PARTITIONINGS[networks.spec(network).base]
+        spec = networks.spec(network)
+        known = PARTITIONINGS[spec.base]
     except ZooError as error:
         raise UnknownName(str(error)) from error
     rules = known.get(name)
@@ -145,7 +157,7 @@ def get(network: str, name: str = "paper") -> Partitioning:
     groups = tuple(
         Group(g, decoder, tuple(members[g]), tuple(shapes[t] for t in members[g])) for g, _, decoder in rules if members[g]
     )
-    return Partitioning(network, name, groups, constants)
+    return Partitioning(spec.name, name, groups, constants)
 
 
 def layout(header) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -154,6 +166,8 @@ def layout(header) -> dict[str, tuple[tuple[int, ...], ...]]:
     Raises `UnknownName` or `LayoutMismatch` when the header does not belong to a network of this zoo.
     """
     partitioning = get(header.network, header.partitioning)
+    if header.network != partitioning.network:
+        raise LayoutMismatch(f"the file names {header.network}; in a file that network is called {partitioning.network}")
     if header.parameters != partitioning.parameters:
         raise LayoutMismatch(
             f"the file declares {header.parameters:,} parameters; {header.network} ({header.partitioning}) "

@@ -21,6 +21,7 @@ import numpy as np
 
 from zoo.errors import LayoutMismatch, UnknownName
 
+SMALLEST = 2.0**-126  # a weight nearer to zero is zero: a float32 that some processors are set to take as zero
 BLOCK = 1 << 16  # numbers decoded at a time, so that the float64 temporaries stay in the cache
 
 
@@ -124,6 +125,7 @@ def _affine(decoder: str, planes: np.ndarray, scale: np.ndarray, shift: np.ndarr
     shift = np.zeros((l, 1)) if shift is None else shift.astype(np.float64)[:, None]  # adding 0.0 makes every zero +0.0
     matrix = basis(decoder, l)
     separable = _real_dft(math.isqrt(l)) if decoder == "dft" else None
+    tiny = _may_be_subnormal(scale, shift, matrix is not None)
     out = np.empty((d, l), np.float32)
     block = max(BLOCK // l, 1)
     for begin in range(0, d, block):
@@ -136,8 +138,20 @@ def _affine(decoder: str, planes: np.ndarray, scale: np.ndarray, shift: np.ndarr
             y = _combine(y.transpose(1, 0, 2), separable).transpose(1, 0, 2).reshape(l, -1)  # over v
         elif matrix is not None:
             y = _combine(y, matrix)
+        if tiny:
+            y[np.abs(y) < SMALLEST] = 0.0
         out[begin : begin + block] = y.T
     return out.reshape(shape)
+
+
+def _may_be_subnormal(scale: np.ndarray, shift: np.ndarray, mixed: bool) -> bool:
+    """Whether a weight other than zero may be less than `SMALLEST`.
+
+    A float32 of magnitude 2^e or more is a multiple of 2^(e - 23), and so are sums of products of such with integers; the
+    two products with a basis, whose entries are multiples of 2^-40, make that 2^(e - 103).
+    """
+    least = SMALLEST * 2.0 ** (103 if mixed else 23)
+    return any(bool((np.abs(array[array != 0]) < least).any()) for array in (scale, shift))
 
 
 def _combine(y: np.ndarray, matrix: np.ndarray) -> np.ndarray:

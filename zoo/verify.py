@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import zoo
-from zoo import codec, damage, data, networks, partitionings, preprocessing, registry
+from zoo import codec, data, networks, partitionings, preprocessing, registry
 from zoo.codec.bits import Reader
 from zoo.errors import (
     ArtifactUnavailable,
@@ -486,17 +486,13 @@ def _images(entry: Entry, outcome: Outcome, data_root):
 
 
 def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
-    """What is wrong with the bytes, and where."""
+    """What is wrong with the bytes."""
     text = f"{registry.MODEL}: {complaint}"
     try:
         codec.decode(blob, partitionings.layout)
         return f"{text}; it is a whole model file, but another one"
     except CorruptArtifact as error:
-        text += f"; {error}"
-    where = damage.locate(blob, entry.size_bytes, entry.sha256)
-    if where is not None:
-        return f"{text}; {where}, in {_part_at(where.repaired, where.offset)}: with it the file is the recorded one"
-    return f"{text}; the damage is not confined to one byte"
+        return f"{text}; {error}"
 
 
 def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tuple[str, int, int]]:
@@ -513,10 +509,6 @@ def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tup
             found.append((f"{what} of group {part.group}", start, start + length))
             start += length
     return [*found, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]
-
-
-def _part_at(blob: bytes, offset: int) -> str:
-    return next((what for what, _, end in sections(blob) if offset < end), "what follows the checksum")
 
 
 def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:

@@ -6,32 +6,33 @@ their nearest codebook, train on from there, and so on; the last quantised netwo
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from benchmarks.methods.lc import LC, paper_bytes  # noqa: F401  counted as the same paper's LC is
+from benchmarks.methods.lc import LC, CodebookOptions
 
 
 class Direct(LC):
-    """options: codebook and its own as in LC, l_steps (between two quantisations), bits, model."""
+    """LC without penalty and multipliers; its `l_steps` are the steps between two quantisations."""
 
-    own = {"l_steps": 200, "bits": 10, "model": "smallest"}
+    Options = CodebookOptions
 
     def mu(self, step: int) -> float:
         return 0.0
 
     def max_lr(self, step: int) -> float:
-        return float("inf")
+        return math.inf
 
     def regularise(self, step: int, generator: torch.Generator) -> None:
         """Nothing: the loss alone drives the weights between two quantisations."""
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        if (step + 1) % self.options["l_steps"] and step + 1 != self.steps:
-            return
-        self.c_step(0.0)
-        for i, theta in enumerate(self.theta):
-            theta.copy_(getattr(self, f"target_{i}"))
+        if self.ends_l_step(step):
+            self.c_step(0.0)
+            for latent in self.latents:
+                latent.theta.copy_(latent.target)
 
 
 METHOD = Direct

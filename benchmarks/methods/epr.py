@@ -12,104 +12,78 @@ probability table fitted to the final integers, which is what the file holds.
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from zoo import partitionings, reparam
+from benchmarks.methods import Method, ParameterSet
+from benchmarks.methods.common import Averaged, straight_through
+from benchmarks.tables import Table
+from zoo import codec, partitionings, reparam
 from zoo.codec import Coded, psi_round
+from zoo.partitionings import Group
 
-GRID = 16  # points a unit at which a density is evaluated; bits between them are interpolated linearly
+GRID = 16  # points in the distance of two integers at which a density is evaluated; in between, bits are interpolated
 
 
-class EPR(nn.Module):
-    """The trainable side of one network's parameter groups.
+class Options(Table):
+    lambda_: float = Field(1e-6, alias="lambda")  # nats a bit
+    step: float | dict[str, float] = 0.1  # initial quantisation step; or one for each group, "default" for the others
+    relative: bool = False  # a step for each tensor, and `step` counts in root mean squares of the tensor's first weights
+    noise: Literal["uniform", "expected"] = "uniform"  # of the paper; or the same loss averaged over it in closed form
+    rate_every: int = Field(4, gt=0)  # steps for which the rate's gradient is reused
+    density_lr: float = 1e-3  # of Adam, for the densities
+    densities: Literal["group", "tensor"] = "group"  # one for each column of the group, as in the paper, or of each tensor
+    phi_ema: float = 0.999  # decay of the running average of phi
+    decoders: dict[str, str] = {}  # by group, where not the partitioning's
+    model: str = "static"  # entropy model of the file
 
-    options: lambda (nats a bit), step (initial quantisation step; or {group: step}, "default" for the others),
-    learn_steps, shift (whether f learns a shift, as in the paper's figure 3; here it does not by default), noise
-    ("uniform" as in the paper, or "expected": the same loss averaged over the noise in closed form), rate_every (the
-    rate's gradient is renewed every so many steps and reused in between), density_lr, phi_ema (decay), decoders ({group:
-    name}, else the partitioning's), model (of the file's tables), relative (each tensor has steps of its own, and `step`
-    is in units of the root mean square of its weights at the start), densities ("group": one for a column of the group,
-    as in the paper; "tensor": one for a column of each tensor, where the file's model adapts to it).
 
-    Raises ValueError for options, values and groups that it does not know.
-    """
+class EPR(Method):
+    """Integers phi, their steps and their densities, for each group."""
 
-    def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
-        super().__init__()
-        defaults = {
-            "lambda": 1e-6, "step": 0.1, "learn_steps": True, "shift": False, "noise": "uniform", "rate_every": 4,
-            "density_lr": 1e-3, "phi_ema": 0.999, "decoders": {}, "model": "static", "relative": False, "densities": "group",
-        }
-        if unknown := set(options) - set(defaults):
-            raise ValueError(f"EPR does not know the options {sorted(unknown)}; it has {sorted(defaults)}")
-        self.options = defaults | options
-        for name, allowed in {"noise": ("uniform", "expected"), "densities": ("group", "tensor")}.items():
-            if self.options[name] not in allowed:
-                raise ValueError(f"EPR's {name} is one of {allowed}, found {self.options[name]!r}")
-        self.partitioning, weights = partitioning, dict(network.named_parameters())
-        self.groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
-        step, groups = self.options["step"], [g.name for g in self.groups]
-        named = {"decoders": {*self.options["decoders"]}, "step": {*step} - {"default"} if isinstance(step, dict) else set()}
-        for name, given in named.items():
-            if unknown := given - set(groups):
-                raise ValueError(f"EPR's {name} names {sorted(unknown)}; the groups are {', '.join(groups)}")
-        self.decoders = {g.name: self.options["decoders"].get(g.name, g.decoder) for g in self.groups}
-        self.phi, self.log_scale, self.shift = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        self.units, self.rows = [], []
-        for i, group in enumerate(self.groups):
-            decoder = self.decoders[group.name]
-            l = reparam.columns(decoder, group.shapes[0])
-            rows = torch.cat([reparam.invert(decoder, weights[t].detach(), l) for t in group.tensors])
-            own = step.get(group.name, step.get("default", 0.1)) if isinstance(step, dict) else step
-            counts = [math.prod(shape) // l for shape in group.shapes]
-            self.rows.append(counts)
-            parts = rows.split(counts) if self.options["relative"] else [rows]
-            units = [float(part.square().mean().sqrt()) or 1.0 for part in parts] if self.options["relative"] else [1.0]
-            steps = own * torch.tensor(units)  # (T or 1,)
-            self.units.append(float(steps.log().mean().exp()))
-            self.phi.append(nn.Parameter(torch.cat([part / s for part, s in zip(parts, steps, strict=True)])))
-            self.log_scale.append(nn.Parameter(steps.log()[:, None].repeat(1, l), requires_grad=self.options["learn_steps"]))
-            self.shift.append(nn.Parameter(torch.zeros(1, l), requires_grad=self.options["shift"]))
-            self.register_buffer(f"mean_{i}", self.phi[i].detach().clone())
-            self.register_buffer(f"slope_{i}", torch.zeros_like(self.phi[i]))
+    Options = Options
+
+    def __init__(self, network, partitioning, options, steps):
+        super().__init__(network, partitioning, options, steps)
+        o, weights = self.options, dict(network.named_parameters())
+        step = o.step if isinstance(o.step, dict) else {"default": o.step}
+        for option, groups in {"decoders": {*o.decoders}, "step": {*step} - {"default"}}.items():
+            if unknown := groups - {group.name for group in self.groups}:
+                names = ", ".join(group.name for group in self.groups)
+                raise ValueError(f"EPR's {option} names {sorted(unknown)}; the groups are {names}")
+        self.latents = nn.ModuleList()
+        for group in self.groups:
+            decoder = o.decoders.get(group.name, group.decoder)
+            initial = step.get(group.name, step.get("default", 0.1))
+            self.latents.append(Latent(group, decoder, [weights[t].detach() for t in group.tensors], initial, o.relative))
         self.density = FactorisedDensity(sum(part.shape[1] for part in self._parts()))
         self.register_buffer("bits", torch.zeros(()))
 
     def _parts(self) -> list[torch.Tensor]:
-        """phi cut into what shares densities: groups, or tensors."""
-        if self.options["densities"] == "group":
-            return [phi.detach() for phi in self.phi]
-        return [part for phi, counts in zip(self.phi, self.rows, strict=True) for part in phi.detach().split(counts)]
+        """phi of all groups, cut into what shares densities: groups, or tensors."""
+        by_tensor = self.options.densities == "tensor"
+        return [part for latent in self.latents for part in (latent.rows() if by_tensor else [latent.phi.value.detach()])]
 
-    def parameter_sets(self) -> list[dict]:
-        """Parameters by the optimiser that trains them: `main` (phi, in units of the initial step), `psi` and `density`."""
-        psi = [p for p in (*self.log_scale, *self.shift) if p.requires_grad]
-        phi: dict[float, list] = {}
-        for parameter, unit in zip(self.phi, self.units, strict=True):
-            phi.setdefault(unit, []).append(parameter)
+    def parameter_sets(self) -> list[ParameterSet]:
+        phi: dict[float, list[nn.Parameter]] = {}
+        for latent in self.latents:
+            phi.setdefault(latent.typical_step, []).append(latent.phi.value)
         return [
-            *({"optimizer": "main", "params": params, "decay": True, "unit": unit} for unit, params in phi.items()),
-            {"optimizer": "psi", "params": psi},
-            {"optimizer": "density", "params": list(self.density.parameters()), "lr": self.options["density_lr"]},
+            *(ParameterSet(parameters, decay=True, weight_per_unit=step) for step, parameters in phi.items()),
+            ParameterSet([latent.log_scale for latent in self.latents], "psi"),
+            ParameterSet(list(self.density.parameters()), "density", lr=self.options.density_lr),
         ]
 
     def weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
-        """State-dict name -> theta. Gradients pass the rounding unchanged; `averaged` gives what `finish` stores, decoded."""
         if averaged:
             stored = partitionings.weights(self.partitioning, self.finish())
             return {name: theta.to(self.bits.device) for name, theta in stored.items()}
-        theta = {}
-        for i, group in enumerate(self.groups):
-            phi = _Round.apply(self.phi[i])
-            scale, shift = self.log_scale[i].exp(), self.shift[i] if self.options["shift"] else None
-            scale = scale.expand(len(group.tensors), -1)  # (T, l)
-            for name, shape, part, own in zip(group.tensors, group.shapes, phi.split(self.rows[i]), scale, strict=True):
-                theta[name] = reparam.apply(self.decoders[group.name], part, own, shift, shape)
-        return theta
+        return {name: theta for latent in self.latents for name, theta in latent.weights().items()}
 
     def regularise(self, step: int, generator: torch.Generator) -> None:
         """Adds the gradient of lambda * bits (equation 8) to phi, and of bits to the densities, after the loss's backward.
@@ -117,40 +91,90 @@ class EPR(nn.Module):
         The gradient with respect to phi is renewed every `rate_every` steps and reused in between: it changes slowly,
         and this keeps the term far cheaper than the network's own pass.
         """
-        if step % self.options["rate_every"] == 0:
-            bits, slopes = rate(self._parts(), self.density, self.options["noise"], generator)
+        if step % self.options.rate_every == 0:
+            bits, slopes = rate(self._parts(), self.density, self.options.noise, generator)
             self.bits.copy_(bits.sum())
-            slopes = iter(slopes)
-            for i, counts in enumerate(self.rows):
-                parts = itertools.islice(slopes, len(counts) if self.options["densities"] == "tensor" else 1)
-                getattr(self, f"slope_{i}").copy_(torch.cat(list(parts)))
-        for i, phi in enumerate(self.phi):
-            slope = getattr(self, f"slope_{i}")
-            phi.grad = slope * self.options["lambda"] if phi.grad is None else phi.grad.add_(slope, alpha=self.options["lambda"])
+            slopes = torch.cat([slope.reshape(-1) for slope in slopes])
+            for latent, slope in zip(self.latents, slopes.split([latent.slope.numel() for latent in self.latents]), strict=True):
+                latent.slope.copy_(slope.view_as(latent.slope))
+        for latent in self.latents:
+            phi, price = latent.phi.value, self.options.lambda_
+            phi.grad = latent.slope * price if phi.grad is None else phi.grad.add_(latent.slope, alpha=price)
 
     def after_step(self, step: int) -> None:
-        """The running average of phi (section 3.1), warmed up so that early steps are forgotten."""
-        decay = min(self.options["phi_ema"], (1 + step) / (10 + step))
-        with torch.no_grad():
-            for i, phi in enumerate(self.phi):
-                getattr(self, f"mean_{i}").lerp_(phi, 1 - decay)
+        """The running average of phi (section 3.1)."""
+        for latent in self.latents:
+            latent.phi.update(step, self.options.phi_ema)
 
     def estimate(self) -> dict[str, float]:
-        """What the progress bar shows: bits under the learned densities and the bytes they promise."""
+        """Bits under the learned densities, and the bytes that they promise."""
         bits = float(self.bits)
         return {"bits": bits, "bytes": bits / 8}
 
-    @torch.no_grad()
+    @property
+    def bit_price(self) -> float:
+        return self.options.lambda_
+
     def finish(self) -> dict[str, Coded]:
-        """Groups of the file: rounded averages and steps at file precision."""
-        coded = {}
-        for i, group in enumerate(self.groups):
-            phi = getattr(self, f"mean_{i}").round().to(torch.int32).cpu().numpy()
-            psi = {"scale": psi_round(self.log_scale[i].exp().cpu().numpy())}
-            if self.options["shift"]:
-                psi["shift"] = psi_round(self.shift[i].cpu().numpy())
-            coded[group.name] = Coded(self.decoders[group.name], self.options["model"], phi, psi)
-        return coded
+        return {latent.group.name: latent.coded(self.options.model) for latent in self.latents}
+
+    @staticmethod
+    def paper_bytes(blob: bytes) -> tuple[int, str]:
+        """Sections 3.1 and 3.2 count neither names, lengths nor checksum; LeNet biases are compressed, those of networks
+        with batch normalisation are float32; BN statistics and scales are not counted."""
+        header, parts = codec.anatomy(blob, partitionings.layout)
+        groups = {group.name: group for group in partitionings.get(header.network, header.partitioning).groups}
+        normalised = any(group.kind == "bn" for group in groups.values())
+        total = 0.0
+        for part in parts:
+            if normalised and part.group == "bn.scale":
+                continue
+            if normalised and "bias" in part.group:
+                total += 4 * groups[part.group].size
+            else:
+                total += part.coded_bits / 8 + part.table_bytes + part.psi_bytes
+        biases = "biases as float32, no BN scales or statistics" if normalised else "biases included"
+        return math.ceil(total), f"coded integers, probability tables and decoder parameters; {biases}; no header or checksum"
+
+
+class Latent(nn.Module):
+    """phi (d, l) of one group, before rounding: the rows of its tensors one after another, in units of the steps.
+
+    log_scale: logarithms of the steps, (T or 1, l): a row for each tensor with `relative`, else one for all.
+    slope: d bits / d phi as last computed. typical_step: geometric mean of the initial steps.
+    """
+
+    def __init__(self, group: Group, decoder: str, weights: list[torch.Tensor], step: float, relative: bool):
+        super().__init__()
+        self.group, self.decoder = group, decoder
+        l = reparam.columns(decoder, group.shapes[0])
+        rows = torch.cat([reparam.invert(decoder, weight, l) for weight in weights])
+        self.counts = [math.prod(shape) // l for shape in group.shapes]  # rows of each tensor
+        parts = rows.split(self.counts) if relative else [rows]
+        sizes = [float(part.square().mean().sqrt()) or 1.0 for part in parts] if relative else [1.0]
+        steps = step * torch.tensor(sizes)  # (T or 1,)
+        self.typical_step = float(steps.log().mean().exp())
+        self.phi = Averaged(torch.cat([part / s for part, s in zip(parts, steps, strict=True)]))
+        self.log_scale = nn.Parameter(steps.log()[:, None].repeat(1, l))
+        self.register_buffer("slope", torch.zeros_like(self.phi.value))
+
+    def rows(self) -> Iterator[torch.Tensor]:
+        """phi of each tensor."""
+        return iter(self.phi.value.detach().split(self.counts))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """State-dict name -> f(round(phi)); gradients pass the rounding unchanged."""
+        phi = straight_through(self.phi.value, self.phi.value.detach().round())
+        scales = self.log_scale.exp().expand(len(self.counts), -1)  # (T, l)
+        theta = {}
+        for name, shape, rows, scale in zip(self.group.tensors, self.group.shapes, phi.split(self.counts), scales, strict=True):
+            theta[name] = reparam.apply(self.decoder, rows, scale, None, shape)
+        return theta
+
+    def coded(self, model: str) -> Coded:
+        """The rounded average of phi, and the steps at file precision."""
+        phi = self.phi.mean.round().to(torch.int32).cpu().numpy()
+        return Coded(self.decoder, model, phi, {"scale": psi_round(self.log_scale.detach().exp().cpu().numpy())})
 
 
 def rate(groups: list[torch.Tensor], density: FactorisedDensity, noise: str, generator: torch.Generator | None):
@@ -197,18 +221,6 @@ def rate(groups: list[torch.Tensor], density: FactorisedDensity, noise: str, gen
         column += l
     table.backward(hits)
     return torch.stack(bits), slopes
-
-
-class _Round(torch.autograd.Function):
-    """Rounding with the straight-through gradient (section 2.3)."""
-
-    @staticmethod
-    def forward(context, phi: torch.Tensor) -> torch.Tensor:
-        return phi.round()
-
-    @staticmethod
-    def backward(context, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient
 
 
 class FactorisedDensity(nn.Module):

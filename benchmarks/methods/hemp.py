@@ -15,90 +15,82 @@ each weight's level; the codec codes it given its n - 1 predecessors.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
-from benchmarks.methods.plain import Fine
+from benchmarks.methods import Method, ParameterSet
+from benchmarks.methods.common import Fine, straight_through
+from benchmarks.tables import Table
 from zoo.codec import Coded, psi_round
+from zoo.partitionings import Group
+
+REFITS = 100  # Lloyd-Max iterations from evenly spaced levels
 
 
-class HEMP(nn.Module):
-    """Weights and levels of one network; each group of the partitioning holds one weight tensor ("layers") or biases.
+class Prune(Table):
+    """Between two shares of the steps the smallest weights of all layers together become zero and remain it."""
 
-    options:
-      order        n of the n-grams, any n >= 1
-      lambda       nats a bit
-      objective    "block": H_n / n as in the paper; "conditional": H_n - H_(n-1), what a context model pays
-      lambda_r     weight of the summed squares |w - Q(w)|^2, reached linearly at the share `ramp` of the steps
-      levels       N of every layer, or {group: N}
-      along        "inputs": n-grams run through the inputs of one output (the flattened tensor); "outputs": through
-                   the outputs of one input
-      forward      "continuous": the task sees w; "quantised": it sees Q(w), gradients pass to w unchanged
-      zero         whether one level is zero, whatever its cell's mean
-      refit_every  steps between updates of the levels, up to the share `refit_until` of the steps, and at the end: later
-                   each cell's mean follows the slope of the bits, and levels that follow the mean creep to the next one
-      rate_every   steps for which the gradient of the bits is reused
-      prune        {"sparsity", "begin", "end", "every"}: between two shares of the steps the smallest weights of all
-                   layers together become zero and remain it, up to that sparsity; implies zero
-      bits         grid of the biases, as in plain; model: of the indices ("static", "context", "": by the order)
-    """
+    sparsity: float = Field(0.0, ge=0, lt=1)  # share of zeros at the end; above 0 it makes one level of each layer zero
+    begin: float = 0.0
+    end: float = 0.5
+    every: int = Field(50, gt=0)  # steps between two choices of weights
 
-    def __init__(self, network: nn.Module, partitioning, options: dict, steps: int):
-        super().__init__()
-        self.options = {
-            "order": 1, "lambda": 1e-6, "objective": "block", "lambda_r": 1.0, "ramp": 0.5, "levels": 9,
-            "along": "inputs", "forward": "continuous", "zero": False, "refit_every": 50, "refit_until": 0.5,
-            "rate_every": 8, "prune": {}, "bits": 8, "model": "",
-        }  # fmt: skip
-        if unknown := set(options) - set(self.options):
-            raise ValueError(f"HEMP does not know the options {sorted(unknown)}; it has {sorted(self.options)}")
-        self.options.update(options)
-        choices = {"objective": ("block", "conditional"), "along": ("inputs", "outputs"), "forward": ("continuous", "quantised")}
-        for name, allowed in choices.items():
-            if self.options[name] not in allowed:
-                raise ValueError(f"HEMP's {name} is one of {allowed}, found {self.options[name]!r}")
-        self.prune = {"sparsity": 0.0, "begin": 0.0, "end": 0.5, "every": 50, **self.options["prune"]}
-        self.steps = steps
-        weights = dict(network.named_parameters())
-        groups = [g for g in partitioning.groups if not g.name.startswith("bn.")]  # BN is folded and coded at the end
-        self.order = [g.name for g in groups]
-        self.groups = [g for g in groups if all(len(shape) > 1 for shape in g.shapes)]
-        self.fine = Fine([g for g in groups if g not in self.groups], weights, self.options["bits"])
-        if several := [g.name for g in self.groups if len(g.tensors) > 1]:
+
+class Options(Table):
+    order: int = Field(1, ge=1)  # n of the n-grams
+    lambda_: float = Field(1e-6, alias="lambda")  # nats a bit
+    lambda_r: float = 1.0  # weight of the summed squares |w - Q(w)|^2
+    ramp: float = 0.5  # share of the steps over which lambda_r grows linearly from 0
+    levels: int | dict[str, int] = 9  # N of every layer, or of each by the name of its group
+    forward: Literal["continuous", "quantised"] = "continuous"  # whether the task sees w or Q(w), gradients unchanged
+    zero: bool = False  # whether one level is zero, whatever its cell's mean
+    refit_every: int = Field(50, gt=0)  # steps between two updates of the levels
+    refit_until: float = 0.5  # share of the steps after which they rest: each cell's mean follows the slope of the bits,
+    # and levels that follow the mean creep to the next one; they are updated once more at the end
+    rate_every: int = Field(8, gt=0)  # steps for which the gradient of the bits is reused
+    prune: Prune = Prune()
+    bits: int = 8  # of the grid of the biases
+    model: str = ""  # entropy model of the indices ("static", "context"); "": by the order
+
+
+class HEMP(Method):
+    """Weights and levels of one network; each group of the partitioning holds one weight tensor ("layers") or biases."""
+
+    Options = Options
+
+    def __init__(self, network, partitioning, options, steps):
+        super().__init__(network, partitioning, options, steps)
+        o, weights = self.options, dict(network.named_parameters())
+        self.fine = Fine([group for group in self.groups if group.kind != "weight"], weights, o.bits)
+        layers = [group for group in self.groups if group.kind == "weight"]
+        if several := [group.name for group in layers if len(group.tensors) > 1]:
             raise ValueError(f"HEMP quantises layer by layer (partitioning \"layers\"); {several} hold several tensors")
-        self.theta = nn.ParameterList(nn.Parameter(weights[g.tensors[0]].detach().clone()) for g in self.groups)
-        zero = self.options["zero"] or self.prune["sparsity"] > 0
-        for i, (group, theta) in enumerate(zip(self.groups, self.theta, strict=True)):
-            count = self.options["levels"]
-            count = count[group.name] if isinstance(count, dict) else count
-            low, high = theta.detach().min(), theta.detach().max()
-            levels = low + (high - low) * torch.linspace(0, 1, count)
-            for _ in range(100):
-                levels = lloyd_max(theta.detach(), levels, zero)
-            self.register_buffer(f"levels_{i}", levels)
-            self.register_buffer(f"target_{i}", quantise(theta.detach(), levels))
-            self.register_buffer(f"slope_{i}", torch.zeros_like(theta))
-            self.register_buffer(f"mask_{i}", torch.ones_like(theta))
-        self.zero = zero
-        self.register_buffer("bits", torch.zeros(len(self.groups)))
+        self.zero = o.zero or o.prune.sparsity > 0
+        self.latents = nn.ModuleList()
+        for group in layers:
+            levels = o.levels[group.name] if isinstance(o.levels, dict) else o.levels
+            self.latents.append(Latent(group, weights[group.tensors[0]].detach().clone(), levels, self.zero))
+        self.register_buffer("bits", torch.zeros(len(layers)))
 
-    def parameter_sets(self) -> list[dict]:
-        return [{"optimizer": "main", "params": [*self.theta, *self.fine.parameters()]}]
+    def parameter_sets(self) -> list[ParameterSet]:
+        return [ParameterSet([*(latent.theta for latent in self.latents), *self.fine.parameters()])]
 
     def weights(self, averaged: bool = False) -> dict[str, torch.Tensor]:
-        """State-dict name -> theta: what the task sees, or with `averaged` the network that `finish` stores."""
-        theta = {}
-        for i, group in enumerate(self.groups):
-            w, levels = self.theta[i], getattr(self, f"levels_{i}")
+        """What the task sees, or with `averaged` the network that `finish` stores."""
+        state = {}
+        for latent in self.latents:
+            name = latent.group.tensors[0]
             if averaged:
-                theta[group.tensors[0]] = self.stored_levels(i)[nearest(w.detach(), levels).long()]
-            elif self.options["forward"] == "quantised":
-                theta[group.tensors[0]] = _Replace.apply(w, quantise(w.detach(), levels))
+                state[name] = latent.stored_levels()[nearest(latent.theta.detach(), latent.levels).long()]
+            elif self.options.forward == "quantised":
+                state[name] = straight_through(latent.theta, quantise(latent.theta.detach(), latent.levels))
             else:
-                theta[group.tensors[0]] = w
-        return theta | self.fine.weights(averaged)
+                state[name] = latent.theta
+        return state | self.fine.weights(averaged)
 
     @torch.no_grad()
     def regularise(self, step: int, generator: torch.Generator) -> None:
@@ -107,88 +99,102 @@ class HEMP(nn.Module):
         Slopes and targets Q(w) are renewed every `rate_every` steps and reused in between, which keeps the term cheap.
         """
         o = self.options
-        if step % o["rate_every"] == 0:
-            for i, theta in enumerate(self.theta):
-                levels = getattr(self, f"levels_{i}")
-                if o["lambda"]:
-                    bits, slope = rate(self.lanes(theta), levels, o["order"], o["objective"])
+        if step % o.rate_every == 0:
+            for i, latent in enumerate(self.latents):
+                if o.lambda_:
+                    lanes = latent.theta.reshape(len(latent.theta), -1)  # n-grams run through the inputs of one output
+                    bits, slope = rate(lanes, latent.levels, o.order)
                     self.bits[i] = bits
-                    getattr(self, f"slope_{i}").copy_(self.lanes(slope, theta.shape))
-                getattr(self, f"target_{i}").copy_(quantise(theta, levels))
-        pull = 2 * o["lambda_r"] * min(1.0, (step + 1) / max(1.0, o["ramp"] * self.steps))
-        for i, theta in enumerate(self.theta):
-            if o["lambda"]:
-                theta.grad.add_(getattr(self, f"slope_{i}"), alpha=o["lambda"])
+                    latent.slope.copy_(slope.reshape(latent.slope.shape))
+                latent.target.copy_(quantise(latent.theta, latent.levels))
+        pull = 2 * o.lambda_r * min(1.0, (step + 1) / max(1.0, o.ramp * self.steps))
+        for latent in self.latents:
+            if o.lambda_:
+                latent.theta.grad.add_(latent.slope, alpha=o.lambda_)
             if pull:
-                theta.grad.add_(theta, alpha=pull).sub_(getattr(self, f"target_{i}"), alpha=pull)
+                latent.theta.grad.add_(latent.theta, alpha=pull).sub_(latent.target, alpha=pull)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Pruned weights stay zero; every `refit_every` steps one Lloyd-Max iteration from the last levels."""
-        if self.prune["sparsity"]:
-            if step % self.prune["every"] == 0:
+        o = self.options
+        if o.prune.sparsity:
+            if step % o.prune.every == 0:
                 self._prune(step)
-            for i, theta in enumerate(self.theta):
-                theta.mul_(getattr(self, f"mask_{i}"))
-        due = (step + 1) % self.options["refit_every"] == 0 and step < self.options["refit_until"] * self.steps
+            for latent in self.latents:
+                latent.theta.mul_(latent.mask)
+        due = (step + 1) % o.refit_every == 0 and step < o.refit_until * self.steps
         if due or step + 1 == self.steps:
-            for i, theta in enumerate(self.theta):
-                levels = getattr(self, f"levels_{i}")
-                levels.copy_(lloyd_max(theta, levels, self.zero))
-
-    def lanes(self, tensor: torch.Tensor, shape: tuple[int, ...] | None = None) -> torch.Tensor:
-        """A weight tensor as (lanes, rows), the n-grams running through the last dimension; with `shape`, back again."""
-        if shape is None:
-            matrix = tensor.reshape(tensor.shape[0], -1)
-            return matrix if self.options["along"] == "inputs" else matrix.T.contiguous()
-        return (tensor if self.options["along"] == "inputs" else tensor.T).reshape(shape)
+            for latent in self.latents:
+                latent.levels.copy_(lloyd_max(latent.theta, latent.levels, self.zero))
 
     def estimate(self) -> dict[str, float]:
         """Bytes of the soft entropy, and the squared distance to the levels in millionths of the weights' squares."""
-        squares = sum(float((t.detach() - getattr(self, f"target_{i}")).square().sum()) for i, t in enumerate(self.theta))
-        total = sum(float(t.detach().square().sum()) for t in self.theta)
+        squares = sum(float((latent.theta.detach() - latent.target).square().sum()) for latent in self.latents)
+        total = sum(float(latent.theta.detach().square().sum()) for latent in self.latents)
         return {"bytes": float(self.bits.sum()) / 8, "distance ppm": 1e6 * squares / max(total, 1e-30)}
 
-    def stored_levels(self, i: int) -> torch.Tensor:
-        """Levels (N,) of group i at file precision (bfloat16 values in float32)."""
-        levels = getattr(self, f"levels_{i}")
-        return torch.from_numpy(psi_round(levels.cpu().numpy())).to(levels.device)
+    @property
+    def bit_price(self) -> float:
+        return self.options.lambda_
 
     @torch.no_grad()
     def finish(self) -> dict[str, Coded]:
-        """Groups of the file: indices into the levels that are in use, and biases on their fine grid."""
-        model = self.options["model"] or ("static" if self.options["order"] == 1 else "context")
-        coded = {}
-        for i, group in enumerate(self.groups):
-            indices = nearest(self.theta[i], getattr(self, f"levels_{i}")).reshape(-1).cpu().numpy()
-            used, phi = np.unique(indices, return_inverse=True)
-            codebook = self.stored_levels(i).cpu().numpy()[used]
-            coded[group.name] = Coded("codebook", model, phi.astype(np.int32)[:, None], {"codebook": codebook[None]})
-        coded |= self.fine.finish()
-        return {name: coded[name] for name in self.order}
+        """Indices into the levels that are in use, and biases on their fine grid."""
+        model = self.options.model or ("static" if self.options.order == 1 else "context")
+        coded = self.fine.finish() | {latent.group.name: latent.coded(model) for latent in self.latents}
+        return {group.name: coded[group.name] for group in self.groups}
 
     @torch.no_grad()
     def _prune(self, step: int) -> None:
         """Sets masks so that the scheduled share of all weights is zero (Zhu & Gupta 2017: the cube slows down late)."""
-        begin, end = self.prune["begin"] * self.steps, self.prune["end"] * self.steps
+        prune = self.options.prune
+        begin, end = prune.begin * self.steps, prune.end * self.steps
         if step < begin:
             return
         left = 1 - min(1.0, (step - begin) / max(1.0, end - begin))
-        sparsity = self.prune["sparsity"] * (1 - left**3)
-        sizes = torch.cat([theta.abs().reshape(-1) for theta in self.theta])
+        sparsity = prune.sparsity * (1 - left**3)
+        sizes = torch.cat([latent.theta.abs().reshape(-1) for latent in self.latents])
         drop = int(sparsity * len(sizes))
         if not drop:
             return
         threshold = torch.kthvalue(sizes, drop).values
-        for i, theta in enumerate(self.theta):
-            theta.mul_(getattr(self, f"mask_{i}").mul_(theta.abs() > threshold))
+        for latent in self.latents:
+            latent.theta.mul_(latent.mask.mul_(latent.theta.abs() > threshold))
 
 
-def rate(lanes: torch.Tensor, levels: torch.Tensor, order: int, objective: str = "block") -> tuple[torch.Tensor, torch.Tensor]:
-    """Bits of all weights and d bits / d w.
+class Latent(nn.Module):
+    """The weights of one layer and their levels (N,), ascending.
 
-    lanes: weights (L, R), n-grams run through R; levels: ascending (N,). Bits are L * R times H_n / n ("block") or
-    H_n - H_(n-1) ("conditional") of the soft joint frequencies. An empty cell's slope is that of half an n-gram.
+    target: Q(w), and slope: d bits / d w, both as last computed; mask: 0 where a weight is pruned, else 1.
+    """
+
+    def __init__(self, group: Group, weights: torch.Tensor, count: int, zero: bool):
+        super().__init__()
+        self.group, self.theta = group, nn.Parameter(weights)
+        levels = weights.min() + (weights.max() - weights.min()) * torch.linspace(0, 1, count)
+        for _ in range(REFITS):
+            levels = lloyd_max(weights, levels, zero)
+        self.register_buffer("levels", levels)
+        self.register_buffer("target", quantise(weights, levels))
+        self.register_buffer("slope", torch.zeros_like(weights))
+        self.register_buffer("mask", torch.ones_like(weights))
+
+    def stored_levels(self) -> torch.Tensor:
+        """Levels at file precision (bfloat16 values in float32)."""
+        return torch.from_numpy(psi_round(self.levels.cpu().numpy())).to(self.levels.device)
+
+    def coded(self, model: str) -> Coded:
+        """Indices (n, 1) into the levels that are in use, and these levels."""
+        used, phi = np.unique(nearest(self.theta, self.levels).reshape(-1).cpu().numpy(), return_inverse=True)
+        codebook = self.stored_levels().cpu().numpy()[None, used]
+        return Coded("codebook", model, phi.astype(np.int32)[:, None], {"codebook": codebook})
+
+
+def rate(lanes: torch.Tensor, levels: torch.Tensor, order: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bits of all weights, L * R times H_n / n of the soft joint frequencies, and d bits / d w.
+
+    lanes: weights (L, R), n-grams run through R; levels: ascending (N,). An empty cell's slope is that of half an n-gram.
     """
     lower = _count_below(lanes, levels[1:-1])
     flat = lower.reshape(-1)
@@ -196,16 +202,9 @@ def rate(lanes: torch.Tensor, levels: torch.Tensor, order: int, objective: str =
     fraction = (lanes - levels.index_select(0, flat).reshape(lanes.shape)).mul_(slopes)
     slopes.mul_((fraction > 0) & (fraction < 1))  # no level beyond the last ones draws a weight
     fraction.clamp_(0, 1)
-    if objective == "block" or order == 1:
-        terms = [(order, 1 / order)]
-    else:
-        terms = [(order, 1.0), (order - 1, -1.0)]
-    bits, slope = torch.zeros((), dtype=torch.float64, device=lanes.device), torch.zeros_like(lanes)
-    for n, factor in terms:
-        value, own = _gram_bits(lower, fraction, len(levels), n)
-        bits += factor * lanes.numel() * value
-        slope.add_(own, alpha=factor * lanes.numel())
-    return bits, slope.mul_(slopes)
+    entropy, slope = _gram_bits(lower, fraction, len(levels), order)
+    factor = 1 / order * lanes.numel()
+    return entropy * factor, slope.mul_(factor).mul_(slopes)
 
 
 def _gram_bits(lower: torch.Tensor, fraction: torch.Tensor, levels: int, order: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,18 +269,6 @@ def _count_below(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     for edge in edges.tolist():
         count += (values > edge).view(torch.uint8)
     return count.int()
-
-
-class _Replace(torch.autograd.Function):
-    """Another value with the same gradient (straight-through)."""
-
-    @staticmethod
-    def forward(context, w: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return value
-
-    @staticmethod
-    def backward(context, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient, None
 
 
 METHOD = HEMP

@@ -22,7 +22,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from benchmarks.training.recipe import Recipe
+from benchmarks.training.recipe import Crops, Recipe
 from zoo import data, networks, preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, C, H, W) float32, labels (B,) int64
@@ -43,16 +43,9 @@ def open_(recipe: Recipe, seed: int, device: torch.device):
 
 
 class Resident:
-    """A data set that fits into memory as uint8: MNIST and CIFAR-10.
-
-    augment: {"shift": s} moves each image by up to s pixels (black comes in), {"crop": s} likewise, but the image's
-    reflection comes in, {"flip": true} mirrors half of the images, {"cutout": s} greys a square of s x s pixels.
-    """
+    """A data set that fits into memory as uint8, augmented by `recipe.Shifts`: MNIST and CIFAR-10."""
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
-        augment = {"shift": 0, "crop": 0, "flip": False, "cutout": 0, **recipe.augment}
-        if unknown := set(recipe.augment) - {"shift", "crop", "flip", "cutout"}:
-            raise ValueError(f"unknown augmentation {sorted(unknown)}; known: crop, cutout, flip, shift")
         self.recipe, self.seed, self.device = recipe, seed, device
         train, heldout = data.holdout_split(data.load(recipe.dataset, "train"))
         self.spec = preprocessing.SPECS[recipe.preprocess]
@@ -61,10 +54,10 @@ class Resident:
         self.heldout_images = _planes(heldout.pixels).to(device)
         self.heldout_labels = torch.as_tensor(heldout.labels, dtype=torch.int64, device=device)
         self.heldout_count = len(heldout)
-        self.augment, self.size = augment, self.images.shape[-1]
-        self.border = augment["shift"] or augment["crop"]
+        self.augment, self.size = recipe.augment, self.images.shape[-1]
+        self.border = self.augment.shift or self.augment.crop
         if self.border:  # reflection wants floats; images are padded once and in parts
-            mode = "reflect" if augment["crop"] else "constant"
+            mode = "reflect" if self.augment.crop else "constant"
             pad = torch.nn.functional.pad
             parts = [pad(part.float(), [self.border] * 4, mode=mode).byte() for part in self.images.split(5000)]
             self.images = torch.cat(parts)
@@ -90,20 +83,20 @@ class Resident:
     def _augmented(self, index: torch.Tensor, step: int, mine: slice) -> torch.Tensor:
         """uint8 (B, C, size, size)"""
         augment, batch, size = self.augment, self.recipe.batch, self.size
-        if not self.border and not augment["flip"] and not augment["cutout"]:
+        if not self.border and not augment.flip and not augment.cutout:
             return self.images[index]
         generator = torch.Generator().manual_seed(mixed(self.seed, step << 8))
         corner = torch.randint(0, 2 * self.border + 1, (2, batch), generator=generator)[:, mine].to(self.device)
         along = torch.arange(size, device=self.device)
         rows, columns = corner[0][:, None] + along, corner[1][:, None] + along  # (B, size)
-        if augment["flip"]:
+        if augment.flip:
             mirrored = torch.randint(0, 2, (batch, 1), generator=generator)[mine].bool().to(self.device)
             columns = torch.where(mirrored, columns.flip(1), columns)
         full = self.images.shape[-1]
         picture = self.images[index].flatten(2)  # (B, C, full * full)
         pixel = (rows[:, :, None] * full + columns[:, None, :]).reshape(len(index), 1, -1)
         images = picture.gather(2, pixel.expand(-1, picture.shape[1], -1)).reshape(len(index), -1, size, size)
-        if side := augment["cutout"]:  # DeVries & Taylor 2017: the square's centre is anywhere in the image
+        if side := augment.cutout:  # DeVries & Taylor 2017: the square's centre is anywhere in the image
             centre = torch.randint(0, size, (2, batch, 1), generator=generator)[:, mine].to(self.device)
             inside = [(along >= c - side // 2) & (along < c - side // 2 + side) for c in centre]  # (B, size) each
             hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
@@ -118,9 +111,8 @@ class Resident:
 class Folder:
     """The user's ImageNet (or another folder of classes), decoded by worker processes as it is needed.
 
-    augment: "size" of the training images (default: the network's), "area" [least, most] and "ratio" [least, most] of
-    the random crop (Szegedy et al. 2015; torchvision's RandomResizedCrop), "flip"; "workers" is read from ZOO_WORKERS,
-    since it decides nothing. Held out are pictures drawn once and for all from the training set.
+    Augmented by `recipe.Crops`. The number of workers decides nothing: the environment variable ZOO_WORKERS sets it. Held out
+    are pictures drawn once and for all from the training set.
     """
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
@@ -182,10 +174,9 @@ class Folder:
 class Stream:
     """A data set of the Hugging Face Hub with columns "image" and "label", read as it comes: nothing is kept on disk.
 
-    augment: as in Folder, and "buffer" (pictures among which the order is shuffled), "examples" (length of an epoch,
-    where the Hub does not tell it), "configuration" (of the data set). The first 10,000 examples
-    are held out. Each process reads its own shards; resuming reads on from the epoch's beginning, exactly, but it takes
-    as long as reading does. Raises ModuleNotFoundError with what to install where `datasets` is missing.
+    Augmented by `recipe.StreamedCrops`. The first 10,000 examples are held out. Each process reads its own shards; resuming
+    reads on from the epoch's beginning, exactly, but it takes as long as reading does. Raises ModuleNotFoundError with
+    what to install where `datasets` is missing.
     """
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
@@ -198,19 +189,17 @@ class Stream:
                 f"or put the pictures into a folder and use data = \"imagenet\""
             ) from error
         self.recipe, self.seed, self.device = recipe, seed, device
-        own = {key: recipe.augment[key] for key in ("buffer", "examples", "configuration") if key in recipe.augment}
-        rest = {key: value for key, value in recipe.augment.items() if key not in own}
-        self.augment, self.spec = crops(replace(recipe, augment=rest))
+        self.augment, self.spec = crops(recipe)
         name = recipe.data.removeprefix("hf:")
-        self.source = datasets.load_dataset(name, own.get("configuration"), split="train", streaming=True)
+        self.source = datasets.load_dataset(name, recipe.augment.configuration, split="train", streaming=True)
         self.split = split_dataset_by_node
         splits = getattr(self.source.info, "splits", None) or {}
-        count = own.get("examples") or getattr(splits.get("train"), "num_examples", None)
+        count = recipe.augment.examples or getattr(splits.get("train"), "num_examples", None)
         if not count:
             raise ValueError(f"the Hub does not tell how many examples {name} has: give augment.examples")
         self.heldout_count = min(FOLDER_HOLDOUT, count // 10)
         self.per_epoch = (count - self.heldout_count) // recipe.batch
-        self.buffer = own.get("buffer", 10_000)
+        self.buffer = recipe.augment.buffer
         self._examples, self._next = None, None
 
     def train(self, step: int, rank: int, world: int) -> Batch:
@@ -300,16 +289,10 @@ def _centre_crop(image, spec: preprocessing.Preprocessing) -> np.ndarray:
     return np.array(preprocessing.resize_and_crop(spec, image))
 
 
-def crops(recipe: Recipe, options: dict | None = None) -> tuple[dict, preprocessing.Preprocessing]:
-    """Augmentation of pictures with its defaults, and the evaluation's preprocessing at the same size.
-
-    options: what is set of it, where that is not all of the recipe's `augment`.
-    """
-    options = recipe.augment if options is None else options
-    size = networks.spec(recipe.network).input_shape[-1]
-    augment = {"size": size, "area": [0.08, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True, **options}
-    if unknown := set(augment) - {"size", "area", "ratio", "flip"}:
-        raise ValueError(f"unknown augmentation {sorted(unknown)}; known: area, flip, ratio, size")
+def crops(recipe: Recipe) -> tuple[dict, preprocessing.Preprocessing]:
+    """"size", "area", "ratio" and "flip" of random crops, and the evaluation's preprocessing at the same size."""
+    augment = recipe.augment.model_dump(include=set(Crops.model_fields))
+    augment["size"] = augment["size"] or networks.spec(recipe.network).input_shape[-1]
     spec = preprocessing.SPECS[recipe.preprocess]
     return augment, replace(spec, size=augment["size"], resize=round(spec.resize * augment["size"] / spec.size))
 

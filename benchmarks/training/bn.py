@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.methods.common import update_average
 from benchmarks.training.batches import Batch
 from zoo import codec, partitionings
 from zoo.codec import Coded
@@ -39,10 +40,8 @@ class Rest(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Warmed up, so that early steps are forgotten."""
-        decay = min(self.decay, (1 + step) / (10 + step))
         for name, p in self.parameter.items():
-            getattr(self, _buffer(name)).lerp_(p.detach(), 1 - decay)
+            update_average(getattr(self, _buffer(name)), p, step, self.decay)
 
     def averages(self) -> dict[str, torch.Tensor]:
         return {name: getattr(self, _buffer(name)) for name in self.parameter}
@@ -79,7 +78,7 @@ def fewest(partitioning: Partitioning, coded: dict[str, Coded]) -> dict[str, Cod
     """The same integers, BN's under the entropy model with the fewest bytes: zeros in a row cost nothing in context."""
     best = dict(coded)
     for group in partitioning.groups:
-        if group.name.startswith("bn."):
+        if group.kind == "bn":
             best[group.name] = shortest(group, [coded[group.name], replace(coded[group.name], model="context")])
     return best
 

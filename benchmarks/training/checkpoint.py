@@ -1,33 +1,107 @@
-"""Nested states of tensors and plain values in one safetensors file: no pickle, written atomically."""
+"""Nested states of tensors and plain values in one safetensors file: no pickle, a checksum, and the one before kept."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tqdm import tqdm
+
+PREVIOUS = "previous"  # what stands in the name of the checkpoint before the last
+
+
+class DamagedCheckpoint(ValueError):
+    """The file is no checkpoint, is cut, or its checksum is that of another content."""
 
 
 def save(path: Path, state: Any) -> None:
-    """Writes dicts, lists, numbers, strings and tensors; the file is there whole or not at all."""
+    """Writes dicts, lists, numbers, strings and tensors, whole or not at all; what was there stays as `previous(path)`."""
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_strip(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file(tensors, part, metadata={"tree": tree})
+    save_file(tensors, part, metadata={"tree": tree, "sha256": _digest(tree, tensors)})
     with open(part, "rb") as file:
         os.fsync(file.fileno())
+    if path.exists():  # a second name for it, so that there is a checkpoint at every moment
+        second = part.with_suffix(".old.part")
+        _link(path, second)
+        os.replace(second, previous(path))
     os.replace(part, path)
 
 
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the last one lies."""
+    return path.with_name(f"{path.stem}.{PREVIOUS}{path.suffix}")
+
+
+def delete(path: Path) -> None:
+    """Removes a checkpoint and the one before it."""
+    for file in (path, previous(path)):
+        file.unlink(missing_ok=True)
+
+
 def load(path: Path, device: str | torch.device = "cpu") -> Any:
-    """The state that `save` wrote, tensors on `device`, tuples as lists. Raises FileNotFoundError where there is none."""
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        return _fill(json.loads(file.metadata()["tree"]), file)
+    """The state that `save` wrote, tensors on `device`, tuples as lists.
+
+    Raises FileNotFoundError where there is none, `DamagedCheckpoint` where its content is not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no dict
+        tree = metadata["tree"]
+        content = json.loads(tree)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path} is damaged, or no checkpoint: {error}") from error
+    # those of versions before the checksum have none
+    if "sha256" in metadata and metadata["sha256"] != _digest(tree, tensors):
+        raise DamagedCheckpoint(f"{path} is damaged: its checksum is that of another content")
+    return _fill(content, {name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def latest(path: Path, device: str | torch.device = "cpu") -> Any | None:
+    """The state from which training goes on: of `path`, or where that is damaged, of the one before; None where nothing is.
+
+    Raises `DamagedCheckpoint` where neither is whole.
+    """
+    if not path.exists():
+        return None
+    try:
+        return load(path, device)
+    except DamagedCheckpoint as error:
+        try:
+            state = load(previous(path), device)
+        except (FileNotFoundError, DamagedCheckpoint) as other:
+            raise DamagedCheckpoint(f"{error}; {other}: there is nothing to go on from; --restart begins anew") from other
+        tqdm.write(f"{error}; training goes on from {previous(path).name}", file=sys.stderr)
+        return state
+
+
+def _link(path: Path, name: Path) -> None:
+    """A second name for a file; a copy where the file system has no such thing."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
+
+
+def _digest(tree: str, tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of the tree and, in the order of their names, of the tensors' bytes."""
+    digest = hashlib.sha256(tree.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _strip(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -44,12 +118,12 @@ def _strip(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     raise TypeError(f"a checkpoint cannot hold {type(value)}")
 
 
-def _fill(value: Any, file) -> Any:
+def _fill(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     (kind, content), = value.items()
     if kind == "tensor":
-        return file.get_tensor(content)
+        return tensors[content]
     if kind == "dict":
-        return {key: _fill(v, file) for key, v in content}
-    return [_fill(v, file) for v in content]
+        return {key: _fill(v, tensors) for key, v in content}
+    return [_fill(v, tensors) for v in content]

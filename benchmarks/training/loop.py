@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
-from zoo import codec, networks, partitionings
+from zoo import codec, compact, networks, partitionings
 from zoo.registry import write
 
 
@@ -50,7 +49,7 @@ class Run:
             self.network.load_state_dict(history.load(recipe.warm_start).state_dict())
             self.network.to(self.device)
             with self._autocast():
-                bn.unfold(self.network, self._first_batches(recipe.finish.images // 5), self._sum)
+                bn.unfold(self.network, self._first_batches(recipe.finish.images_on_the_way), self._sum)
         self.whole = self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
         self.kept: thin.Kept = {}
         if recipe.keep:
@@ -63,7 +62,7 @@ class Run:
             self.teacher.to(self.device)
             self.batches.answer = self._answers
         method = methods.find(recipe.method)
-        self.method: nn.Module = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
+        self.method: methods.Method = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
         own = set(self.method.weights())
         for name, parameter in self.network.named_parameters():
@@ -83,11 +82,12 @@ class Run:
             return nn.functional.cross_entropy(logits.float(), labels)
 
         with self._autocast():
-            found = thin.scores(self.recipe.network, self.network, self._first_batches(self.recipe.finish.images // 4), loss)
-        for score in found.values():
+            images = self._first_batches(self.recipe.finish.images_for_scores)
+            scores = thin.scores(self.recipe.network, self.network, images, loss)
+        for score in scores.values():
             self._sum(score)
-        self.kept = thin.choose({space: score.cpu() for space, score in found.items()}, self.recipe.keep)
-        thin.remove(self.recipe.network, self.network, self.kept)
+        self.kept = thin.choose({space: score.cpu() for space, score in scores.items()}, self.recipe.keep)
+        compact.remove(self.recipe.network, self.network, self.kept)
         self.partitioning = thin.partitioning(self.whole, self.kept)
 
     def train_step(self) -> torch.Tensor:
@@ -115,7 +115,7 @@ class Run:
         with self._timed("penalty"):
             self.method.regularise(self.step, self.generator)
         factor = _schedule(self.recipe, self.step)
-        limit = self.method.max_lr(self.step) if hasattr(self.method, "max_lr") else math.inf
+        limit = self.method.max_lr(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = min(group["base_lr"] * factor, limit) if group["scheduled"] else group["base_lr"]
@@ -130,24 +130,23 @@ class Run:
         """Errors on the held-out part of the training set, of the weights that would be stored now, BN not yet in few bits."""
         weights = self._weights(averaged=True) | self.rest.averages()
         with self._autocast():
-            errors, _, _ = self._heldout(weights | self._statistics(weights, self.recipe.finish.images // 5))
+            errors, _, _ = self._heldout(weights | self._statistics(weights, self.recipe.finish.images_on_the_way))
         return errors
 
     def artifact(self) -> bytes:
         """The model file of the present state. All processes of a run must ask for it together."""
         layout = {group.name: group.shapes for group in self.whole.groups}
-        coded, rest, own = self.method.finish(), self.rest.averages(), self.recipe.finish
+        coded, rest, finish = self.method.finish(), self.rest.averages(), self.recipe.finish
         weights = self._placed(partitionings.weights(self.partitioning, coded)) | rest
-        found = self._statistics(weights, own.images)
-        price = getattr(self.method, "options", {}).get("lambda", 1e-8)
-        penalty = price if own.penalty is None else own.penalty
+        statistics = self._statistics(weights, finish.images)
+        penalty = self.method.bit_price if finish.penalty is None else finish.penalty
 
         def loss(state: dict[str, torch.Tensor]) -> float:
             with self._autocast():  # only differences count here
-                _, total, count = self._heldout(self._placed(state), own.heldout)
+                _, total, count = self._heldout(self._placed(state), finish.heldout)
             return total / count
 
-        coded = bn.complete(self.partitioning, coded, rest, found, loss, penalty)
+        coded = bn.complete(self.partitioning, coded, rest, statistics, loss, penalty)
         if self.kept:
             coded = bn.fewest(self.whole, thin.expand(self.whole, self.kept, coded))
         return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
@@ -201,7 +200,7 @@ class Run:
     def state(self) -> dict:
         """What `restore` takes: nested dicts and lists of plain values and tensors, for `checkpoint.save`."""
         return {
-            "recipe": json.dumps(asdict(self.recipe), sort_keys=True),
+            "recipe": recipes.to_json(self.recipe),
             "seed": self.seed,
             "step": self.step,
             "seconds": self.seconds,
@@ -232,22 +231,23 @@ class Run:
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Main and psi parameters under the recipe's schedule; densities under Adam at a constant rate (section 3)."""
         o = self.recipe.optimizer
-        rates = {"main": o.lr, "psi": o.lr / 10 if o.psi_lr is None else o.psi_lr}
         main, density = [], []
-        for group in self.method.parameter_sets():
-            if not group["params"]:
+        for chosen in self.method.parameter_sets():
+            if not chosen.parameters:
                 continue
-            kind = group["optimizer"]
-            lr = group.get("lr", rates.get(kind))
-            decay = o.weight_decay if group.get("decay", False) else 0.0
-            if o.name == "sgd" and kind == "main":  # the step that weights would make; Adam's rate is one in units
-                lr, decay = lr / group.get("unit", 1.0) ** 2, decay * group.get("unit", 1.0) ** 2
-            entry = {"params": group["params"], "lr": lr, "base_lr": lr, "scheduled": kind != "density", "weight_decay": decay}
-            (density if kind == "density" else main).append(entry)
-        if self.teacher is not None and (projections := list(self.teacher.parameters())):
-            main.append({"params": projections, "lr": o.lr, "base_lr": o.lr, "scheduled": True, "weight_decay": 0.0})
-        if rest := list(self.rest.parameter.values()):
-            main.append({"params": rest, "lr": o.lr, "base_lr": o.lr, "scheduled": True, "weight_decay": 0.0})
+            lr = {"main": o.lr, "psi": o.lr / 10 if o.psi_lr is None else o.psi_lr, "density": chosen.lr}[chosen.role]
+            decay = o.weight_decay if chosen.decay else 0.0
+            if o.name == "sgd" and chosen.role == "main":
+                # theta = w * parameter + .., so its gradient is w times that of theta: at lr / w^2 theta moves as it would itself
+                lr, decay = lr / chosen.weight_per_unit**2, decay * chosen.weight_per_unit**2
+            entry = {"params": chosen.parameters, "lr": lr, "weight_decay": decay, "scheduled": chosen.role != "density"}
+            (density if chosen.role == "density" else main).append(entry)
+        projections = list(self.teacher.parameters()) if self.teacher is not None else []
+        for parameters in (projections, list(self.rest.parameter.values())):
+            if parameters:
+                main.append({"params": parameters, "lr": o.lr, "weight_decay": 0.0, "scheduled": True})
+        for entry in main + density:
+            entry["base_lr"] = entry["lr"]
         if o.name == "adam":
             optimizers = [torch.optim.Adam(main, fused=True)]
         else:
@@ -292,15 +292,19 @@ class Run:
 def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, stop_after: int | None = None) -> Path:
     """Trains one seed to its end and writes `out`/train.log, model.zoo and at last outcome.json; returns the model's path.
 
-    Continues from `out`/checkpoint.safetensors unless `resume` is False. `stop_after` ends early, with a checkpoint.
+    Continues from `out`/checkpoint.safetensors, or from the one before where that is damaged; with `resume` False it
+    deletes both. `stop_after` ends early, with a checkpoint.
     Raises FloatingPointError where training has diverged; the last checkpoint is from before that.
     """
     training = Run(recipe, seed, device)
     path, chief = out / "checkpoint.safetensors", training.rank == 0
-    if resume and path.exists():
-        training.restore(checkpoint.load(path, device))
+    state = checkpoint.latest(path, device) if resume else None
+    if state is not None:
+        training.restore(state)
         training.log.append(f"continued at step {training.step}: {_settings(training)}")
     if chief:
+        if not resume:
+            checkpoint.delete(path)
         (out / "outcome.json").unlink(missing_ok=True)  # it says "finished", perhaps of another recipe
     if not training.log:
         training.log = _preamble(training)
@@ -359,8 +363,7 @@ def _line(loss: float, training: Run) -> str:
 
 def _preamble(training: Run) -> list[str]:
     made_by = ", ".join(f"{name} {version}" for name, version in versions().items())
-    recipe = json.dumps(asdict(training.recipe), sort_keys=True)
-    lines = [f"recipe {recipe}", f"versions {made_by}", f"seed {training.seed}, {_settings(training)}"]
+    lines = [f"recipe {recipes.to_json(training.recipe)}", f"versions {made_by}", f"seed {training.seed}, {_settings(training)}"]
     pictures = getattr(training.batches, "pictures", None)
     return lines + ([f"pool {pictures.digest}, {len(pictures)} pictures"] if pictures else [])
 

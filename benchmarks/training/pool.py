@@ -68,14 +68,12 @@ class Pictures:
 
 
 class Pool:
-    """Batches of a pool. augment: "size", "area" [least, most], "ratio" [least, most] and "flip" as of pictures of
-    ImageNet (batches.py), and "mixup", the share of pictures that another one is mixed into."""
+    """Batches of a pool, augmented by `recipe.MixedCrops`."""
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
         self.recipe, self.seed, self.device = recipe, seed, device
-        options = dict(recipe.augment)
-        self.mixup = options.pop("mixup", 0.0)
-        self.augment, self.spec = batches.crops(recipe, options)
+        self.mixup = recipe.augment.mixup
+        self.augment, self.spec = batches.crops(recipe)
         self.pictures = read(locate(recipe.data.removeprefix("pool:")))
         self.chosen, self.measured, self.index = split(self.pictures)
         if len(self.index) < recipe.batch:

@@ -1,34 +1,35 @@
-"""A training run as a TOML file: everything that decides its result, checked when it is read."""
+"""A training run as a TOML file: everything that decides its result, checked when it is read.
+
+A table of the file is a model below: its fields are the keys, their types what may stand there. [options] are those of the
+method (`Options` in its file in benchmarks/methods/), [augment] those of the kind of data.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import tomllib
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
+
+from benchmarks.tables import Listed, Table, complaints
 from zoo import networks
 from zoo.errors import ZooError
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-CHOICES = {
-    "precision": ("float32", "bf16", "auto"),
-    "optimizer.name": ("adam", "sgd"),
-    "optimizer.schedule": ("constant", "cosine", "linear", "step"),
-}
+IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields that do not change what a run of one seed gives
 
 
-@dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Table):
     """Of the network's own parameters and latents; the method names the rates of its other parameters."""
 
-    name: str = "adam"  # adam | sgd
+    name: Literal["adam", "sgd"] = "adam"
     lr: float = 1e-3
-    psi_lr: float | None = None  # of step sizes and shifts; None: lr / 10
-    schedule: str = "cosine"  # constant | cosine (to zero) | linear (to zero) | step (times `drop` at each milestone)
-    milestones: tuple[int, ...] = ()  # steps
+    psi_lr: float | None = None  # of step sizes; None: lr / 10
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"  # the middle two fall to zero
+    milestones: Annotated[tuple[int, ...], Listed] = ()  # of "step": the rate is multiplied by `drop` at each of these steps
     drop: float = 0.1
     warmup: int = 0  # steps of linear warm-up
     weight_decay: float = 0.0
@@ -36,17 +37,25 @@ class Optimizer:
     nesterov: bool = True
 
 
-@dataclass(frozen=True)
-class Finish:
+class Finish(Table):
     """How what the method leaves (BN) is coded: see benchmarks/training/bn.py. Without effect where it leaves nothing."""
 
-    penalty: float | None = None  # nats a bit; None: the method's lambda, else 1e-8
-    images: int = 10_000  # training images for BN's statistics; a fifth of them during training, a quarter for scores of channels
+    penalty: float | None = None  # nats a bit; None: the method's `bit_price`
+    images: int = 10_000  # training images from which the BN statistics of the file are estimated
     heldout: int = 2_000  # held-out images that judge precisions
 
+    @property
+    def images_on_the_way(self) -> int:
+        """Training images for BN statistics during training and at a warm start, where they need not be as exact."""
+        return self.images // 5
 
-@dataclass(frozen=True)
-class Claim:
+    @property
+    def images_for_scores(self) -> int:
+        """Training images from which the importance of channels is estimated (benchmarks/training/thin.py)."""
+        return self.images // 4
+
+
+class Claim(Table):
     """What the authors aim at; the leaderboard shows it beside what was measured. The bytes also bound the choice of a seed."""
 
     bytes: int | None = None
@@ -54,52 +63,150 @@ class Claim:
     quoted: str = ""  # key of the published result that the entry stands beside (zoo/quoted.json)
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Shifts(Table):
+    """[augment] for small images, MNIST and CIFAR-10."""
+
+    shift: int = 0  # each image moves by up to so many pixels; black comes in
+    crop: int = 0  # likewise, but the image's reflection comes in
+    flip: bool = False  # mirrors half of the images
+    cutout: int = 0  # greys a square of so many pixels a side
+
+
+class Crops(Table):
+    """[augment] for pictures: a random part of each is resized (torchvision's RandomResizedCrop)."""
+
+    size: int | None = None  # pixels; None: the network's
+    area: Annotated[tuple[float, float], Listed] = (0.08, 1.0)  # least and greatest share of the picture
+    ratio: Annotated[tuple[float, float], Listed] = (3 / 4, 4 / 3)  # of width to height
+    flip: bool = True
+
+
+class StreamedCrops(Crops):
+    """[augment] for data = "hf:..."."""
+
+    buffer: int = 10_000  # pictures among which the order is shuffled
+    examples: int | None = None  # length of an epoch, where the Hub does not tell it
+    configuration: str | None = None  # of the data set
+
+
+class MixedCrops(Crops):
+    """[augment] for data = "pool:..."."""
+
+    mixup: float = 0.0  # share of the pictures that another one is mixed into
+
+
+class Recipe(Table):
     """See benchmarks/recipes/ for examples. Steps, not epochs, are the unit of time; `batch` is the global batch."""
 
     id: str
     network: str
     method: str
-    steps: int
-    batch: int
-    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = Field(ge=0)
+    batch: int = Field(gt=0)
+    seeds: Annotated[tuple[int, ...], Listed] = (0, 1, 2)
     partitioning: str = "paper"
     data: str = ""  # data set, where it is not the network's own, "hf:REPOSITORY" or "pool:FOLDER": see training/batches.py
     preprocessing: str = ""  # name for zoo.preprocessing, where it is not that of the data set
     warm_start: str = ""  # id of the entry whose weights training starts from; ID@SHA-256 of one that left: see history.py
-    keep: dict = field(default_factory=dict)  # channels that stay of the warm start's, by space: see benchmarks/training/thin.py
+    keep: dict[str, int] = {}  # channels that stay of the warm start's, by space: see benchmarks/training/thin.py
     teacher: str = ""  # id of the entry, or source of weights ("keras/resnet50"), whose logits are distilled
     distill: float = 0.0  # weight of the teacher's divergence against the labels' cross-entropy, where a label is known
     temperature: float = 1.0
     features: float = 0.0  # weight of the error in the teacher's stage outputs: see benchmarks/training/distill.py
-    stages: tuple[str, ...] = ()  # modules of teacher and student whose outputs are compared
-    inherit: tuple[str, ...] = ()  # layers that start as copies of the teacher's
+    stages: Annotated[tuple[str, ...], Listed] = ()  # modules of teacher and student whose outputs are compared
+    inherit: Annotated[tuple[str, ...], Listed] = ()  # layers that start as copies of the teacher's
     label_smoothing: float = 0.0
-    precision: str = "float32"  # float32 | bf16 (autocast) | auto (bf16 where the hardware multiplies it)
+    precision: Literal["float32", "bf16", "auto"] = "float32"  # bf16: autocast; auto: bf16 where the hardware multiplies it
     channels_last: bool = False  # memory layout of convolutions
-    shrink: tuple[tuple[int, int], ...] = ()  # (n, s): before step n images are averaged down to s x s pixels: cheap early steps
+    shrink: Annotated[tuple[tuple[int, int], ...], Listed] = ()  # (n, s): before step n images are averaged down to s x s
     average: float = 0.999  # decay of the running average of the parameters that the method leaves as they are (BN)
-    evaluate_every: int = 1000
-    checkpoint_every: int = 1000
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    augment: dict = field(default_factory=dict)
-    options: dict = field(default_factory=dict)  # of the method
-    finish: Finish = field(default_factory=Finish)
-    claim: Claim = field(default_factory=Claim)
+    evaluate_every: int = Field(1000, gt=0)
+    checkpoint_every: int = Field(1000, gt=0)
+    optimizer: Optimizer = Optimizer()
+    augment: SerializeAsAny[Table] = Field(default={}, validate_default=True)
+    options: SerializeAsAny[Table] = Field(default={}, validate_default=True)
+    finish: Finish = Finish()
+    claim: Claim = Claim()
     comment: str = ""  # what the run costs and gives, for people
+
+    @field_validator("network")
+    @classmethod
+    def _network(cls, name: str) -> str:
+        try:
+            networks.spec(name)
+        except ZooError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, name: str) -> str:
+        from benchmarks import methods
+
+        methods.find(name)
+        return name
+
+    @field_validator("shrink")
+    @classmethod
+    def _shrink(cls, shrink: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        if any(a >= b for (a, _), (b, _) in itertools.pairwise(shrink)):
+            raise ValueError(f"found {shrink}, expected ascending steps")
+        return shrink
+
+    @field_validator("augment", mode="plain")
+    @classmethod
+    def _augment(cls, table: Any, info: ValidationInfo) -> Table:
+        return _nested(_augmentation(info.data), table) if "network" in info.data and "data" in info.data else Table()
+
+    @field_validator("options", mode="plain")
+    @classmethod
+    def _options(cls, table: Any, info: ValidationInfo) -> Table:
+        from benchmarks import methods
+
+        return _nested(methods.find(info.data["method"]).Options, table) if "method" in info.data else Table()
+
+    @model_validator(mode="after")
+    def _teacher(self):
+        if self.teacher and not 0 < self.distill <= 1:
+            raise ValueError(f"distill is {self.distill}, expected a share above 0 and up to 1 with a teacher")
+        if not self.teacher and (self.features or self.inherit or self.data.startswith("pool:")):
+            raise ValueError("features, inherit and a pool of pictures need a teacher")
+        if bool(self.features) != bool(self.stages):
+            raise ValueError(f"features is {self.features} and stages is {self.stages}, expected both or neither")
+        return self
 
     @property
     def dataset(self) -> str:
         """Name of the data set that the network is tested on: `data`, or the network's own."""
-        if self.data and not self.data.startswith(("hf:", "pool:")):
-            return self.data
-        return networks.spec(self.network).dataset
+        return _dataset(self.data, self.network)
 
     @property
     def preprocess(self) -> str:
         """Name of the preprocessing: `preprocessing`, or the data set's own."""
         return self.preprocessing or self.dataset
+
+
+def _dataset(data: str, network: str) -> str:
+    if data and not data.startswith(("hf:", "pool:")):
+        return data
+    return networks.spec(network).dataset
+
+
+def _augmentation(fields: dict[str, Any]) -> type[Table]:
+    """The model of [augment] for a recipe's `data` and `network`."""
+    data = fields["data"]
+    if data.startswith("hf:"):
+        return StreamedCrops
+    if data.startswith("pool:"):
+        return MixedCrops
+    return Crops if _dataset(data, fields["network"]) == "imagenet" else Shifts
+
+
+def _nested(model: type[Table], table: Any) -> Table:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:  # its faults become one line of the recipe's
+        raise ValueError(complaints(error)) from error
 
 
 def find(path: str | Path) -> Path:
@@ -140,80 +247,15 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def deciding(recipe: Recipe) -> dict:
     """The fields that decide what a run of one seed gives: two recipes that agree in them are the same training."""
-    values = {k: v for k, v in asdict(recipe).items() if k not in ("seeds", "claim", "comment", "checkpoint_every")}
+    values = {key: value for key, value in recipe.plain().items() if key not in IDLE}
     return values | {"warm_start": recipe.warm_start.partition("@")[0]}  # the digest came when the entry left the shelf
 
 
 def from_dict(content: dict, where: str = "recipe") -> Recipe:
-    """The recipe of a TOML file, a log or a checkpoint, checked.
-
-    Raises ValueError, which begins with `where`: for unknown and missing keys, all of them; then for values of a wrong type
-    or beyond CHOICES, all of them; then for a network that does not exist, a teacher without `distill`, an unsorted `shrink`.
-    """
-    content = dict(content)
-    tables = {"optimizer": Optimizer, "finish": Finish, "claim": Claim}
-    given = {name: content[name] for name in tables if isinstance(content.get(name), dict)}
-    unknown = sorted(set(content) - {f.name for f in fields(Recipe)})
-    for table, own in given.items():
-        unknown += [f"{table}.{k}" for k in sorted(set(own) - {f.name for f in fields(tables[table])})]
-    missing = [k for k in ("id", "network", "method", "steps", "batch") if k not in content]
-    if unknown or missing:
-        raise ValueError(f"{where}: unknown keys {unknown or 'none'}, missing keys {missing or 'none'}")
-    wrong = _wrong(Recipe, content)
-    for table, own in given.items():
-        wrong += _wrong(tables[table], own, f"{table}.")
-    if wrong:
-        raise ValueError(f"{where}: {'; '.join(wrong)}")
-    try:
-        networks.spec(content["network"])
-    except ZooError as error:
-        raise ValueError(f"{where}: {error}") from error
-    parts = {table: kind(**_frozen(given.get(table, {}))) for table, kind in tables.items()}
-    recipe = Recipe(**_frozen(content | parts))
-    if recipe.teacher and not 0 < recipe.distill <= 1:
-        raise ValueError(f"{where}: distill is {recipe.distill}, expected a share above 0 and up to 1 with a teacher")
-    if not recipe.teacher and (recipe.features or recipe.inherit or recipe.data.startswith("pool:")):
-        raise ValueError(f"{where}: features, inherit and a pool of pictures need a teacher")
-    if bool(recipe.features) != bool(recipe.stages):
-        raise ValueError(f"{where}: features is {recipe.features} and stages is {recipe.stages}, expected both or neither")
-    if any(a >= b for (a, _), (b, _) in itertools.pairwise(recipe.shrink)):
-        raise ValueError(f"{where}: shrink is {recipe.shrink}, expected ascending steps")
-    return recipe
+    """The recipe of a TOML file, a log or a checkpoint. Raises ValueError: `where`, then all that is wrong with it."""
+    return Recipe.parse(content, where)
 
 
-def _frozen(table: dict) -> dict:
-    """A table with its lists, and the lists in them, as tuples."""
-
-    def frozen(value):
-        return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
-
-    return {key: frozen(value) for key, value in table.items()}
-
-
-def _wrong(kind: type, content: dict, prefix: str = "") -> list[str]:
-    """What is wrong with the values of a table whose keys are fields of `kind`."""
-    hints, found = typing.get_type_hints(kind), []
-    for key, value in content.items():
-        if not _fits(value, hints[key]):
-            expected = str(hints[key]) if typing.get_args(hints[key]) else hints[key].__name__
-        elif prefix + key in CHOICES and value not in CHOICES[prefix + key]:
-            expected = f"one of {', '.join(CHOICES[prefix + key])}"
-        else:
-            continue
-        found.append(f"{prefix}{key} is {value!r}, expected {expected}")
-    return found
-
-
-def _fits(value, hint) -> bool:
-    """Whether a value of a TOML or JSON file is of a field's type: whole numbers are floats too, lists are tuples."""
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, one) for one in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        kinds = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)):
-            return False
-        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
-        return len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if is_dataclass(hint):
-        return isinstance(value, dict)
-    return type(value) in ((int, float) if hint is float else (hint,))  # True is no number
+def to_json(recipe: Recipe) -> str:
+    """What `from_dict` takes, as JSON in one line: for logs and checkpoints."""
+    return json.dumps(recipe.plain(), sort_keys=True)

@@ -3,15 +3,13 @@
     full network --scores--> kept channels of each space --remove--> thin network, thin partitioning --method--> Coded
                                         `--------------------------------------------- expand, with zeros ----> Coded
 
-A *space* is a set of channels that tensors share: what a convolution puts out, its BN and what reads it. A channel that
-is removed has zero weights, BN scale and bias in the file, so the full network computes what the thin one does. There the
-kept channels stand first: their order is free, and the zeros then cost next to nothing.
+A channel that is removed has zero weights, BN scale and bias in the file, so the full network computes what the thin one
+does. There the kept channels stand first: their order is free, and the zeros then cost next to nothing.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -22,38 +20,22 @@ from torch import nn
 from benchmarks.training.batches import Batch
 from zoo import networks
 from zoo.codec import Coded
+from zoo.compact import Kept
+from zoo.networks import spaces as listing
 from zoo.partitionings import Partitioning
 
-Kept = dict[str, torch.Tensor]  # space -> numbers of the channels that stay, ascending
+THIN = ("vgg16", "resnet20-4")  # networks that are trained without some of their channels
+WITHIN = listing.WITHIN["resnet20-4"]
 
 
-def spaces(network: str) -> dict[str, tuple[str | None, ...]]:
-    """State-dict name -> space of its outputs, and of its inputs where it has any; None where channels are fixed.
+def spaces(network: str) -> Mapping[str, tuple[str | None, ...]]:
+    """The spaces of the network's tensors, as `zoo.networks.spaces` lists them.
 
-    Raises ValueError for networks whose channels nobody has listed here.
+    Raises ValueError for networks that cannot be trained thin.
     """
-    base = networks.spec(network).base
-    if base == "vgg16":
-        chain = [None, *(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", None]
-        layers = [*(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", "fc3"]
-        found = {}
-        for layer, (inputs, outputs) in zip(layers, itertools.pairwise(chain), strict=True):
-            found[f"{layer}.weight"] = (outputs, inputs)
-            found |= _vectors(layer.replace("conv", "bn"), outputs)
-    elif base == "resnet20-4":
-        found = {"conv1.weight": ("stage1", None), **_vectors("bn", "stage3")}
-        found |= {"fc.weight": (None, "stage3"), "fc.bias": (None,)}
-        for stage, block in itertools.product((1, 2, 3), (0, 1, 2)):
-            name, outputs = f"layer{stage}.{block}", f"stage{stage}"
-            inputs = f"stage{stage - 1}" if stage > 1 and block == 0 else outputs
-            found |= _vectors(f"{name}.bn1", inputs) | _vectors(f"{name}.bn2", name)
-            found |= {f"{name}.conv1.weight": (name, inputs), f"{name}.conv2.weight": (outputs, name)}
-    else:
-        raise ValueError(f"the channels of {network} are not listed in benchmarks/training/thin.py: it cannot be trained thin")
-    return {name: found[name] for name in networks.shapes(network) if name in found}
-
-
-WITHIN = {"stage2": "stage1", "stage3": "stage2"}  # spaces whose first channels are another space's: identity shortcuts
+    if networks.spec(network).base not in THIN:
+        raise ValueError(f"the channels of {network} are not listed in THIN: it cannot be trained thin")
+    return listing.spaces(network)
 
 
 def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Callable) -> dict[str, torch.Tensor]:
@@ -100,16 +82,6 @@ def choose(scores: dict[str, torch.Tensor], counts: dict[str, int]) -> Kept:
         if first is not None and len(kept[space]) < len(kept[first]):
             raise ValueError(f"{space} must keep at least the {len(kept[first])} channels of {first}")
     return kept
-
-
-def remove(network: str, module: nn.Module, kept: Kept) -> None:
-    """Cuts the parameters and buffers of the full network down to the kept channels, in place."""
-    for name, where in spaces(network).items():
-        layer, _, kind = name.rpartition(".")
-        owner = module.get_submodule(layer)
-        tensor = getattr(owner, kind)
-        cut = _cut(tensor.detach(), where, kept)
-        setattr(owner, kind, nn.Parameter(cut) if isinstance(tensor, nn.Parameter) else cut)
 
 
 def partitioning(full: Partitioning, kept: Kept) -> Partitioning:
@@ -161,23 +133,9 @@ def _zero(name: str, part: Coded) -> int:
 def _places(network: str, kept: Kept) -> dict[str, np.ndarray]:
     """Where the channels of the thin network stand in the full one: first, or behind those of the space before."""
     places = {space: np.arange(len(channels)) for space, channels in kept.items()}
-    shapes = networks.shapes(network)
-    widths = {where[0]: shapes[name][0] for name, where in spaces(network).items()}
+    widths = listing.widths(network)
     for space, first in WITHIN.items():  # in order: a stage begins with the channels of the one before
         if space in kept:
             added = len(kept[space]) - len(kept[first])
             places[space] = np.concatenate([places[first], widths[first] + np.arange(added)])
     return places
-
-
-def _vectors(layer: str, space: str | None) -> dict[str, tuple[str | None]]:
-    """What a layer has one number of for each channel."""
-    kinds = ("weight", "bias", "running_mean", "running_var") if "bn" in layer else ("bias",)
-    return {f"{layer}.{kind}": (space,) for kind in kinds}
-
-
-def _cut(tensor: torch.Tensor, where: tuple[str | None, ...], kept: Kept) -> torch.Tensor:
-    for side, space in enumerate(where):
-        if space is not None:
-            tensor = tensor.index_select(side, kept[space].to(tensor.device))
-    return tensor.clone()

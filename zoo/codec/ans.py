@@ -18,6 +18,8 @@ try:
 except ImportError:  # no wheel for this platform
     constriction = None
 
+from zoo.codec.work import SYMBOL, Work
+
 PRECISION = 24  # bits: probabilities are multiples of 2^-24
 ONE = 1 << PRECISION
 
@@ -30,53 +32,141 @@ class Table:
     probability       (e_{i+1} - e_i) / 2^24, at least 2^-24 for every symbol
     """
 
-    __slots__ = ("_model", "counts", "edges")
+    __slots__ = ("_counts", "_model")
 
-    def __init__(self, weights: Sequence[int]):
-        weights = [int(w) for w in weights]
-        total, size = sum(weights), len(weights)
-        if size < 2 or total <= 0 or min(weights) < 0:
-            raise ValueError(f"a table needs two or more symbols and a positive total, found {weights[:8]}")
-        counts = [w * ONE // total for w in weights]
-        counts[weights.index(max(weights))] += ONE - sum(counts)
-        edges, cumulative = [0], 0
-        for i, count in enumerate(counts, 1):
-            cumulative += count
-            edges.append(cumulative * (ONE - size) // ONE + i)
-        self.counts, self.edges, self._model = counts, edges, None
+    def __init__(self, weights: Sequence[int] | np.ndarray, spans: np.ndarray | None = None):
+        """spans: for how many neighbouring symbols each weight holds; one if None."""
+        weights = np.asarray(weights, np.int64)
+        spans = np.ones(len(weights), np.int64) if spans is None else spans
+        if spans.sum() < 2 or weights.min() < 0 or not weights.any():
+            raise ValueError(f"a table needs two or more symbols and a positive total, found {weights[:8].tolist()}")
+        self._counts, self._model = _normalise(weights, spans), None
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return len(self._counts)
+
+    @property
+    def counts(self) -> list[int]:
+        """The n_i."""
+        return self._counts.tolist()
+
+    @property
+    def edges(self) -> list[int]:
+        """The e_i, 2^24 at the end."""
+        return edges_of(self._counts).tolist()
 
     def costs(self) -> np.ndarray:
         """Bits that each symbol costs: float64 (K,)."""
-        return PRECISION - np.log2(np.diff(np.array(self.edges, np.float64)))
+        return costs(self._counts)
 
     @property
     def model(self):
         """constriction's model of this table; `perfect=False` and float64 counts of total 2^24 give the edges above."""
         if self._model is None:
-            counts = np.array(self.counts, np.float64)
-            self._model = constriction.stream.model.Categorical(counts, perfect=False)
+            self._model = constriction.stream.model.Categorical(self._counts.astype(np.float64), perfect=False)
         return self._model
 
 
-class ConstrictionAns:
+def _normalise(weights: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Weights of one table, each for as many symbols as its span -> its normalised counts, int64 (K,)."""
+    total = sum(w * s for w, s in zip(weights.tolist(), spans.tolist(), strict=True))
+    if total >= 1 << 39:  # 2^24 times a weight may go beyond 64 bits
+        each = np.array([w * ONE // total for w in weights.tolist()], np.int64)
+    else:
+        each = (weights << PRECISION) // total
+    counts = np.repeat(each, spans)
+    largest = int(weights.argmax())
+    counts[int(spans[:largest].sum())] += ONE - int((each * spans).sum())
+    return counts
+
+
+def normalise_rows(weights: np.ndarray) -> np.ndarray:
+    """Weights (T, K) of many tables, each row adding up to less than 2^39 -> their normalised counts, int64 (T, K)."""
+    counts = (weights << PRECISION) // np.add.reduce(weights, 1, keepdims=True)
+    counts[np.arange(len(counts)), weights.argmax(1)] += ONE - np.add.reduce(counts, 1)
+    return counts
+
+
+def edges_of(counts: np.ndarray) -> np.ndarray:
+    """Normalised counts (.., K) -> left edges and 2^24, int64 (.., K + 1)."""
+    size = counts.shape[-1]
+    edges = np.zeros((*counts.shape[:-1], size + 1), np.int64)
+    edges[..., 1:] = (np.cumsum(counts, -1, np.int64) * (ONE - size) >> PRECISION) + np.arange(1, size + 1)
+    return edges
+
+
+def costs(counts: np.ndarray) -> np.ndarray:
+    """Bits that each symbol costs under normalised counts: float64, of the same shape."""
+    return PRECISION - np.log2(np.diff(edges_of(counts)).astype(np.float64))
+
+
+def _runs(index: np.ndarray):
+    """Equal neighbours of an ascending array: (value, first, end)."""
+    ends = [*(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
+    first = 0
+    for end in ends:
+        yield int(index[first]), first, end
+        first = end
+
+
+def each_by_itself(symbols: int, tables: int, size: int) -> bool:
+    """Whether symbols under several tables of `size` symbols are coded faster one by one than table by table."""
+    return symbols * size < 256 * min(tables, symbols)
+
+
+_FAMILY = constriction and constriction.stream.model.Categorical(perfect=False)  # a table for each symbol
+
+
+class _Coder:
+    """A coder counts the symbols that it codes as work."""
+
+    def __init__(self, work: Work | None):
+        self.work = work or Work()
+
+    def _spend(self, symbols: int) -> None:
+        self.work.spend(symbols * SYMBOL, f"{symbols:,} symbols")
+
+
+class ConstrictionAns(_Coder):
     """A stack of symbols: what is pushed last pops first."""
 
-    def __init__(self, words: np.ndarray | None = None):
+    def __init__(self, words: np.ndarray | None = None, work: Work | None = None):
+        super().__init__(work)
         if words is None:
             self._coder = constriction.stream.stack.AnsCoder()
         else:
-            self._coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32))
+            self._coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32, copy=False))
 
     def push(self, symbols: np.ndarray, table: Table) -> None:
         """Pushes a whole array so that `pop` returns it in order."""
+        self._spend(len(symbols))
         self._coder.encode_reverse(np.ascontiguousarray(symbols, np.int32), table.model)
 
     def pop(self, count: int, table: Table) -> np.ndarray:
         """int32 (count,)"""
+        self._spend(count)
         return self._coder.decode(table.model, count)
+
+    def push_each(self, symbols: np.ndarray, index: np.ndarray, counts: np.ndarray) -> None:
+        """Pushes symbol i under the table of normalised counts[index[i]], counts float64 (T, K), index ascending."""
+        self._spend(len(index))
+        if each_by_itself(len(index), *counts.shape):
+            self._coder.encode_reverse(np.ascontiguousarray(symbols, np.int32), _FAMILY, counts[index])
+            return
+        for table, first, end in reversed(list(_runs(index))):
+            model = constriction.stream.model.Categorical(counts[table], perfect=False)
+            self._coder.encode_reverse(np.ascontiguousarray(symbols[first:end], np.int32), model)
+
+    def pop_each(self, index: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The inverse of `push_each`: int32, one for each index."""
+        self._spend(len(index))
+        if each_by_itself(len(index), *counts.shape):
+            return self._coder.decode(_FAMILY, counts[index])
+        parts = []
+        for table, first, end in _runs(index):
+            model = constriction.stream.model.Categorical(counts[table], perfect=False)
+            parts.append(self._coder.decode(model, end - first))
+        return np.concatenate(parts)
 
     @property
     def empty(self) -> bool:
@@ -90,10 +180,11 @@ class ConstrictionAns:
         return self._coder.get_compressed()
 
 
-class PythonAns:
+class PythonAns(_Coder):
     """The same coder in plain Python: 64-bit state, 32-bit words, the last word read first."""
 
-    def __init__(self, words: np.ndarray | None = None):
+    def __init__(self, words: np.ndarray | None = None, work: Work | None = None):
+        super().__init__(work)
         self._words = [] if words is None else [int(w) for w in words]
         self._state = 0
         for _ in range(2):
@@ -101,25 +192,44 @@ class PythonAns:
                 self._state = self._state << 32 | self._words.pop()
 
     def push(self, symbols: np.ndarray, table: Table) -> None:
+        self._spend(len(symbols))
         edges = table.edges
         for symbol in reversed(symbols.tolist()):
-            left, width = edges[symbol], edges[symbol + 1] - edges[symbol]
-            if self._state >> (64 - PRECISION) >= width:
-                self._words.append(self._state & 0xFFFFFFFF)
-                self._state >>= 32
-            self._state = self._state // width << PRECISION | left + self._state % width
+            self._push(symbol, edges)
 
     def pop(self, count: int, table: Table) -> np.ndarray:
+        self._spend(count)
         edges, out = table.edges, np.empty(count, np.int32)
         for i in range(count):
-            quantile = self._state & (ONE - 1)
-            symbol = bisect_right(edges, quantile) - 1
-            left, width = edges[symbol], edges[symbol + 1] - edges[symbol]
-            self._state = (self._state >> PRECISION) * width + quantile - left
-            if self._state < 1 << 32 and self._words:
-                self._state = self._state << 32 | self._words.pop()
-            out[i] = symbol
+            out[i] = self._pop(edges)
         return out
+
+    def push_each(self, symbols: np.ndarray, index: np.ndarray, counts: np.ndarray) -> None:
+        self._spend(len(index))
+        edges = edges_of(counts).tolist()
+        for symbol, table in zip(symbols.tolist()[::-1], index.tolist()[::-1], strict=True):
+            self._push(symbol, edges[table])
+
+    def pop_each(self, index: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        self._spend(len(index))
+        edges = edges_of(counts).tolist()
+        return np.array([self._pop(edges[table]) for table in index.tolist()], np.int32)
+
+    def _push(self, symbol: int, edges: list[int]) -> None:
+        left, width = edges[symbol], edges[symbol + 1] - edges[symbol]
+        if self._state >> (64 - PRECISION) >= width:
+            self._words.append(self._state & 0xFFFFFFFF)
+            self._state >>= 32
+        self._state = self._state // width << PRECISION | left + self._state % width
+
+    def _pop(self, edges: list[int]) -> int:
+        quantile = self._state & (ONE - 1)
+        symbol = bisect_right(edges, quantile) - 1
+        left, width = edges[symbol], edges[symbol + 1] - edges[symbol]
+        self._state = (self._state >> PRECISION) * width + quantile - left
+        if self._state < 1 << 32 and self._words:
+            self._state = self._state << 32 | self._words.pop()
+        return symbol
 
     @property
     def empty(self) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from zoo.codec.work import Work
 from zoo.errors import CorruptArtifact, TruncatedArtifact
+
+WINDOW = 512  # bytes
 
 
 class Writer:
@@ -11,7 +14,7 @@ class Writer:
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._bits, self._held = 0, 0
-        self.steps = 0  # that decoding the contexts written so far takes, see context.py
+        self.work = Work()  # that reading back takes
 
     def raw(self, data: bytes) -> None:
         self.align()
@@ -62,22 +65,25 @@ class Writer:
 
 
 class Reader:
-    """Reads what `Writer` wrote, raising `TruncatedArtifact` or `CorruptArtifact` instead of running past the end."""
+    """Reads what `Writer` wrote, raising `TruncatedArtifact` or `CorruptArtifact` instead of running past the end.
+
+    Bits come from a window of the data, written out as a string of zeros and ones: searching it is fast.
+    """
 
     def __init__(self, data: bytes | memoryview) -> None:
         self.data = memoryview(data)
         self.position = 0  # bytes
-        self._bits, self._held = 0, 0
-        self.steps = 0  # that decoding the contexts read so far takes, see context.py
+        self.work = Work()
+        self._window, self._start, self._at = "", 0, 0  # first byte of the window; next bit in it; all unused: at the end
 
     def raw(self, count: int) -> memoryview:
         self.align()
-        part = self.data[self.position : self.position + count]
-        if len(part) < count:
-            found = f"the file ends at byte {len(self.data)}"
-            raise TruncatedArtifact(f"{found}; {count} bytes were expected at byte {self.position}")
+        piece = self.data[self.position : self.position + count]
+        if len(piece) < count:
+            end = f"the file ends at byte {len(self.data)}"
+            raise TruncatedArtifact(f"{end}; {count} bytes were expected at byte {self.position}")
         self.position += count
-        return part
+        return piece
 
     def varint(self) -> int:
         value = 0
@@ -100,34 +106,52 @@ class Reader:
         return data.decode("ascii")
 
     def bits(self, count: int) -> int:
-        while self._bits < count:
-            if self.position >= len(self.data):
-                raise TruncatedArtifact(f"the file ends at byte {len(self.data)}, inside a table")
-            self._held = self._held << 8 | self.data[self.position]
-            self.position += 1
-            self._bits += 8
-        self._bits -= count
-        value = self._held >> self._bits
-        self._held &= (1 << self._bits) - 1
-        return value
+        at = self._ahead(count)
+        if not count:
+            return 0
+        self._advance(count)
+        return int(self._window[at : at + count], 2)
 
     def golomb(self, k: int = 0) -> int:
-        zeros = 0
-        while not self.bits(1):
-            zeros += 1
-            if zeros > 32:
+        at = self._ahead(1)
+        one = self._window.find("1", at)
+        if one < 0 or one - at > 32 or one + one - at + k >= len(self._window):  # rare: the window ends, or the file
+            at = self._ahead(33, exact=False)
+            one = self._window.find("1", at, at + 33)
+            if one < 0:
+                self._ahead(33)
                 raise CorruptArtifact(f"an integer of more than 32 bits at byte {self.position}")
-        width = zeros + k
-        return (1 << width | self.bits(width)) - (1 << k)
+            at = self._ahead(2 * (one - at) + 1 + k)
+            one = self._window.find("1", at)
+        end = one + one - at + k + 1
+        self._advance(end - at)
+        return int(self._window[one:end], 2) - (1 << k)
 
     def signed(self, k: int = 0) -> int:
         value = self.golomb(k)
         return (value + 1) // 2 if value % 2 else -(value // 2)
 
     def align(self) -> None:
-        if self._held:
+        """Leaves the bits of a byte that has been begun, which must be zero."""
+        if self._at % 8 and "1" in self._window[self._at : -(-self._at // 8) * 8]:
             raise CorruptArtifact(f"padding bits that are not zero at byte {self.position - 1}")
-        self._bits = 0
+        self._window, self._at = "", 0
+
+    def _advance(self, count: int) -> None:
+        self._at += count
+        self.position = self._start + (self._at + 7 >> 3)
+
+    def _ahead(self, count: int, exact: bool = True) -> int:
+        """Where the next bit stands in a window that holds `count` more, or (not exact) as many as the file has."""
+        if self._at + count > len(self._window):
+            begin = self.position - (self._at % 8 > 0)
+            size = min(len(self.data) - begin, WINDOW)
+            data = self.data[begin : begin + size]
+            self._window = format(int.from_bytes(data, "big"), f"0{8 * size}b") if size else ""
+            self._start, self._at = begin, self._at % 8
+            if exact and self._at + count > len(self._window):
+                raise TruncatedArtifact(f"the file ends at byte {len(self.data)}, inside a table")
+        return self._at
 
 
 def varint(value: int) -> bytes:

@@ -22,12 +22,13 @@ import numpy as np
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer
 from zoo.codec.entropy import Alphabet, Shapes
+from zoo.codec.work import RECTANGLE
 from zoo.errors import CorruptArtifact
 
 MAX_CLASSES = 64
 MAX_SHARE = 40
 QUIET = 2.0**-9  # mean magnitudes below are taken as this
-SPACINGS = (1, 2)  # classes an octave that the encoder tries
+SPACINGS = (1, 2)  # classes an octave that the encoder tries; with 0 a tensor is of one class
 KINDS = 4  # base, places, rows, columns
 
 
@@ -44,6 +45,12 @@ class Classes:
     def fit(cls, phi: np.ndarray, shapes: Shapes) -> Classes:
         """The cheaper of the spacings, shares and tables included."""
         return min((cls._fit(phi, shapes, spacing) for spacing in SPACINGS), key=lambda pair: pair[1])[0]
+
+    def simpler(self, phi: np.ndarray, shapes: Shapes) -> Classes | None:
+        """The model with one class a tensor, which takes least work; None if this is it."""
+        if all(not shares[1:].any() for shares in self.shares):
+            return None
+        return self._fit(phi, shapes, 0)[0]
 
     @classmethod
     def _fit(cls, phi: np.ndarray, shapes: Shapes, spacing: int) -> tuple[Classes, float]:
@@ -79,6 +86,7 @@ class Classes:
         return cls(shapes, l, tables, kinds, None)
 
     def push(self, coder: Ans, phi: np.ndarray) -> None:
+        self._spend(coder)
         for table, values in list(zip(self.tables, self._gather(phi, len(self.tables)), strict=True))[::-1]:
             table.push(coder, values)
         for alphabet, values in list(zip(self.kinds, self._by_kind(), strict=True))[::-1]:
@@ -86,6 +94,7 @@ class Classes:
 
     def pop(self, coder: Ans) -> np.ndarray:
         self._pop_shares(coder)
+        self._spend(coder)
         tensors = self._rectangles(len(self.tables))
         out = np.empty((self.l, sum(math.prod(planes) for planes in self.planes) // self.l), np.int32)
         buffers = [np.empty((p, o, i), np.int32) for o, i, p in self.planes]
@@ -141,6 +150,14 @@ class Classes:
                 bases[t : t + 1], places[at[0] : at[0] + p], rows[at[1] : at[1] + o], columns[at[2] : at[2] + i]
             ]).astype(np.int64))
             at = [at[0] + p, at[1] + o, at[2] + i]
+
+    def _spend(self, coder: Ans) -> None:
+        """The work of as many rectangles as the shares make."""
+        count = 0
+        for shares, (o, _, p) in zip(self.shares, self.planes, strict=True):
+            rows, columns = shares[1 + p : 1 + p + o], shares[1 + p + o :]
+            count += p * len(np.unique(rows)) * len(np.unique(columns))
+        coder.work.spend(count * RECTANGLE, f"{count:,} rectangles of classes")
 
     def _rectangles(self, count: int) -> list[_Tensor]:
         return [_rectangles(shares, planes, count) for shares, planes in zip(self.shares, self.planes, strict=True)]

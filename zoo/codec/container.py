@@ -16,6 +16,7 @@ from zoo import reparam
 from zoo.codec import entropy
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer, varint
+from zoo.codec.work import Work, most_bytes, most_steps
 from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, TruncatedArtifact, UnsupportedVersion
 
 MAGIC = b"\x89ZOO\r\n\x1a\n"
@@ -79,39 +80,68 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout:
     """
     if list(groups) != list(layout):
         raise LayoutMismatch(f"groups {list(groups)} were given, the network has {list(layout)}")
+    numbers = sum(math.prod(shape) for shapes in layout.values() for shape in shapes)
+    columns = {name: _columns(group.decoder, layout[name]) for name, group in groups.items()}
+    for name, group in groups.items():
+        rows = sum(math.prod(shape) for shape in layout[name]) // columns[name]
+        if group.phi.shape != (rows, columns[name]):
+            raise LayoutMismatch(f"group {name}: phi has shape {group.phi.shape}, its tensors make ({rows}, {columns[name]})")
+        if group.phi.dtype != np.int32:
+            raise TypeError(f"group {name}: phi is {group.phi.dtype}, not int32")
     writer = Writer()
     writer.text(network)
     writer.text("" if partitioning == DEFAULT_PARTITIONING else partitioning)
-    writer.varint(sum(math.prod(shape) for shapes in layout.values() for shape in shapes))
+    writer.varint(numbers)
     writer.varint(len(groups))
-    models, previous = [], USUAL
+    start = writer.to_bytes()
+    psi = {name: _pack_psi(group, len(layout[name]), columns[name]) for name, group in groups.items()}
+    models = {name: entropy.find(group.model).fit(group.phi, layout[name]) for name, group in groups.items()}
+    while True:
+        blob, work = _write(start, groups, psi, models)
+        if sum(work.values()) <= most_steps(len(blob), numbers):
+            break
+        for name in sorted(work, key=work.get, reverse=True):  # a simpler model where that spares most
+            simpler = models[name].simpler(groups[name].phi, layout[name])
+            if simpler is not None:
+                models[name] = simpler
+                break
+        else:
+            raise ValueError(f"these integers take {sum(work.values()):,} steps to decode, more than readers allow (FORMAT.md, "
+                             "section 7); the entropy model `raw` takes none")  # fmt: skip
+    if len(blob) > most_bytes(numbers):
+        raise ValueError(f"the file would have {len(blob):,} bytes, {most_bytes(numbers):,} are allowed; the entropy model `raw` "
+                         "takes four a number")  # fmt: skip
+    return blob
+
+
+def _write(start: bytes, groups: Mapping[str, Coded], psi: Mapping, models: Mapping) -> tuple[bytes, dict[str, int]]:
+    """The file, and the work (steps) that each group takes to decode."""
+    writer, previous, work = Writer(), USUAL, {}
+    writer.raw(start)
     for name, group in groups.items():
-        l = _columns(group.decoder, layout[name])
-        rows = sum(math.prod(shape) for shape in layout[name]) // l
-        if group.phi.shape != (rows, l):
-            raise LayoutMismatch(f"group {name}: phi has shape {group.phi.shape}, its tensors make ({rows}, {l})")
-        if group.phi.dtype != np.int32:
-            raise TypeError(f"group {name}: phi is {group.phi.dtype}, not int32")
-        flags, psi = _pack_psi(group, len(layout[name]), l)
+        before = writer.work.steps
+        flags, arrays = psi[name]
         same = (group.decoder, group.model) == previous
         writer.raw(bytes([flags | same << 7]))
         if not same:
             previous = (group.decoder, group.model)
-            for own, usual in zip(previous, USUAL, strict=True):
-                writer.text("" if own == usual else own)
-        writer.raw(psi)
-        models.append(entropy.find(group.model).fit(group.phi, layout[name]))
-        models[-1].write(writer)
+            for text, usual in zip(previous, USUAL, strict=True):
+                writer.text("" if text == usual else text)
+        writer.raw(arrays)
+        models[name].write(writer)
+        work[name] = writer.work.steps - before
     coder = Ans()
-    for model, group in zip(models[::-1], list(groups.values())[::-1], strict=True):
-        model.push(coder, group.phi)
+    for name, group in reversed(groups.items()):
+        before = coder.work.steps
+        models[name].push(coder, group.phi)
+        work[name] += coder.work.steps - before
     body = writer.to_bytes() + coder.words().astype("<u4").tobytes().rstrip(b"\0")  # the last word is never zero
     fixed = len(MAGIC) + 1 + len(body) + 4
     length = fixed + 1
     while length != fixed + len(varint(length)):
         length = fixed + len(varint(length))
     blob = MAGIC + bytes([VERSION]) + varint(length) + body
-    return blob + zlib.crc32(blob).to_bytes(4, "little")
+    return blob + zlib.crc32(blob).to_bytes(4, "little"), work
 
 
 def decode(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, dict[str, Coded]]:
@@ -140,6 +170,10 @@ def _decode(blob, layout, measure: bool = False):
     shapes = layout(header)
     if header.groups != len(shapes):
         raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
+    numbers = sum(math.prod(shape) for tensors in shapes.values() for shape in tensors)
+    if len(blob) > most_bytes(numbers):
+        raise CorruptArtifact(f"the file has {len(blob):,} bytes; {header.network} needs {most_bytes(numbers):,} at most")
+    reader.work = Work(most_steps(len(blob), numbers))
     decoder, name = USUAL
     groups, models, parts = {}, [], []
     for group, tensors in shapes.items():
@@ -154,11 +188,7 @@ def _decode(blob, layout, measure: bool = False):
         models.append(model)
         groups[group] = Coded(decoder, name, None, psi)
         parts.append(Part(group, decoder, name, 0, 0.0, 0.0, middle - begin, reader.position - middle))
-    stream = bytes(reader.data[reader.position :])
-    if stream.endswith(b"\0"):
-        raise CorruptArtifact("the stream ends with a zero byte, which no encoder writes")
-    words = np.frombuffer(stream + bytes(-len(stream) % 4), "<u4")
-    coder = Ans(words)
+    coder = Ans(_words(reader.data[reader.position :]), reader.work)
     for group, model, part in zip(groups.values(), models, parts, strict=True):
         before = coder.size_bits
         group.phi = model.pop(coder)
@@ -169,6 +199,15 @@ def _decode(blob, layout, measure: bool = False):
     if not coder.empty:
         raise CorruptArtifact(f"the stream does not end with the last weight of {header.network}: it belongs to something else")
     return header, groups, parts
+
+
+def _words(stream: memoryview) -> np.ndarray:
+    """The words of the stream's bytes, uint32."""
+    if stream[-1:] == b"\0":
+        raise CorruptArtifact("the stream ends with a zero byte, which no encoder writes")
+    words = np.zeros(-(-len(stream) // 4), "<u4")
+    words.view(np.uint8)[: len(stream)] = np.frombuffer(stream, np.uint8)
+    return words
 
 
 def _check(blob: bytes) -> Reader:
@@ -200,8 +239,10 @@ def _check(blob: bytes) -> Reader:
 
 
 def _read_header(reader: Reader) -> Header:
-    network = reader.text()
-    return Header(VERSION, network, reader.text() or DEFAULT_PARTITIONING, reader.varint(), reader.varint())
+    network, partitioning = reader.text(), reader.text()
+    if partitioning == DEFAULT_PARTITIONING:
+        raise CorruptArtifact(f"the partitioning {partitioning!r} is written out; in a file its name is empty")
+    return Header(VERSION, network, partitioning or DEFAULT_PARTITIONING, reader.varint(), reader.varint())
 
 
 def _columns(decoder: str, shapes) -> int:
@@ -220,7 +261,7 @@ def _pack_psi(group: Coded, tensors: int, l: int) -> tuple[int, bytes]:
     for i, name in enumerate(allowed):
         if name not in group.psi:
             continue
-        values = np.ascontiguousarray(group.psi[name], np.float32)
+        values = _without_subnormals(np.ascontiguousarray(group.psi[name], np.float32))
         if values.ndim != 2 or not any(len(values) == t and c in (None, values.shape[1]) for t, c in allowed[name]):
             raise LayoutMismatch(f"psi {name!r} has shape {values.shape}, allowed are {allowed[name]}")
         if name == "codebook":
@@ -265,7 +306,19 @@ def _unpack_psi(reader: Reader, flags: int, decoder: str, tensors: int, l: int) 
         psi[name] = raw.astype(np.uint32).view(np.float32).reshape(rows, columns)
         if not _in_range(psi[name]):
             raise CorruptArtifact(f"psi {name!r} holds a number that is not finite, or 2^64 and more")
+        if _subnormal(psi[name]).any():
+            raise CorruptArtifact(f"psi {name!r} holds a number other than zero that is less than 2^-126")
     return psi
+
+
+def _subnormal(values: np.ndarray) -> np.ndarray:
+    """Which float32 numbers a processor may take as zero; by their bits, for comparing is arithmetic, too."""
+    bits = values.view(np.uint32)
+    return (bits & 0x7F800000 == 0) & (bits & 0x007FFFFF != 0)
+
+
+def _without_subnormals(values: np.ndarray) -> np.ndarray:
+    return np.where(_subnormal(values), np.float32(0), values)
 
 
 def _in_range(values: np.ndarray) -> bool:

@@ -15,10 +15,11 @@ each table, and each segment is one call of the coder. The tables are in the fil
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from zoo.codec.ans import ONE, PRECISION, Ans, Table, ideal_bits
+from zoo.codec.ans import ONE, PRECISION, Ans, Table, costs, ideal_bits, normalise_rows
 from zoo.codec.bits import Reader, Writer
 from zoo.codec.entropy import (
     MAX_ALPHABET,
@@ -32,13 +33,14 @@ from zoo.codec.entropy import (
     round_weight,
     write_weights,
 )
+from zoo.codec.work import ENTRY, STORED, TABLE
 from zoo.errors import CorruptArtifact
 
 MAX_ORDER = 4
-MAX_ROWS = 1 << 15  # lanes must be many enough that a hostile file cannot make the decoder crawl
 MAX_CELLS = 1 << 18  # contexts times symbols
-MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted
-MAX_STEPS = 1 << 24  # of all columns of a file together (`_steps`): ten seconds or so
+ROW, LEVEL, HALVING, CELL, LANE, CALL = 1000, 1300, 500, 1, 3, 300  # steps, see work.py
+MAX_ROWS = 1 << 15  # that the encoder tries
+MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted, that the encoder tries
 LISTED = 256  # integers; the encoder does not look for contexts in larger alphabets
 COUNTED = 1 << 19  # symbols; nor for counted tables, which decode slowly, in larger tensors
 
@@ -92,26 +94,19 @@ class Contexts:
             return latest
         return (contexts[: len(symbols)] % self._keep * self.groups + latest).astype(self._small.dtype)
 
-    def of(self, matrix: np.ndarray) -> np.ndarray:
-        """Contexts of a whole matrix (rows, lanes) of symbols."""
-        contexts = np.empty(matrix.shape, self._small.dtype)
-        contexts[0] = self.start(matrix.shape[1])
-        for row in range(1, len(matrix)):
-            contexts[row] = self.follow(contexts[row - 1], matrix[row - 1])
-        return contexts
-
 
 class Fixed:
     """Tables in the file: one for each context that is worth its bytes, one shared by all others."""
 
-    def __init__(self, mantissa: int, own: np.ndarray, weights: list[list[int]]):
-        self.mantissa, self.own, self.weights = mantissa, own, weights  # own: bool (contexts,); the shared first
+    def __init__(self, mantissa: int, own: np.ndarray, weights: Sequence[Sequence[int]]):
+        self.mantissa, self.own, self.weights = mantissa, own, weights  # own: bool (contexts,); the shared table first
         shared = int(not own.all())
         self.table_of = np.where(own, np.cumsum(own) - 1 + shared, 0)
         self.table_of = self.table_of.astype(np.uint8 if len(weights) <= 256 else np.uint16)
-        self.tables = [Table(w) for w in weights]
 
-    def write(self, writer: Writer) -> None:
+    def write(self, writer: Writer, lanes: Lanes, contexts: Contexts) -> None:
+        writer.work.spend(self.work(lanes, contexts), "rows of contexts")
+        writer.work.spend(len(self.weights) * _stored(contexts.symbols), "tables of contexts")
         for flag in self.own:
             writer.bits(int(flag), 1)
         writer.bits(self.mantissa, 3)
@@ -119,26 +114,41 @@ class Fixed:
             write_weights(writer, self.mantissa, weights)
 
     @classmethod
-    def read(cls, reader: Reader, contexts: Contexts) -> Fixed:
+    def read(cls, reader: Reader, lanes: Lanes, contexts: Contexts) -> Fixed:
+        reader.work.spend(cls.work(lanes, contexts), f"{lanes.rows:,} rows of contexts")
         own = np.array([reader.bits(1) for _ in range(contexts.count)], bool)
         mantissa = reader.bits(3)
         count = int(own.sum()) + int(not own.all())
+        reader.work.spend(count * _stored(contexts.symbols), f"{count:,} tables of contexts")
         weights = [read_weights(reader, mantissa, contexts.symbols) for _ in range(count)]
         return cls(mantissa, own, weights)
 
+    @staticmethod
+    def work(lanes: Lanes, contexts: Contexts) -> int:
+        """Steps of all rows, and of the flags of all contexts."""
+        return contexts.count * STORED + lanes.rows * (ROW + _row(lanes.lanes, contexts))
+
     def bits(self, cells: np.ndarray) -> float:
         """Ideal code length of symbols counted in cells (contexts, K)."""
-        return math.fsum(ideal_bits(row, self.tables[t]) for row, t in zip(cells, self.table_of, strict=True))
+        return math.fsum((cells * costs(self._counts())[self.table_of]).sum(1))
 
-    def begin(self, contexts: Contexts) -> Fixed:
-        return self
+    def begin(self, contexts: Contexts) -> FixedRows:
+        return FixedRows(self.table_of, self._counts().astype(np.float64))
 
-    def segments(self, contexts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Table]]]:
-        """Lanes of a row sorted by table, and how many of them each table codes."""
-        index = self.table_of.take(contexts)
-        order = index.argsort(kind="stable")
-        counts = np.bincount(index, minlength=len(self.tables)).tolist()
-        return order, [(count, table) for count, table in zip(counts, self.tables, strict=True) if count]
+    def _counts(self) -> np.ndarray:
+        """Normalised counts (tables, K)."""
+        return np.array([Table(weights).counts for weights in self.weights])
+
+
+class FixedRows:
+    """Tables in the file, while rows are coded."""
+
+    def __init__(self, table_of: np.ndarray, counts: np.ndarray):
+        self.table_of, self.counts = table_of, counts
+
+    def tables(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number of each context's table, and the normalised counts of all tables."""
+        return self.table_of.take(contexts), self.counts
 
     def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
         pass
@@ -151,52 +161,97 @@ class Counted:
     latest; that of no predecessor leans on a table in the file. Halving keeps totals below 2^limit (15: never).
     """
 
-    def __init__(self, strength: int, limit: int, mantissa: int, weights: list[int]):
+    def __init__(self, strength: int, limit: int, mantissa: int, weights: Sequence[int]):
         self.strength, self.limit, self.mantissa, self.weights = strength, limit, mantissa, weights
-        self.root = Table(weights)
 
-    def write(self, writer: Writer) -> None:
+    def write(self, writer: Writer, lanes: Lanes, contexts: Contexts) -> None:
+        writer.work.spend(self.work(lanes, contexts) + _stored(contexts.symbols), "rows of contexts")
         writer.bits(self.strength, 4)
         writer.bits(self.limit, 4)
         writer.bits(self.mantissa, 3)
         write_weights(writer, self.mantissa, self.weights)
 
     @classmethod
-    def read(cls, reader: Reader, contexts: Contexts) -> Counted:
-        strength, limit, mantissa = reader.bits(4), reader.bits(4), reader.bits(3)
-        return cls(strength, limit, mantissa, read_weights(reader, mantissa, contexts.symbols))
+    def read(cls, reader: Reader, lanes: Lanes, contexts: Contexts) -> Counted:
+        tables = cls(reader.bits(4), reader.bits(4), reader.bits(3), ())
+        steps = tables.work(lanes, contexts) + _stored(contexts.symbols)
+        reader.work.spend(steps, f"{lanes.rows:,} rows of contexts")
+        tables.weights = read_weights(reader, tables.mantissa, contexts.symbols)
+        return tables
 
-    def begin(self, contexts: Contexts) -> Counted:
-        fresh = Counted(self.strength, self.limit, self.mantissa, self.weights)
+    def work(self, lanes: Lanes, contexts: Contexts) -> int:
+        """Steps of all rows."""
+        halvings = ((lanes.lanes >> self.limit) + 1).bit_length() if self.limit < 15 else 0
+        levels = contexts.order * (LEVEL + HALVING * halvings)
+        cells = contexts.order * contexts.count * contexts.symbols
+        return lanes.rows * (ROW + levels + cells * CELL + _row(lanes.lanes, contexts))
+
+    def begin(self, contexts: Contexts) -> CountedRows:
+        return CountedRows(self.strength, self.limit, np.array(Table(self.weights).counts), contexts)
+
+
+class CountedRows:
+    """Counted tables, while rows are coded: the counts of all contexts of 0, 1, .. n - 1 symbols, one below the other."""
+
+    def __init__(self, strength: int, limit: int, root: np.ndarray, contexts: Contexts):
+        self.strength, self.limit, self.root = strength, limit, root
         sizes = [contexts.groups**j for j in range(contexts.order)]
-        fresh.counts = [np.zeros((size, contexts.symbols), np.int64) for size in sizes]
-        return fresh
+        begins = np.cumsum([0, *sizes])
+        self.levels = [slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=False)]
+        self.counts = np.zeros((begins[-1], contexts.symbols), np.int64)
+        self.totals = np.zeros(begins[-1], np.int64)
+        full = np.arange(contexts.count)
+        rows = [begin + full % size for begin, size in zip(begins, sizes, strict=False)]  # a context and its shorter ones
+        self.cells = np.array(rows) * contexts.symbols
+
+    def tables(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return contexts, normalise_rows(self.estimate()).astype(np.float64)
 
     def estimate(self) -> np.ndarray:
-        """Weights of every full context: int64 (contexts, K), each row adding up to 2^24 at most."""
-        strength, lower = 1 << self.strength, np.array(self.root.counts, np.int64)[None]
-        for counts in self.counts:
-            shorter = np.concatenate([lower] * (counts.shape[-2] // lower.shape[-2]), -2)  # the oldest symbol forgotten
-            lower = ((counts << PRECISION) + strength * shorter) // (counts.sum(-1, keepdims=True) + strength)
-        return lower
-
-    def segments(self, contexts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, Table]]]:
-        order = contexts.argsort(kind="stable")
-        found = np.bincount(contexts)
-        seen, estimate = np.flatnonzero(found), self.estimate()
-        return order, [(int(found[c]), Table(estimate[c].tolist())) for c in seen]
+        """Weights of every full context: int64 (contexts, K)."""
+        counts, divisors = self.counts << PRECISION, (self.totals + (1 << self.strength))[:, None]
+        return _estimate([counts[level] for level in self.levels], [divisors[level] for level in self.levels],
+                         self.root, self.strength)  # fmt: skip
 
     def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
-        full = self.counts[-1]
-        cells = np.bincount(contexts.astype(np.int64) * full.shape[1] + symbols, minlength=full.size)
-        self.add(cells.reshape(full.shape))
+        """Counts the symbols of one row."""
+        cells = self.cells.take(contexts, 1)
+        cells += symbols
+        self.add(np.bincount(cells.reshape(-1), minlength=self.counts.size).reshape(self.counts.shape))
 
     def add(self, cells: np.ndarray) -> None:
-        """Counts one row: cells (contexts, K) tells how often each symbol followed each context in it."""
-        for counts in self.counts:
-            counts += cells.reshape(-1, *counts.shape).sum(0)
-            while self.limit < 15 and (large := counts.sum(1) >= 1 << self.limit).any():
-                counts[large] >>= 1
+        """Counts one row: cells, of the shape of `counts`, tells how often each symbol followed each context in it."""
+        self.counts += cells
+        self.totals = np.add.reduce(self.counts, 1)
+        while self.limit < 15 and (large := self.totals >= 1 << self.limit).any():
+            self.counts[large] >>= 1
+            self.totals = np.add.reduce(self.counts, 1)
+
+
+def _estimate(counts: list[np.ndarray], divisors: list[np.ndarray], root: np.ndarray, strength: int) -> np.ndarray:
+    """Weights of every full context: int64 (.., contexts, K), each row adding up to 2^24 at most.
+
+    counts: for j = 0 .. n - 1, those of contexts of j symbols times 2^24, which are overwritten; divisors: their totals
+    plus 2^strength.
+    """
+    lower = root[None]
+    for weights, divisor in zip(counts, divisors, strict=True):
+        by_shorter = weights.reshape(*weights.shape[:-2], -1, *lower.shape[-2:])  # the oldest symbol forgotten
+        by_shorter += (lower << strength)[..., None, :, :]
+        weights //= divisor
+        lower = weights
+    return lower
+
+
+def _stored(symbols: int) -> int:
+    """Steps of a table that is stored in full."""
+    return symbols * (STORED + ENTRY) + TABLE
+
+
+def _row(lanes: int, contexts: Contexts) -> int:
+    """Steps to code one row of lanes, symbol by symbol or table by table, whichever is less."""
+    size = contexts.symbols
+    return lanes * LANE + min(lanes * size, min(lanes, contexts.count) * (CALL + size))
 
 
 class Window:
@@ -255,11 +310,9 @@ class Plane:
         return self.contexts.order if self.contexts else 1
 
     @property
-    def steps(self) -> int:
-        if self.contexts is None:
-            return 0
-        counted = isinstance(self.tables, Counted)
-        return _steps(self.lanes.rows, self.contexts.count, self.window.symbols, self.order, counted)
+    def work(self) -> int:
+        """Steps of the rows."""
+        return self.tables.work(self.lanes, self.contexts) if self.contexts else 0
 
     def write(self, writer: Writer) -> None:
         writer.golomb(self.order - 1)
@@ -269,11 +322,12 @@ class Plane:
         self.window.write(writer)
         writer.golomb(self.lanes.lanes - 1, 6)
         writer.bits(self.lanes.strided, 1)
+        writer.work.spend(self.window.symbols * STORED, "contexts")
         for step in np.diff(self.contexts.classes):
             writer.bits(int(step), 1)
         writer.golomb(self.contexts.pad)
         writer.bits(isinstance(self.tables, Counted), 1)
-        self.tables.write(writer)
+        self.tables.write(writer, self.lanes, self.contexts)
 
     @classmethod
     def read(cls, reader: Reader, count: int) -> Plane:
@@ -283,10 +337,10 @@ class Plane:
         if order == 1:
             return cls(Alphabet.read(reader))
         window, lanes = Window.read(reader), reader.golomb(6) + 1
-        if lanes > count or -(-count // lanes) > MAX_ROWS:
-            raise CorruptArtifact(f"{count:,} integers in {lanes:,} lanes; at most {MAX_ROWS:,} rows are allowed, and as many "
-                                  "lanes as integers")  # fmt: skip
+        if lanes > count:
+            raise CorruptArtifact(f"{count:,} integers in {lanes:,} lanes; at most as many are allowed")
         lanes = Lanes(count, lanes, bool(reader.bits(1)))
+        reader.work.spend(window.symbols * STORED, f"contexts of {window.symbols:,} symbols")
         steps = [reader.bits(1) for _ in range(window.symbols - 1)]
         groups, pad = sum(steps) + 1, reader.golomb()
         if pad >= groups:
@@ -294,14 +348,9 @@ class Plane:
         number, counted = groups ** (order - 1), reader.bits(1)
         if number * window.symbols > MAX_CELLS:
             raise CorruptArtifact(f"{number:,} contexts of {window.symbols:,} symbols; at most {MAX_CELLS:,} of both are allowed")
-        updates = lanes.rows * number * (window.symbols if counted else 1)
-        if updates > MAX_UPDATES:
-            raise CorruptArtifact(f"{updates:,} updates of tables in {lanes.rows:,} rows; at most {MAX_UPDATES:,} are allowed")
-        reader.steps += _steps(lanes.rows, number, window.symbols, order, counted)
-        if reader.steps > MAX_STEPS:
-            raise CorruptArtifact(f"contexts that take {reader.steps:,} steps to decode; at most {MAX_STEPS:,} are allowed")
         contexts = Contexts(order, np.cumsum([0, *steps]), pad)
-        return cls(None, window, lanes, contexts, (Counted if counted else Fixed).read(reader, contexts))
+        tables = (Counted if counted else Fixed).read(reader, lanes, contexts)
+        return cls(None, window, lanes, contexts, tables)
 
     def push(self, coder: Ans, values: np.ndarray) -> None:
         if self.contexts is None:
@@ -309,9 +358,8 @@ class Plane:
             return
         symbols, rare = self.window.symbols_of(values)
         push_escapes(coder, rare, self.window.low, self.window.high)
-        for pieces in reversed(list(self._pieces(symbols))):
-            for piece, table in reversed(pieces):
-                coder.push(piece, table)
+        for row, index, counts in reversed(list(self._rows(symbols))):
+            coder.push_each(row, index, counts)
 
     def pop(self, coder: Ans, count: int) -> np.ndarray:
         """int32 (count,)"""
@@ -323,9 +371,9 @@ class Plane:
         for row in range(lanes.rows):
             symbols = matrix[row, : lanes.width(row)]
             contexts = contexts[: len(symbols)]
-            order, parts = tables.segments(contexts)
-            popped = [coder.pop(count, table) for count, table in parts]
-            symbols[order] = popped[0] if len(popped) == 1 else np.concatenate(popped)
+            index, counts = tables.tables(contexts)
+            order = index.argsort(kind="stable")
+            symbols[order] = coder.pop_each(index[order], counts)
             tables.update(contexts, symbols)
             contexts = self.contexts.follow(contexts, symbols)
         values, window = lanes.gather(matrix), self.window
@@ -344,8 +392,10 @@ class Plane:
         if isinstance(self.tables, Fixed):
             cells = _cells(self.lanes, self.contexts, self.lanes.spread(symbols)).sum(0)
             return math.fsum(total) + self.tables.bits(cells)
-        for pieces in self._pieces(symbols):
-            total += [ideal_bits(np.bincount(piece, minlength=len(table)), table) for piece, table in pieces]
+        for row, index, counts in self._rows(symbols):
+            cells = np.zeros(counts.shape)
+            np.add.at(cells, (index, row), 1.0)
+            total.append(float((cells * costs(counts)).sum()))
         return math.fsum(total)
 
     def header_bits(self) -> int:
@@ -353,24 +403,18 @@ class Plane:
         self.write(writer)
         return writer.count
 
-    def _pieces(self, symbols: np.ndarray):
-        """For each row, in decoding order, its symbols cut into (piece, table)."""
+    def _rows(self, symbols: np.ndarray):
+        """For each row, in decoding order: its symbols, the table of each of them, the counts of all tables."""
         tables, contexts = self.tables.begin(self.contexts), self.contexts.start(self.lanes.lanes)
         matrix = self.lanes.spread(symbols)
         for row in range(self.lanes.rows):
             symbols = matrix[row, : self.lanes.width(row)]
             contexts = contexts[: len(symbols)]
-            order, parts = tables.segments(contexts)
-            ends = np.cumsum([count for count, _ in parts])[:-1]
-            pieces = np.split(symbols[order], ends)
-            yield [(piece, table) for piece, (_, table) in zip(pieces, parts, strict=True)]
+            index, counts = tables.tables(contexts)
+            order = index.argsort(kind="stable")
+            yield symbols[order], index[order], counts
             tables.update(contexts, symbols)
             contexts = self.contexts.follow(contexts, symbols)
-
-
-def _steps(rows: int, contexts: int, symbols: int, order: int, counted: bool) -> int:
-    """What a column takes to decode beside its symbols, in steps of about half a microsecond."""
-    return rows * (128 * order + contexts * symbols if counted else 16 + contexts)
 
 
 class Context:
@@ -385,11 +429,16 @@ class Context:
     def fit(cls, phi: np.ndarray, shapes: Shapes) -> Context:
         return cls([fit(np.ascontiguousarray(column), shapes, phi.shape[1]) for column in phi.T], len(phi))
 
+    def simpler(self, phi: np.ndarray, shapes: Shapes) -> Context | None:
+        """The model without contexts where they take most work; None if there are none."""
+        work = [plane.work for plane in self.planes]
+        if not any(work):
+            return None
+        most = work.index(max(work))
+        return Context([Plane(p.alphabet) if i == most else p for i, p in enumerate(self.planes)], self.rows)
+
     def write(self, writer: Writer) -> None:
-        for i, plane in enumerate(self.planes):
-            if writer.steps + plane.steps > MAX_STEPS:  # the groups before left too few: no reader would take it
-                self.planes[i] = plane = Plane(plane.alphabet)
-            writer.steps += plane.steps
+        for plane in self.planes:
             plane.write(writer)
         writer.align()
 
@@ -511,13 +560,20 @@ def _simulate(tables: Counted, contexts: Contexts, cells: np.ndarray) -> float:
     state = tables.begin(contexts)
     if tables.limit == 15:  # no halving: the counts before every row at once
         before = np.cumsum(cells, 0) - cells
-        state.counts = [before.reshape(len(cells), -1, *c.shape).sum(1) for c in state.counts]
-        return _bits_given(cells, state.estimate())
-    total = 0.0
-    for row in cells:
+        counts = [level << PRECISION for level in _levels(before, contexts)]
+        divisors = [level.sum(-1, keepdims=True) + (1 << tables.strength) for level in _levels(before, contexts)]
+        return _bits_given(cells, _estimate(counts, divisors, state.root, tables.strength))
+    total, rows = 0.0, np.concatenate(_levels(cells, contexts), 1)
+    for row, row_of_all in zip(cells, rows, strict=True):
         total += _bits_given(row, state.estimate())
-        state.add(row)
+        state.add(row_of_all)
     return total
+
+
+def _levels(cells: np.ndarray, contexts: Contexts) -> list[np.ndarray]:
+    """Counts (rows, contexts, K) of full contexts, summed for contexts of 0, 1, .. n - 1 symbols."""
+    sizes = [contexts.groups**j for j in range(contexts.order)]
+    return [cells.reshape(len(cells), -1, size, cells.shape[2]).sum(1) for size in sizes]
 
 
 def _bits_given(cells: np.ndarray, estimate: np.ndarray) -> float:

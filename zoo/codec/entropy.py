@@ -8,6 +8,11 @@ A model is a class with a `name`, found in MODELS. It splits its work, because t
     read(reader, l, shapes) -> model   the decoder's: from the side information, which it checks
     pop(coder) -> phi                  int32 (d, l), symbols off the stream
     bits(phi) -> float                 ideal code length of the symbols alone, for `anatomy`; may use what was popped
+    simpler(phi, shapes) -> model      one that takes less work, for a file beyond its budget; None if there is none
+
+Work (work.py): what a model expands or repeats, it spends before: `read` and `write` on the work of their reader or writer,
+`pop` and `push` on that of their coder. Coders count the symbols. `read` spends before it reads a table, so that a file is
+refused at the first thing that it cannot afford.
 
 shapes are those of the group's tensors. To add one: a class with these methods in a file of its own, named in the last
 line of zoo/codec/__init__.py, and a paragraph in FORMAT.md.
@@ -16,11 +21,13 @@ line of zoo/codec/__init__.py, and a paragraph in FORMAT.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from zoo.codec.ans import Ans, Table, ideal_bits
 from zoo.codec.bits import Reader, Writer
+from zoo.codec.work import ENTRY, ESCAPED, STORED, TABLE, Work
 from zoo.errors import CorruptArtifact, UnknownName
 
 Shapes = tuple[tuple[int, ...], ...]  # of the tensors of a group
@@ -38,14 +45,33 @@ class Alphabet:
     number, (2^mantissa + f) << e: what matters are ratios, and both precisions are chosen by bytes.
     """
 
-    def __init__(self, low: int, high: int, escape: bool, mantissa: int, weights: list[int], coarse: int = 0):
+    def __init__(self, low: int, high: int, escape: bool, mantissa: int, weights: Sequence[int], coarse: int = 0):
         self.low, self.high, self.escape, self.mantissa = low, high, escape, mantissa
-        self.weights, self.coarse, self.cost = weights, coarse, math.nan
-        size = high - low + 1
-        every = weights
-        if coarse:
-            every = [w for w in weights[: len(weights) - escape] for _ in range(1 << coarse)][:size] + weights[-1:] * escape
-        self.table = Table(every) if size + escape > 1 else None  # a constant needs no symbols
+        self.weights, self.coarse, self.cost = np.asarray(weights, np.int64), coarse, math.nan
+
+    @property
+    def constant(self) -> bool:
+        """Whether the only integer needs no symbols."""
+        return self.low == self.high and not self.escape
+
+    @property
+    def table(self) -> Table | None:
+        """The weights expanded, made anew each time; None for a constant."""
+        if self.constant:
+            return None
+        if not self.coarse:
+            return Table(self.weights)
+        listed = len(self.weights) - self.escape
+        spans = np.full(len(self.weights), 1 << self.coarse)
+        spans[listed - 1] = self.high - self.low + 1 - (listed - 1 << self.coarse)
+        spans[listed:] = 1
+        return Table(self.weights, spans)
+
+    def _spend(self, work: Work) -> None:
+        stored = (self.high - self.low >> self.coarse) + 1 + self.escape
+        entries = self.high - self.low + 1 + self.escape
+        steps = TABLE // 10 if self.constant else TABLE + stored * STORED + entries * ENTRY
+        work.spend(steps, f"a table of {entries:,} integers")
 
     @classmethod
     def fit(cls, values: np.ndarray) -> Alphabet:
@@ -76,15 +102,16 @@ class Alphabet:
                 if best is None or bits[mantissa] + outside < best[0]:
                     best = bits[mantissa] + outside, low + begin, low + end - 1, rare > 0, mantissa, weights[mantissa], coarse
         cost, low, high, escape, mantissa, weights, coarse = best
-        found = cls(low, high, escape, mantissa, weights.tolist(), coarse)
-        found.cost = float(cost)
-        return found
+        alphabet = cls(low, high, escape, mantissa, weights, coarse)
+        alphabet.cost = float(cost)
+        return alphabet
 
     def write(self, writer: Writer) -> None:
         writer.signed(self.low, 2)
         writer.golomb(self.high - self.low, 2)
         writer.bits(self.escape, 1)
-        if self.table is None:
+        self._spend(writer.work)
+        if self.constant:
             return
         writer.bits(self.mantissa, 3)
         writer.golomb(self.coarse)
@@ -97,29 +124,33 @@ class Alphabet:
             raise CorruptArtifact(f"a table of {span + 1:,} integers; at most {MAX_ALPHABET:,} are allowed")
         if not -(2**31) <= low <= low + span < 2**31:
             raise CorruptArtifact(f"a table of the integers from {low:,} to {low + span:,}, beyond 32 bits")
-        if span + escape == 0:
-            return cls(low, low, False, 0, [1])
-        mantissa, coarse = reader.bits(3), reader.golomb()
-        if coarse and span >> coarse == 0:
-            raise CorruptArtifact(f"a table whose weights hold for 2^{coarse} integers each has only {span + 1}")
-        weights = read_weights(reader, mantissa, (span >> coarse) + 1 + escape)
-        return cls(low, low + span, bool(escape), mantissa, weights, coarse)
+        alphabet = cls(low, low + span, bool(escape), 0, [1])
+        if not alphabet.constant:
+            alphabet.mantissa, alphabet.coarse = reader.bits(3), reader.golomb()
+            if alphabet.coarse and span >> alphabet.coarse == 0:
+                raise CorruptArtifact(f"a table whose weights hold for 2^{alphabet.coarse} integers each has only {span + 1}")
+        alphabet._spend(reader.work)
+        if not alphabet.constant:
+            alphabet.weights = read_weights(reader, alphabet.mantissa, (span >> alphabet.coarse) + 1 + escape)
+        return alphabet
 
     def push(self, coder: Ans, values: np.ndarray) -> None:
-        if self.table is None:
+        table = self.table
+        if table is None:
             return
         symbols = values - np.int32(self.low) if self.low else values  # may wrap around, but never into the list
         if self.escape:
             rare = (symbols < 0) | (symbols > self.high - self.low)
             push_escapes(coder, values[rare], self.low, self.high)
             symbols = np.where(rare, np.int32(self.high - self.low + 1), symbols)
-        coder.push(symbols, self.table)
+        coder.push(symbols, table)
 
     def pop(self, coder: Ans, count: int) -> np.ndarray:
         """int32 (count,)"""
-        if self.table is None:
+        table = self.table
+        if table is None:
             return np.full(count, self.low, np.int32)
-        values = coder.pop(count, self.table)
+        values = coder.pop(count, table)
         rare = np.flatnonzero(values > self.high - self.low) if self.escape else ()
         if self.low:
             values += np.int32(self.low)
@@ -129,13 +160,14 @@ class Alphabet:
 
     def bits(self, values: np.ndarray) -> float:
         """Ideal code length of the values under this alphabet, escapes included."""
-        if self.table is None:
+        table = self.table
+        if table is None:
             return 0.0
         counts = _histogram(values, self.low, self.high - self.low + 1)
         if not self.escape:
-            return ideal_bits(counts, self.table)
+            return ideal_bits(counts, table)
         far = values[(values < self.low) | (values > self.high)]
-        return ideal_bits(np.append(counts, len(far)), self.table) + 8.0 * escape_count(far, self.low, self.high)
+        return ideal_bits(np.append(counts, len(far)), table) + 8.0 * escape_count(far, self.low, self.high)
 
 
 class Static:
@@ -176,6 +208,9 @@ class Static:
     def bits(self, phi: np.ndarray) -> float:
         return math.fsum(alphabet.bits(column) for alphabet, column in zip(self.alphabets, phi.T, strict=True))
 
+    def simpler(self, phi: np.ndarray, shapes: Shapes) -> None:
+        return None
+
 
 class Raw:
     """Four bytes a number, as they are: uncompressed leftovers."""
@@ -206,6 +241,9 @@ class Raw:
     def bits(self, phi: np.ndarray) -> float:
         return 0.0
 
+    def simpler(self, phi: np.ndarray, shapes: Shapes) -> None:
+        return None
+
 
 MODELS = {model.name: model for model in (Static, Raw)}
 
@@ -221,16 +259,17 @@ class BitCounter(Writer):
     """Counts what a `Writer` would write."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.count = 0
 
     def bits(self, value: int, count: int) -> None:
         self.count += count
 
 
-def write_weights(writer: Writer, mantissa: int, weights: list[int]) -> None:
+def write_weights(writer: Writer, mantissa: int, weights: Sequence[int]) -> None:
     """For each weight (2^mantissa + f) << e: the change of e + 1, which is 0 for a weight of zero; then f."""
     previous = 0
-    for weight in weights:
+    for weight in map(int, weights):
         exponent = 0 if weight == 0 else weight.bit_length() - mantissa
         writer.signed(exponent - previous)
         if weight:
@@ -238,7 +277,8 @@ def write_weights(writer: Writer, mantissa: int, weights: list[int]) -> None:
         previous = exponent
 
 
-def read_weights(reader: Reader, mantissa: int, count: int) -> list[int]:
+def read_weights(reader: Reader, mantissa: int, count: int) -> np.ndarray:
+    """int64 (count,); whoever calls has spent the work of reading them."""
     exponent, weights = 0, []
     for _ in range(count):
         exponent += reader.signed()
@@ -247,7 +287,7 @@ def read_weights(reader: Reader, mantissa: int, count: int) -> list[int]:
         weights.append(((1 << mantissa) + reader.bits(mantissa)) << (exponent - 1) if exponent else 0)
     if not any(weights):
         raise CorruptArtifact("a table whose weights are all zero")
-    return weights
+    return np.array(weights, np.int64)
 
 
 def round_weight(count: int, mantissa: int) -> int:
@@ -261,11 +301,11 @@ def _histogram(values: np.ndarray, low: int, size: int) -> np.ndarray:
     """How often each of low .. low + size - 1 occurs: int64 (size,). In blocks, to stay in the cache."""
     counts = np.zeros(size, np.int64)
     for begin in range(0, len(values), 1 << 18):
-        part = values[begin : begin + (1 << 18)].astype(np.int64)
-        part -= low
-        if part.min() < 0 or part.max() >= size:
-            part = part[(part >= 0) & (part < size)]
-        counts += np.bincount(part, minlength=size)
+        block = values[begin : begin + (1 << 18)].astype(np.int64)
+        block -= low
+        if block.min() < 0 or block.max() >= size:
+            block = block[(block >= 0) & (block < size)]
+        counts += np.bincount(block, minlength=size)
     return counts
 
 
@@ -329,12 +369,12 @@ def _escape_lengths(steps: np.ndarray) -> np.ndarray:
 
 def _escape_bytes(left: np.ndarray) -> list[np.ndarray]:
     """LEB128, first all first bytes, then all second bytes of those that have one, ..."""
-    parts = []
+    rounds = []
     while len(left):
         more = left >= 128
-        parts.append((left & 127 | more << 7).astype(np.int32))
+        rounds.append((left & 127 | more << 7).astype(np.int32))
         left = left[more] >> 7
-    return parts
+    return rounds
 
 
 def escape_count(values: np.ndarray, low: int, high: int) -> int:
@@ -344,19 +384,21 @@ def escape_count(values: np.ndarray, low: int, high: int) -> int:
 
 def push_escapes(coder: Ans, values: np.ndarray, low: int, high: int) -> None:
     """Integers outside low .. high, by their distance from it."""
-    for part in _escape_bytes(_distances(values, low, high))[::-1]:
-        coder.push(part, BYTE)
+    coder.work.spend(len(values) * ESCAPED, f"{len(values):,} escaped integers")
+    for codes in _escape_bytes(_distances(values, low, high))[::-1]:
+        coder.push(codes, BYTE)
 
 
 def pop_escapes(coder: Ans, count: int, low: int, high: int) -> np.ndarray:
     """int32 (count,)"""
+    coder.work.spend(count * ESCAPED, f"{count:,} escaped integers")
     if not count:
         return np.empty(0, np.int32)
     distances, waiting = np.zeros(count, np.int64), np.arange(count)
     for shift in range(0, 35, 7):
-        part = coder.pop(len(waiting), BYTE)
-        distances[waiting] |= (part & 127).astype(np.int64) << shift
-        waiting = waiting[part >= 128]
+        codes = coder.pop(len(waiting), BYTE)
+        distances[waiting] |= (codes & 127).astype(np.int64) << shift
+        waiting = waiting[codes >= 128]
         if not len(waiting):
             break
     else:

@@ -24,8 +24,8 @@ def statistics(
 ) -> Statistics:
     """Mean and variance of every BN layer's input under `weights`, over all the batches together.
 
-    In train mode each batch is normalised by itself on its way, in eval mode by the network's own statistics. `reduce`
-    sums a tensor over all processes in place. Neither the network's parameters nor its buffers change.
+    A network in train mode normalises each batch by the batch's own statistics, one in eval mode by those that it has.
+    `reduce` sums a tensor over all processes, in place. Parameters and buffers of the network stay as they are.
     """
     bn = layers(network)
     if not bn:
@@ -34,8 +34,8 @@ def statistics(
 
     def add(name: str):
         def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-            part = totals(inputs[0])
-            sums[name] = sums[name] + part if name in sums else part
+            batch_totals = totals(inputs[0])
+            sums[name] = sums[name] + batch_totals if name in sums else batch_totals
 
         return hook
 
@@ -47,11 +47,11 @@ def statistics(
     finally:
         for handle in handles:
             handle.remove()
-    found = {}
+    moments_by_buffer = {}
     for name, total in sums.items():
         reduce(total)
-        found[f"{name}.running_mean"], found[f"{name}.running_var"] = moments(total)
-    return found
+        moments_by_buffer[f"{name}.running_mean"], moments_by_buffer[f"{name}.running_var"] = moments(total)
+    return moments_by_buffer
 
 
 def totals(x: torch.Tensor) -> torch.Tensor:

@@ -17,25 +17,26 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 BATCH = 20  # images
-POSITIONS = 4  # times the size of a Hessian: how many output positions it is estimated from, if there are as many
-TEMPERATURE = 2.0  # of the answers whose divergence counts: at 1 confident images would say nothing
+POSITIONS = 4  # a Hessian of size d is estimated from 4 d output positions, if there are as many
+TEMPERATURE = 2.0  # of the softmax whose divergence counts: at 1, images with a confident answer have no slope
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or dense layer, and the BN layers that can take up factors of its rows and input channels."""
+    """A convolution or dense layer, and the BN layers that can take up factors of its rows (outputs) and input channels."""
 
     name: str
     weight: str  # state-dict name
     kernel: int  # places in the kernel: numbers of a weight for one input and one output
-    rows: str | None
-    inputs: str | None
+    rows: str | None  # name of the BN layer right after it
+    inputs: str | None  # name of the BN layer before it, with nothing but ReLU in between
 
 
 def layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]:
-    """Layers in the order in which the network runs them; which BN takes up what is found by trying.
+    """Layers in the order in which the network runs them.
 
-    Raises nothing; the network's weights are as before afterwards.
+    A BN layer takes up factors of a layer if the network's output stays the same when the layer is scaled by them and the BN
+    layer by their inverse: that is tried out. The network's weights are restored.
     """
     side = min(input_shape[1], 64)  # convolutional networks take any size, and smaller is faster
     x = torch.rand(2, input_shape[0], side, side, generator=torch.Generator().manual_seed(0))
@@ -60,7 +61,7 @@ def layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]
         def same() -> bool:
             return float((network(x) - wanted).abs().max()) < 1e-3 * scale
 
-        found = []
+        records = []
         for i, (name, module) in enumerate(order):
             if isinstance(module, nn.BatchNorm2d):
                 continue
@@ -76,26 +77,26 @@ def layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]
                 inverse = _along(1 / c, module.weight, 1)
                 with _scaled(module.weight, inverse), _scaled(before[1].weight, c), _scaled(before[1].bias, c):
                     inputs = before[0] if same() else None
-            found.append(Layer(name, f"{name}.weight", math.prod(module.weight.shape[2:]), rows, inputs))
-    return found
+            records.append(Layer(name, f"{name}.weight", math.prod(module.weight.shape[2:]), rows, inputs))
+    return records
 
 
 def batches(x: torch.Tensor, size: int = BATCH) -> Iterator[torch.Tensor]:
     for begin in range(0, len(x), size):
-        part = x[begin : begin + size]
-        yield part.to(memory_format=torch.channels_last) if part.dim() == 4 else part
+        batch = x[begin : begin + size]
+        yield batch.to(memory_format=torch.channels_last) if batch.dim() == 4 else batch
 
 
 def sensitivity(
     network: nn.Module, x: torch.Tensor, names: list[str], seed: int = 0
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Importance s (O,) of each layer's outputs, rows "mean", "variance" of them, and the network's logits.
+    """(tensors by name, logits). Tensors of the outputs of each layer, (O,): "NAME/importance" s, "NAME/mean", "NAME/variance".
 
-    Also the importance of every scale and bias of BN and bias of a layer, by its state-dict name. An error in one of those
-    is the same at all positions of an image, so the slopes are added up before they are squared.
+    Also the importance of every scale and bias of BN and every bias of a layer, by its state-dict name. An error in one of
+    those is the same at all positions of an image, so the slopes are summed over positions before they are squared.
 
-    One backward pass an image with the random probe (diag(p) - p p^T)^(1/2) noise: its expected outer product is
-    the Hessian of the KL divergence in the logits.
+    Each image takes one backward pass of the logits times (diag(p) - p p^T)^(1/2) noise. The expected outer product of that
+    vector is the Hessian of the KL divergence in the logits, so squared slopes estimate second derivatives.
     """
     generator, modules = torch.Generator().manual_seed(seed), dict(network.named_modules())
     sums: dict[str, torch.Tensor] = {}
@@ -120,7 +121,7 @@ def sensitivity(
         def hook(module, inputs, out):
             x, dims = inputs[0].detach(), tuple(range(2, out.dim()))
 
-            def found(gradient):
+            def add_slopes(gradient):
                 gradient = gradient.float()
                 add(f"{name}.bias", (gradient.sum(dims) if dims else gradient).square().sum(0))
                 if isinstance(module, nn.BatchNorm2d):
@@ -128,7 +129,7 @@ def sensitivity(
                     scaled = (x.float() - _along(mean, x, 1)) / _along(deviation, x, 1)
                     add(f"{name}.weight", (gradient * scaled).sum(dims).square().sum(0))
 
-            out.register_hook(found)
+            out.register_hook(add_slopes)
 
         return hook
 
@@ -156,10 +157,10 @@ def sensitivity(
 
 @torch.no_grad()
 def covariances(network: nn.Module, x: torch.Tensor, names: list[str], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Covariance (d, d) of every layer's input patches, shrunk towards its diagonal by as much as its noise asks for.
+    """Covariance (d, d) of every layer's input patches, shrunk towards its diagonal (Ledoit & Wolf 2004).
 
-    The mean is left out because the bias that follows every layer takes up the error it causes. Shrinkage: Ledoit &
-    Wolf 2004 with the diagonal as target; positions of one image count as at most 16 independent ones.
+    It is a covariance, not a second moment: the error that a mean input causes is made up for by the bias that follows
+    every layer. For the strength of shrinkage, the positions of one image count as at most 16 independent samples.
     """
     modules = dict(network.named_modules())
     sums: dict[str, list] = {}
@@ -192,12 +193,12 @@ def covariances(network: nn.Module, x: torch.Tensor, names: list[str], seed: int
         total, first, count, _, places = sums.pop(name)
         mean = (first / count).float()
         h = total.div_(count).sub_(torch.outer(mean, mean))
-        own = h.diagonal().clone()
+        variance = h.diagonal().clone()
         independent = len(x) * min(places, 16)
-        off = float(h.square().sum() - own.square().sum())
-        shrink = min(1.0, float(own.sum()) ** 2 / independent / max(off, 1e-30))
+        off = float(h.square().sum() - variance.square().sum())
+        shrink = min(1.0, float(variance.sum()) ** 2 / independent / max(off, 1e-30))
         h.mul_(1 - shrink)
-        h.diagonal().copy_(own + 1e-3 * own.mean().clamp_min(1e-12))
+        h.diagonal().copy_(variance + 1e-3 * variance.mean().clamp_min(1e-12))
         out[name] = h
     return out
 

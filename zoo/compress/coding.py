@@ -1,4 +1,4 @@
-"""Vectors as integers under a step each or one for all, and the entropy model that makes the shortest file."""
+"""Vectors (BN, biases) as integers, with a step for each or one for all; and which of several ways to code is shortest."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from zoo.partitionings import Group
 
 
 def shortest(group: Group, options: Iterable[Coded]) -> Coded:
-    """The way to code a group that makes the shortest file; the first of equal ones."""
+    """The option that makes the shortest file; the first of equal ones."""
     return min(options, key=lambda option: len(codec.encode("", "", {group.name: option}, {group.name: group.shapes})))
 
 
-def code(tensors: list[tuple[np.ndarray, float]], k: int, own: bool) -> Coded:
-    """Integers of the tensors' values under steps of 2^-k of each one's size, or (not `own`) of their geometric mean."""
+def code(tensors: list[tuple[np.ndarray, float]], k: int, step_each: bool) -> Coded:
+    """Tensors, given as (values, size), as multiples of a step: of 2^-k of each tensor's size, or of their geometric mean."""
     sizes = np.array([size for _, size in tensors])
-    if not own:
+    if not step_each:
         sizes = np.exp(np.log(sizes).mean(keepdims=True))
     steps = codec.psi_round(np.float32(sizes * 2.0**-k)[:, None])  # (T or 1, 1)
-    each = np.broadcast_to(steps, (len(tensors), 1)).astype(np.float64)
-    phi = np.concatenate([np.rint(values.reshape(-1) / step) for (values, _), step in zip(tensors, each, strict=True)])
+    step_of = np.broadcast_to(steps, (len(tensors), 1)).astype(np.float64)
+    phi = np.concatenate([np.rint(values.reshape(-1) / step) for (values, _), step in zip(tensors, step_of, strict=True)])
     return Coded("scalar", "static", phi.astype(np.int32)[:, None], {"scale": steps})
 
 
 def size(values: np.ndarray) -> float:
-    """Root mean square of what is not zero; 1 where all is."""
+    """Root mean square of the values that are not zero; 1 where all are."""
     values = values[values != 0]
     return float(np.sqrt(np.mean(values * values))) if values.size else 1.0

@@ -1,9 +1,12 @@
-"""One layer of a network, rounded at a price of a bit: its latents, its steps, its integers, and its weights again.
+"""One layer of a network, rounded at a given price of a bit: its latents, its steps, its integers, and its weights again.
 
     W --to_latents--> y = T theta --steps--> y / step --rounding.minimise--> q --unround--> W
 
-A step is c sqrt(lambda / (s h)), what uniform quantisation wants at that price; BN's scale takes up the factor of each
-output channel, and that of an input channel where only BN and ReLU precede.
+The best step of uniform quantisation at the price lambda is c sqrt(lambda / (s h)), with s the importance of the output and
+h that of the input (the diagonal of H, given the inputs that are rounded later). The steps of a layer are a product: a
+factor for each row (output), for each input channel and for each place of the kernel. A file stores those of the places
+alone: the factor of a row goes into the scale of the BN layer that follows, the factor of an input channel into that of
+the BN layer before, if there are such layers.
 """
 
 from __future__ import annotations
@@ -19,16 +22,18 @@ from zoo import codec, reparam
 from zoo.compress import rounding, tensors
 from zoo.compress.calibration import Layer
 
-FLOOR = 0.1  # of a layer's mean importance: few images know a channel's importance only roughly
-STEP = 2.2  # c; high-rate theory says sqrt(6 / ln 2) = 2.9, choices made with the rate in view want finer steps
-SWEEPS = 3
+FLOOR = 0.1  # least importance of an output, in shares of the layer's mean: few images tell it only roughly
+STEP = 2.2  # c; high-rate theory says sqrt(6 / ln 2) = 2.9, but integers that are chosen with their bits in view want finer steps
+SWEEPS = 3  # of coordinate descent
+SPREAD = 1.5  # factors of steps are at least e^-1.5 and at most e^1.5
 
 
 @dataclass
 class Rounded:
-    """Integers of one layer and what turns them into weights: W = rows_o inputs_i f(integers, places).
+    """Integers q of one layer and the factors of their steps: W[o, i, :] = rows[o] * inputs[i] * f(places * q[o, i, :]).
 
-    q: float32 (O, I * kernel); rows (O,), inputs (I,), places (kernel,): float32. error is in nats, bits as priced.
+    q: float32 (O, I * kernel); rows (O,), inputs (I,), places (kernel,): float32. error: expected divergence in nats; bits:
+    code length of q under `rounding.Rate`.
     """
 
     q: np.ndarray
@@ -81,7 +86,7 @@ class Rounder:
         self.kernel = layer.kernel if decoder == "sq" or reparam.basis(decoder, layer.kernel) is not None else 1
         self.y = to_latents(decoder, flat, self.kernel)
         self.hessian = transform_hessian(decoder, np.ascontiguousarray(hessian, np.float32), self.kernel)
-        if layer.rows is None:  # nobody follows who would tell which outputs matter for images yet to come
+        if layer.rows is None:  # no BN layer could take up factors of the rows
             importance = np.full_like(importance, importance.mean())
         self.importance = 0.5 * np.maximum(importance, max(FLOOR * float(importance.mean()), 1e-20)).astype(np.float32)
         self._factor: rounding.Factor | None = None
@@ -93,19 +98,19 @@ class Rounder:
         return self._factor
 
     def steps(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """Typical curvature of a column, and relative steps of the kernel's places and of input channels."""
+        """Geometric mean of the columns' importance h, and factors of the steps of the kernel's places and of input channels."""
         log = np.log(rounding.conditional(self.factor)).reshape(-1, self.kernel)
         wanted = log.mean() / 2 - log / 2
-        places = np.exp(np.clip(wanted.mean(0), -1.5, 1.5)) if self.kernel > 1 else np.ones(1)
-        inputs = np.exp(np.clip(wanted.mean(1), -1.5, 1.5)) if self.layer.inputs else np.ones(len(log))
+        places = np.exp(np.clip(wanted.mean(0), -SPREAD, SPREAD)) if self.kernel > 1 else np.ones(1)
+        inputs = np.exp(np.clip(wanted.mean(1), -SPREAD, SPREAD)) if self.layer.inputs else np.ones(len(log))
         return float(np.exp(log.mean())), places, inputs.astype(np.float32)
 
     def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, some: int | None = None) -> Rounded:
         """Integers at `lam` nats a bit; `some`: of that many rows only, for estimates."""
         chosen = slice(None) if some is None or some >= len(self.y) else np.linspace(0, len(self.y) - 1, some).astype(int)
         importance = self.importance[chosen]
-        level, relative, inputs = self.steps()
-        base = step * math.sqrt(lam / level)
+        typical_h, place_factors, inputs = self.steps()
+        base = step * math.sqrt(lam / typical_h)
         if self.layer.rows is None:
             rows = np.ones(len(importance), np.float32)
             base /= math.sqrt(float(np.exp(np.log(importance).mean())))
@@ -113,10 +118,10 @@ class Rounder:
             rows = 1 / np.sqrt(importance)
             typical = float(np.exp(np.log(rows).mean()))
             rows, base = (rows / typical).astype(np.float32), base * typical
-        places = codec.psi_round(np.float32(base * relative))
+        places = codec.psi_round(np.float32(base * place_factors))
         y, h, weight = self._scaled(chosen, rows, inputs, places)
-        known = rounding.rescale(self.factor, (inputs[:, None] * places[None, :]).reshape(-1))
-        q, _ = rounding.minimise(y, h, weight, lam, self.kernel, sweeps, known)
+        factor = rounding.rescale(self.factor, (inputs[:, None] * places[None, :]).reshape(-1))
+        q, _ = rounding.minimise(y, h, weight, lam, self.kernel, sweeps, factor)
         return self._priced(Rounded(q, rows, inputs, places, 0.0, 0.0), y, h, weight)
 
     def refine(self, rounded: Rounded, lam: float) -> Rounded:

@@ -1,9 +1,9 @@
-"""Post-training quantisation of a whole network: one price of a bit in all layers, then BN tuned and coded.
+"""All layers of a network rounded at one price of a bit, then BN estimated anew, tuned and coded.
 
-The expected damage to the answers (KL divergence, to second order) of an error e in the weights of output o is taken as
-s_o e^T H e / 2, with H the covariance of the inputs and s_o the Fisher information of the output, summed over
-its positions (Martens & Grosse 2015, K-FAC, section 3, whose G is cut to its diagonal here). So nats are traded for bits at
-one price lambda in all layers.
+An error e in the weights of output o is expected to change the answers by a KL divergence of s_o e^T H e / 2 nats, with H
+the covariance of the inputs and s_o the Fisher information of the output, summed over its positions. (That is K-FAC,
+Martens & Grosse 2015, section 3, with the diagonal of G alone.) Error and rate are then in one unit for all layers, so one
+price lambda, in nats a bit, serves them all.
 
 Errors of rounding add up on their way through the layers. BN's statistics are therefore re-estimated afterwards, layer by
 layer: each BN gives its outputs the mean and variance that they have in the uncompressed network.
@@ -28,12 +28,12 @@ from zoo.compress import bn, coding, reference, tensors
 from zoo.compress.calibration import BATCH, TEMPERATURE, Layer, batches, covariances, layers, sensitivity
 from zoo.compress.layer import Rounded, Rounder, unround
 
-MATCHED = 400  # images on which BN is re-estimated, at most: they pass together
-LARGEST = 2.0  # factor by which a BN scale takes up a change of variance, up or down
+MATCHED = 400  # images at most on which BN is estimated anew: they pass in one batch
+LARGEST = 2.0  # factor, up or down, by which a BN scale makes up for a change of variance
 
 
 class Job:
-    """Weights, calibration images and a method; `statistics` and `round` keep what they find in `folder`."""
+    """Weights, calibration images and a basis ("dft", "sq") of the 3x3 kernels. Results are kept in `folder`, and read there."""
 
     def __init__(self, weights: reference.Reference, method: str, pixels: np.ndarray, folder: Path, seed: int = 0):
         self.reference, self.method, self.folder, self.seed, self.pixels = weights, method, folder, seed, pixels
@@ -50,7 +50,7 @@ class Job:
         self.logits: torch.Tensor | None = None
 
     def _build(self, dtype: torch.dtype | None = None) -> nn.Module:
-        """The uncompressed network; large ones in bfloat16, whose error is far below what compression does."""
+        """The uncompressed network; large ones in bfloat16, whose error is far below that of compression."""
         network = networks.build(self.reference.network)
         network.load_state_dict(self.state)
         network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -61,12 +61,12 @@ class Job:
         return torch.bfloat16 if self.partitioning.parameters > 5_000_000 else torch.float32
 
     def statistics(self) -> None:
-        """Of the uncompressed network: importance and moments of outputs, logits, moments of BN's inputs, covariances."""
+        """Measures the uncompressed network: importance and moments of outputs, logits, moments of BN's inputs, covariances."""
         names, x = [layer.name for layer in self.layers], self.images.to(self.dtype)
         path = self.folder / "outputs.safetensors"
         if not path.is_file():
-            found, logits = sensitivity(self.network, x, names, self.seed)
-            tensors.save(path, found | {"logits": logits})
+            moments, logits = sensitivity(self.network, x, names, self.seed)
+            tensors.save(path, moments | {"logits": logits})
         self.outputs = tensors.load(path)
         self.logits = self.outputs.pop("logits")
         path = self.folder / "bn.safetensors"
@@ -90,15 +90,15 @@ class Job:
         return Rounder(layer, self.decoders[layer.weight], weight, self.covariance(layer), importance)
 
     def price(self, target_bits: float, some: int = 40) -> float:
-        """The lambda at which all layers together should take so many bits, from a few rows of each."""
-        start, sizes, found = self._first_guess(target_bits), [], []
+        """An estimate of the lambda at which all layers together take so many bits, from `some` rows of each."""
+        start, sizes, bits_each = self._first_guess(target_bits), [], []
         guesses = (64.0, 16.0, 4.0)
         for layer in tqdm(self.layers, desc="price of a bit", disable=None):
             rounder = self.rounder(layer)
             parts = [rounder.round(start * guess, sweeps=1, some=some) for guess in guesses]
-            found.append([part.bits / part.q.size for part in parts])
+            bits_each.append([part.bits / part.q.size for part in parts])
             sizes.append(rounder.y.size)
-        bits = np.array(found).T @ np.array(sizes)
+        bits = np.array(bits_each).T @ np.array(sizes)
         return float(start * np.exp(np.interp(0.95 * target_bits, bits, np.log(guesses))))
 
     def _first_guess(self, target_bits: float) -> float:
@@ -119,7 +119,7 @@ class Job:
         return math.exp(low)
 
     def round(self, lam: float, folder: Path, previous: dict[str, Rounded] | None = None) -> dict[str, Rounded]:
-        """Every layer at `lam`, anew or from a previous result by one more sweep; layers that `folder` has are read."""
+        """Every layer at the price `lam`: anew, or by one more sweep from a previous result. Layers in `folder` are read."""
         out = {}
         for layer in tqdm(self.layers, desc=f"rounding at {lam:.3g} nats a bit", disable=None):
             path = folder / f"{layer.name}.safetensors"
@@ -133,7 +133,7 @@ class Job:
 
     @torch.no_grad()
     def compressed(self, rounded: dict[str, Rounded]) -> nn.Module:
-        """The network with the rounded weights, its BN re-estimated on the images and its biases likewise; float32."""
+        """The network with the rounded weights, in float32; BN and biases are adapted so that outputs keep their moments."""
         network = self._build()
         modules = dict(network.named_modules())
         for layer in self.layers:
@@ -162,7 +162,7 @@ class Job:
         return network
 
     def tune(self, network: nn.Module, epochs: float, rate: float = 1e-3) -> None:
-        """BN's scales and biases towards the uncompressed network's answers on the images and their mirror images.
+        """Trains BN's scales and biases to give the uncompressed network's answers on the images and their mirror images.
 
         Loss: KL divergence at TEMPERATURE; Adam on relative changes of scales, and on biases in units of their
         channel's deviation.
@@ -224,15 +224,15 @@ class Job:
         return tensors.load(path)["logits"]
 
     def groups(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, Coded]:
-        """All groups of the file: integers of the layers, and BN, biases in integers of a step each tensor."""
+        """All groups of the file: the layers' integers; BN and biases as integers with a step for each tensor."""
         by_weight = {layer.weight: layer for layer in self.layers}
         vectors, out = self._vectors(network, rounded, lam), {}
         for group in self.partitioning.groups:
             if group.tensors[0] in by_weight:
                 parts = [rounded[by_weight[t].name] for t in group.tensors]
                 l = len(parts[0].places)
-                phi = np.concatenate([part.q.astype(np.int32).reshape(-1, l) for part in parts])
-                psi = {"scale": np.stack([part.places for part in parts])}
+                phi = np.concatenate([layer.q.astype(np.int32).reshape(-1, l) for layer in parts])
+                psi = {"scale": np.stack([layer.places for layer in parts])}
                 options = [Coded(self.decoders[group.tensors[0]], model, phi, psi) for model in ("static", "classes")]
             else:
                 options = [coding.code([vectors[name] for name in group.tensors], 0, True)]
@@ -241,17 +241,20 @@ class Job:
         return out
 
     def _vectors(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, tuple[np.ndarray, float]]:
-        """Name -> values of BN's scales and biases and of other biases, as in the file, and the step that `lam` asks for."""
+        """Name of each scale and bias of BN and each other bias -> (values for the file, the best step at the price `lam`).
+
+        BN's scales and biases take up the factors of rows and input channels (layer.py).
+        """
         state = {name: t.detach().double().numpy() for name, t in network.named_parameters() if t.dim() == 1}
         factor = {name: np.ones(len(t)) for name, t in state.items() if name.endswith(".weight")}
         shift = {name: f.copy() for name, f in factor.items()}
         for layer in self.layers:
-            found = rounded[layer.name]
+            integers = rounded[layer.name]
             if layer.rows:
-                factor[f"{layer.rows}.weight"] *= found.rows
+                factor[f"{layer.rows}.weight"] *= integers.rows
             if layer.inputs:
-                factor[f"{layer.inputs}.weight"] *= found.inputs
-                shift[f"{layer.inputs}.weight"] *= found.inputs
+                factor[f"{layer.inputs}.weight"] *= integers.inputs
+                shift[f"{layer.inputs}.weight"] *= integers.inputs
         out = {}
         for name, value in state.items():
             weight = name.removesuffix("bias") + "weight"
@@ -270,7 +273,7 @@ class Job:
 
 def match(mean: torch.Tensor, variance: torch.Tensor, layer: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
     """Before a folded BN layer runs: gives its outputs the mean and variance that inputs with these moments (C,) had."""
-    now, spread = bn.moments(sum(bn.totals(part) for part in inputs[0].split(BATCH)))
+    now, spread = bn.moments(sum(bn.totals(batch) for batch in inputs[0].split(BATCH)))
     factor = (variance.clamp_min(bn.DEAD) / spread.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
     slope = layer.weight / (layer.running_var + layer.eps).sqrt()
     layer.bias.add_(slope * ((mean - layer.running_mean) - factor * (now - layer.running_mean)))

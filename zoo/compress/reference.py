@@ -89,24 +89,24 @@ def load(source: str, network: str | None = None, preprocess: str | None = None)
         state = _read_safetensors(path)
         preprocess = preprocess or networks.spec(network).dataset
         return _reference(network, preprocess, state, path.name, None, "as the file's owner says", None)
-    known = SOURCES[name]
-    if network not in (None, known.network):
-        raise ValueError(f"{name} holds weights of {known.network}, not of {network}")
+    origin = SOURCES[name]
+    if network not in (None, origin.network):
+        raise ValueError(f"{name} holds weights of {origin.network}, not of {network}")
     folder = data.cache_folder() / "weights"
-    pinned = revision or known.revision
+    pinned = revision or origin.revision
     path = folder / (name.replace("/", "-") + (f"-{pinned[:16]}" if pinned else "") + ".safetensors")
     if path.is_file():
-        state, found = _read_safetensors(path), _revision(path)
+        state, commit = _read_safetensors(path), _revision(path)
     else:
         try:
-            arrays, found = known.fetch(replace(known, revision=pinned), folder)
+            arrays, commit = origin.fetch(replace(origin, revision=pinned), folder)
         except (OSError, ImportError) as error:
             raise DataUnavailable(f"{name} could not be fetched: {error}") from error
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
-        state = _reference(known.network, "", state, name, found, "", known.digest if not revision else None).state
-        _write_safetensors(path, state, found)
-    digest_wanted = known.digest if not revision else None
-    return _reference(known.network, known.preprocessing, state, name, found, known.license, digest_wanted)
+        state = _reference(origin.network, "", state, name, commit, "", origin.digest if not revision else None).state
+        _write_safetensors(path, state, commit)
+    digest_wanted = origin.digest if not revision else None
+    return _reference(origin.network, origin.preprocessing, state, name, commit, origin.license, digest_wanted)
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -230,10 +230,10 @@ def _fetch_torchvision(source: Source, folder: Path) -> tuple[dict[str, np.ndarr
         sources.download(f"https://download.pytorch.org/models/{source.revision}", path)
     blob = path.read_bytes()
     wanted = path.stem.rsplit("-", 1)[1]
-    found = hashlib.sha256(blob).hexdigest()
-    if not found.startswith(wanted):
+    sha256 = hashlib.sha256(blob).hexdigest()
+    if not sha256.startswith(wanted):
         path.unlink()
-        raise WrongData(f"{path.name}: SHA-256 {found} does not begin with {wanted}")
+        raise WrongData(f"{path.name}: SHA-256 {sha256} does not begin with {wanted}")
     state = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     return {name: tensor.detach().numpy() for name, tensor in state.items()}, source.revision
 
@@ -275,10 +275,10 @@ def _reference(network, preprocessing, state, source, revision, license, wanted)
     for name, shape in expected.items():
         if tuple(state[name].shape) != tuple(shape):
             raise WrongData(f"{source}: {name} has shape {tuple(state[name].shape)}, {network} wants {shape}")
-    found = digest(state)
-    if wanted is not None and found != wanted:
-        raise WrongData(f"{source}: the weights have digest {found}, expected {wanted}")
-    return Reference(network, preprocessing, {name: state[name] for name in expected}, source, revision, found, license)
+    actual = digest(state)
+    if wanted is not None and actual != wanted:
+        raise WrongData(f"{source}: the weights have digest {actual}, expected {wanted}")
+    return Reference(network, preprocessing, {name: state[name] for name in expected}, source, revision, actual, license)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -4,10 +4,10 @@ For the rows y_o of a layer, in units of the quantisation step, this minimises o
 
     J(q) = sum over rows o of  a_o (y_o - q_o)^T H (y_o - q_o)  +  lambda * bits(q)
 
-with H the covariance of the layer's inputs. `sequential` fixes one column after another and lets the columns still
-to come make up for the error (optimal brain surgeon: Hassibi & Stork 1993; GPTQ: Frantar et al. 2022, section 3;
-with a rate term: CERWU, arXiv 2505.18758). `descend` then revisits every integer with all others known, which can only
-lower J. Both choose among the nearest integer, its neighbour towards zero, and zero.
+with H the covariance of the layer's inputs and a_o the importance of output o. `sequential` fixes one column after
+another and lets the columns still to come make up for the error (optimal brain surgeon: Hassibi & Stork 1993; GPTQ:
+Frantar et al. 2022, section 3; with a rate term: CERWU, arXiv 2505.18758). `descend` then revisits every integer while
+the others stay, which can only lower J. Both choose among the nearest integer, its neighbour towards zero, and zero.
 
 `Rate` is the code length under tables by class of row and column, as `zoo.codec`'s model "classes" has them.
 """
@@ -24,7 +24,7 @@ SPACING = 2.0  # classes an octave of mean magnitude
 LOWEST, HIGHEST = -16, 12  # class k has mean magnitude 2^(k / SPACING)
 BLOCK = 64
 
-Factor = tuple[np.ndarray, torch.Tensor]  # see `factorise`
+Factor = tuple[np.ndarray, torch.Tensor]  # (order, factor) of `factorise`
 
 
 @dataclass
@@ -78,13 +78,13 @@ def objective(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.
 
 
 def sequential(
-    y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate, known: Factor | None = None
+    y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate, factor: Factor | None = None
 ) -> np.ndarray:
-    """One pass over the columns, most important first, each error handed on to the columns that follow.
+    """One pass over the columns, most important first; the columns that follow make up for the error of each.
 
     y (R, d) float32, hessian (d, d) float32 positive definite, importance (R,) positive -> integers float32 (R, d).
     """
-    order, factor = known or factorise(hessian)
+    order, upper = factor or factorise(hessian)
     left = torch.from_numpy(np.ascontiguousarray(y[:, order].T))  # (d, R)
     out = torch.empty_like(left)
     price = (lam / importance).astype(np.float32)
@@ -92,7 +92,7 @@ def sequential(
     for begin in range(0, d, BLOCK):
         end = min(begin + BLOCK, d)
         errors = torch.empty(end - begin, left.shape[1])
-        block, corner = left[begin:end], factor[begin:end, begin:end].contiguous()
+        block, corner = left[begin:end], upper[begin:end, begin:end].contiguous()
         for j in range(end - begin):
             pivot = float(corner[j, j])
             target = block[j].numpy()
@@ -102,17 +102,17 @@ def sequential(
             if j + 1 < end - begin:
                 block[j + 1 :].addr_(corner[j, j + 1 :], errors[j], alpha=-1)
         if end < d:
-            left[end:].addmm_(factor[begin:end, end:].T, errors, alpha=-1)
+            left[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
     q = np.empty_like(y)
     q[:, order] = out.numpy().T
     return q
 
 
-def conditional(known: Factor) -> np.ndarray:
+def conditional(factor: Factor) -> np.ndarray:
     """(d,): what an error in a column costs once the columns that `sequential` treats after it have adapted."""
-    order, factor = known
+    order, upper = factor
     out = np.empty(len(order), np.float32)
-    out[order] = 1 / factor.diagonal().numpy() ** 2
+    out[order] = 1 / upper.diagonal().numpy() ** 2
     return out
 
 
@@ -128,11 +128,11 @@ def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.nd
         slope = h[begin:end] @ error  # (B, R): H (y - q)
         corner = h[begin:end, begin:end].contiguous()
         for j in range(end - begin):
-            own = float(corner[j, j])
-            if own <= 0:
+            curvature = float(corner[j, j])
+            if curvature <= 0:
                 continue
             before = now[begin + j].numpy()
-            chosen = _choose(before + slope[j].numpy() / own, own, price, rate, begin + j, before)
+            chosen = _choose(before + slope[j].numpy() / curvature, curvature, price, rate, begin + j, before)
             step = torch.from_numpy(chosen - before)
             now[begin + j] += step
             error[begin + j] -= step
@@ -148,12 +148,12 @@ def minimise(
     lam: float,
     kernel: int = 1,
     sweeps: int = 3,
-    known: Factor | None = None,
+    factor: Factor | None = None,
 ) -> tuple[np.ndarray, Rate]:
     """Integers (R, d) float32 and the tables they were chosen under, re-estimated between sweeps."""
     sketch = np.rint(y * (np.abs(y) > 0.6))  # tables of plain rounding know too few zeros
     rate = Rate.fit(sketch, kernel)
-    q = sequential(y, hessian, importance, lam, rate, known)
+    q = sequential(y, hessian, importance, lam, rate, factor)
     for _ in range(sweeps):
         rate = Rate.fit(q, kernel)
         q = descend(y, q, hessian, importance, lam, rate)
@@ -168,10 +168,10 @@ def factorise(hessian: np.ndarray) -> Factor:
     return order, _cholesky(inverse).T.contiguous()
 
 
-def rescale(known: Factor, columns: np.ndarray) -> Factor:
+def rescale(factor: Factor, columns: np.ndarray) -> Factor:
     """The factor of D H D for a diagonal D, given that of H."""
-    order, factor = known
-    return order, factor / torch.from_numpy(columns[order])
+    order, upper = factor
+    return order, upper / torch.from_numpy(columns[order])
 
 
 def _choose(target, curvature: float, price, rate: Rate, column: int, present=None) -> np.ndarray:

@@ -12,11 +12,11 @@ from zoo.compress.network import Job
 from zoo.registry import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
-NEAR = 0.03  # of the bytes: up to there another sweep at another price does, without new steps
+NEAR = 0.03  # relative distance to the wanted size below which the steps stay and one more sweep at another price does
 
 
 def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
-    """A file of at most `target` bytes, and within 1 % of them; `folder` keeps every attempt, so it goes on after a stop.
+    """A file of at most `target` bytes, and at least 99 % of them. `folder` keeps every attempt: a stopped search goes on.
 
     Raises ValueError where no price gives that.
     """
@@ -42,7 +42,7 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
         if 0.9905 * target <= state["tried"][attempt][2] <= 0.9985 * target:
             break
     else:
-        raise ValueError(f"no price of a bit gives {target:,} bytes; found {state['tried']}")
+        raise ValueError(f"no price of a bit gives {target:,} bytes; tried (price, new steps, bytes): {state['tried']}")
     network = job.compressed(rounded)
     path = folder / f"tuned-{epochs:g}.safetensors"
     if path.is_file():
@@ -59,10 +59,10 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
 
 
 def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
-    """The next price, and whether to round anew at it: near the goal another sweep does, with the steps as they are.
+    """The next price, and whether to round anew at it; near the goal one more sweep with the present steps is enough.
 
-    The line through two attempts, log bytes against log price: those nearest to the goal on both sides, else the last two
-    of a kind, within bounds. A sweep moves far less than new steps.
+    Log bytes are taken as linear in log price. The line goes through the attempts nearest to the goal on both sides, else
+    through the last two of the same kind, with bounds on its slope: one more sweep changes the bytes far less than new steps.
     """
     lam, _, size = tried[-1]
     full = abs(math.log(size / goal)) > NEAR
@@ -80,7 +80,7 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
 
 def parse_bytes(text: str) -> int:
     """"5.4MB", "400 kB", "123456": decimal units. Raises ValueError."""
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([kKM]?)B?\s*", text)
-    if not found:
+    parsed = re.fullmatch(r"\s*([0-9.]+)\s*([kKM]?)B?\s*", text)
+    if not parsed:
         raise ValueError(f"{text!r} is no size; write 5.4MB, 400kB or a number of bytes")
-    return round(float(found[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6}[found[2]])
+    return round(float(parsed[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6}[parsed[2]])

@@ -81,6 +81,8 @@ def spec(name: str) -> Spec:
     count = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 and digits[0] != "0" else 0
     if not 1 <= count <= MAX_CLASSES:
         raise ZooError(f"{name!r}: a network has 1 to {MAX_CLASSES:,} classes, written as in {base}:10")
+    if count == found.classes_count:
+        return found  # one network, one name
     added = (found.features + 1) * (count - found.classes_count)
     return replace(found, name=name, parameters=found.parameters + added, classes_count=count)
 
