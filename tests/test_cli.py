@@ -136,7 +136,7 @@ def test_verify_fails_with_the_exact_difference(entry, capsys):
     entry.path.write_bytes(blob[:500] + blob[501:])
     status, lines, _ = run(capsys, "verify")
     assert status == 1 and lines[0].endswith("FAILED")
-    assert f"expected {len(blob):,} bytes, found {len(blob) - 1:,}" in lines[1] and "byte " in lines[1]
+    assert f"expected {len(blob):,} bytes, found {len(blob) - 1:,}" in lines[1] and "that it declares" in lines[1]
     assert lines[-1] == "0 of 1 entries agree with their records"
 
 

@@ -82,7 +82,7 @@ def test_importance_predicts_what_an_error_in_batch_normalisation_does(kind):
     """The same error at all positions: the KL divergence is s/2 times its square, for errors of both signs."""
     torch.manual_seed(1)
     network = networks.build("resnet20-4").eval().requires_grad_(False)
-    x = torch.randn(60, 3, 16, 16)
+    x = torch.randn(40, 3, 8, 8)
     found, logits = calibration.sensitivity(network, x, ["conv1", "fc"])
     parameter = network.layer2[1].bn2.get_parameter(kind)
     s = found[f"layer2.1.bn2.{kind}"]
@@ -163,6 +163,7 @@ def test_a_matched_layer_answers_with_the_mean_and_variance_it_had():
     assert torch.isfinite(bn.weight).all() and torch.isfinite(bn.bias).all()
 
 
+@pytest.mark.slow
 def test_batch_normalisation_is_estimated_anew_under_the_rounded_weights(tmp_path):
     """BN's outputs keep their mean and variance in every layer, and so do the answers their mean, which have a bias alone."""
     torch.manual_seed(0)

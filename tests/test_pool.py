@@ -1,6 +1,7 @@
 """Distillation: a pool of pictures as batches, and a teacher whose answers and stages are learned."""
 
 import io
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -30,17 +31,22 @@ def encoded(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def encoded_once(tmp_path_factory):
     """40 pictures in two zip files; the class of every third one is not known."""
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
-    root = tmp_path / "pictures"
-    root.mkdir()
+    root = tmp_path_factory.mktemp("pictures")
     for shard in range(2):
         with zipfile.ZipFile(root / f"pool-0{shard}.zip", "w") as out:
             for n in range(20 * shard, 20 * shard + 20):
                 out.writestr(f"{'x' if n % 3 == 0 else f'{n % 10:03d}'}/made-{n:06d}.webp", encoded(picture(n)))
     return root
+
+
+@pytest.fixture
+def folder(encoded_once, tmp_path, monkeypatch):
+    """A copy of the pictures, and a cache, for each test."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    return shutil.copytree(encoded_once, tmp_path / "pictures")
 
 
 def small(folder, **changes) -> recipe.Recipe:

@@ -26,7 +26,7 @@ preprocessing = "cifar10-64"
 steps = 3
 batch = 8
 seeds = [0]
-precision = "bf16"
+precision = "auto"
 channels_last = true
 evaluate_every = 3
 
@@ -66,6 +66,7 @@ def verified(monkeypatch, folder, name: str, tested: data.Images, write: bool) -
     return entry
 
 
+@pytest.mark.slow
 def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
     images, tested = pictures(40, 0), pictures(12, 1)
     monkeypatch.setattr(data, "load", lambda dataset, split: images)

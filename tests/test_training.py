@@ -327,12 +327,13 @@ def short(id: str, *overrides: str) -> recipe.Recipe:
     return recipe.read(id, small + overrides)
 
 
-def test_a_recipe_with_warm_start_teacher_and_bf16_is_resumed_exactly(cifar, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifar, tmp_path, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
     monkeypatch.setattr(loop.history, "load", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
     monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
-    own = short("resnet20-4-sq", "teacher=taught", "distill=0.7", "temperature=2.0")
+    own = short("resnet20-4-sq", f"precision={precision}", "teacher=taught", "distill=0.7", "temperature=2.0")
     whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
     loop.run(own, 0, tmp_path / "parts", stop_after=2)
     assert loop.run(own, 0, tmp_path / "parts").read_bytes() == whole

@@ -249,13 +249,24 @@ def test_another_test_set_fails(entry, monkeypatch):
 def test_a_recipe_that_was_changed_is_a_note(entry, tmp_path, monkeypatch):
     import hashlib
 
-    (tmp_path / "r.toml").write_text("steps = 1\n")
+    first = "steps = 1\ncomment = 'as it was'\n[options]\nlambda = 1e-6\n"
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(first)
     monkeypatch.setattr(registry, "PACKAGE", tmp_path / "zoo")
-    rewrite(entry, recipe="r.toml", recipe_sha256=hashlib.sha256(b"steps = 1\n").hexdigest())
+    rewrite(entry, recipe="r.toml", recipe_sha256=hashlib.sha256(first.encode()).hexdigest())
     assert outcome(entry).notes == []
-    (tmp_path / "r.toml").write_text("steps = 2\n")
+    logged = {"steps": 1, "batch": 128, "comment": "as it was", "options": {"lambda": 1e-6}}
+    (entry.folder / "train.log").write_text(f"recipe {json.dumps(logged)}\nstep 1\n")
+    recipe.write_text(first.replace("as it was", "said better") + "[claim]\nbytes = 5\n")
+    assert outcome(entry).notes == []  # neither decides anything
+    recipe.write_text(first.replace("steps = 1", "steps = 2").replace("1e-6", "2e-6"))
     now = outcome(entry)
-    assert now.ok and now.notes == ["r.toml has been edited since; the first line of train.log is the recipe as it was run"]
+    assert now.ok and now.notes == [
+        "r.toml has been edited since: steps is 2, was 1; options.lambda is 2e-06, was 1e-06; "
+        "train.log begins with the recipe as it was run"
+    ]
+    (entry.folder / "train.log").unlink()
+    assert "cannot be compared with train.log" in outcome(entry).notes[0]
 
 
 def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):

@@ -26,47 +26,65 @@ if TYPE_CHECKING:
     import torch
 
     from zoo.codec import Coded, Header
+    from zoo.loading import File
+    from zoo.saving import save
     from zoo.verify import measure
 
 __all__ = [
-    "Entry", "ZooError", "classes", "decode", "encode", "from_bytes", "info", "list_models", "load", "measure", "transforms",
+    "Entry", "ZooError", "classes", "decode", "encode", "from_bytes", "info", "list_models", "load", "load_state_dict",
+    "measure", "save", "transforms",
 ]  # fmt: skip
 
 
-def load(name_or_path: str | os.PathLike, *, compact: bool = False) -> torch.nn.Module:
+def load(
+    name_or_path: str | os.PathLike,
+    *,
+    compact: bool = False,
+    into: torch.nn.Module | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.nn.Module:
     """The network of an entry, or of a model file at a path, in eval mode on the CPU. Needs no network connection.
 
     With `compact` it comes without the channels that cannot change its answers, which equal those of the whole network
     but for rounding: see `zoo.compact`. Its state dict is then smaller, and it is often several times faster.
 
-    The network can be tuned: batch normalisation, which files hold folded to a scale and a bias a channel, is frozen, so
-    `.train()` changes no answer (`zoo.networks.frozen`).
+    The network can be tuned: where a file holds batch normalisation folded to a scale and a bias a channel, it is frozen, so
+    that `.train()` changes no answer (`zoo.networks.frozen`).
 
-    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` or a subclass when the file is not what it should be.
+    A file that names no network needs a module to go `into`, which is filled and returned. `device` and `dtype` are where
+    and as what the weights end up. The result has `num_classes` and `input_size` (C, H, W) where the network is known.
+
+    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` or a subclass when the file is not what it should be;
+    `LayoutMismatch` with what is missing, unexpected or of another shape in `into`.
     """
     entry = registry.locate(name_or_path)  # unknown name: error with the nearest names
     blob = registry.read(entry)  # length and digest checked
-    return from_bytes(blob, compact=compact)
+    return from_bytes(blob, compact=compact, into=into, device=device, dtype=dtype)
 
 
-def from_bytes(blob: bytes, *, compact: bool = False) -> torch.nn.Module:
+def from_bytes(
+    blob: bytes,
+    *,
+    compact: bool = False,
+    into: torch.nn.Module | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.nn.Module:
     """The network in the bytes of a model file, as `load` returns it. Raises `CorruptArtifact` or a subclass."""
-    import torch
+    from zoo import loading
 
-    from zoo import codec, networks, partitionings
-    from zoo.networks.frozen import freeze
+    return loading.module(blob, compact, into, device, dtype)
 
-    header, groups = codec.decode(blob, partitionings.layout)  # {group: integers phi (d, l), steps psi}; checksum checked
-    with torch.device("meta"):  # allocates nothing: every tensor comes from the file
-        network = networks.build(header.network)
-    weights = partitionings.join(header, groups)  # through reparam f, float64 in a fixed order, then float32
-    network.load_state_dict(weights, strict=True, assign=True)
-    freeze(network)  # batch normalisation is folded: it must not normalise in train mode
-    if compact:
-        from zoo.compact import remove_dead
 
-        remove_dead(header.network, network)
-    return network.eval()
+def load_state_dict(name_or_path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The tensors of an entry or of a model file by name, as they were saved; tied names share one tensor.
+
+    Raises `UnknownModel`, `CorruptArtifact` or a subclass.
+    """
+    from zoo import loading
+
+    return loading.state_dict(registry.read(registry.locate(name_or_path)))
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -74,38 +92,54 @@ def list_models(pattern: str = "*") -> list[str]:
     return registry.ids(pattern)
 
 
-def info(name: str) -> Entry:
-    """The record of an entry, read-only.
+def info(name_or_path: str | os.PathLike) -> Entry | File:
+    """The record of an entry, read-only; of a model file without a record what it says of itself.
 
-    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record that cannot be read.
+    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record or file that cannot be read.
     """
-    return registry.find(name)
+    source = registry.described(name_or_path)
+    if isinstance(source, Entry):
+        return source
+    from zoo import loading
+
+    return loading.describe(source, registry.read(source))
 
 
-def transforms(name: str) -> Callable[..., torch.Tensor]:
+def transforms(name_or_path: str | os.PathLike) -> Callable[..., torch.Tensor]:
     """What turns pictures into an entry's input, float32 (N, C, H, W); the one that its evaluation used.
 
     It takes a PIL image, a list of them, or a uint8 batch: see `zoo.preprocessing.preprocess`.
-    Raises as `info` does, and `CorruptArtifact` for a record with a preprocessing that is not known.
+    Raises as `info` does, `CorruptArtifact` for a record with a preprocessing that is not known, and `ZooError` for a file
+    that says nothing of its pictures.
     """
     from zoo.preprocessing import preprocess
 
-    return _by_record(name, lambda entry: preprocess(entry.preprocessing))
+    source = info(name_or_path)
+    if isinstance(source, Entry):
+        return _by_record(source, lambda entry: preprocess(entry.preprocessing))
+    if source.preprocessing is None:
+        raise ZooError(f"{source.path} does not say what its pictures go through: zoo.save(..., preprocessing=...) writes it")
+    return preprocess(source.preprocessing)
 
 
-def classes(name: str) -> tuple[str, ...]:
+def classes(name_or_path: str | os.PathLike) -> tuple[str, ...]:
     """Names of an entry's classes, in the order of its outputs.
 
-    Raises as `info` does, and `CorruptArtifact` for a record with a data set that is not known.
+    Raises as `info` does, `CorruptArtifact` for a record with a data set that is not known, and `ZooError` for a file that
+    names no classes.
     """
     from zoo import data
 
-    return _by_record(name, lambda entry: data.classes(entry.dataset))
+    source = info(name_or_path)
+    if isinstance(source, Entry):
+        return _by_record(source, lambda entry: data.classes(entry.dataset))
+    if not source.classes:
+        raise ZooError(f"{source.path} names no classes: zoo.save(..., classes=[...]) writes them")
+    return source.classes
 
 
-def _by_record(name: str, use: Callable[[Entry], Any]):
+def _by_record(entry: Entry, use: Callable[[Entry], Any]):
     """What `use` makes of an entry's record; a name in it that is not known is the record's fault."""
-    entry = info(name)
     try:
         return use(entry)
     except ValueError as error:
@@ -136,14 +170,19 @@ def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:
     return codec.decode(blob, partitionings.layout)
 
 
+_FUNCTIONS = {"measure": "zoo.verify", "save": "zoo.saving"}
 _MODULES = ("codec", "compact", "data", "networks", "partitionings", "preprocessing", "reparam", "verify")
 
 
 def __getattr__(name: str):  # modules and functions that import numpy or torch, on first use
     if name in _MODULES:
         return importlib.import_module(f"zoo.{name}")
-    if name == "measure":
-        return importlib.import_module("zoo.verify").measure
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("entropy-coded-zoo")
     raise AttributeError(f"module 'zoo' has no attribute {name!r}")
 
 

@@ -30,6 +30,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     enlarge: int = 1  # each pixel is repeated that often in both directions, last of all
+    interpolation: str = "bilinear"  # of the resizing, antialiased
 
     @property
     def dataset(self) -> str:

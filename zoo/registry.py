@@ -151,7 +151,7 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     A string is a path if it has a separator or ends in .zoo. Raises as `find` does.
     """
     text = os.fspath(name_or_path)
-    if not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo"):
+    if _is_path(name_or_path):
         path = Path(text).expanduser()
         if path.is_file():
             return path
@@ -164,6 +164,20 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     if folder is not None and not (folder / RECORD).is_file():
         return folder / MODEL
     return find(text)
+
+
+def described(name_or_path: str | os.PathLike) -> Entry | Path:
+    """An entry, which an id must have a record to be, or the path of a file that has none; raises as `find` does.
+
+    The model file beside a record, if it is the recorded one, stands for that entry.
+    """
+    if not _is_path(name_or_path):
+        return find(os.fspath(name_or_path))
+    source = locate(name_or_path)
+    if isinstance(source, Entry) or source.name != MODEL or not (source.parent / RECORD).is_file():
+        return source
+    entry = load_record(source.parent)
+    return entry if differs(entry, source.read_bytes()) is None else source
 
 
 def load_record(folder: str | os.PathLike) -> Entry:
@@ -336,6 +350,11 @@ def _implausible(content: dict) -> list[str]:
     elif tested[1] is not None and not 0 <= tested[1] <= tested[2] != 0:
         wrong.append(f"{tested[1]} errors of {tested[2]} examples")
     return wrong
+
+
+def _is_path(name_or_path: str | os.PathLike) -> bool:
+    text = os.fspath(name_or_path)
+    return not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo")
 
 
 def _folder(name: str) -> Path | None:

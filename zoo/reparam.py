@@ -48,7 +48,7 @@ def psi_shapes(decoder: str, tensors: int, l: int) -> dict[str, tuple[tuple[int,
     rows = (1,) if tensors == 1 else (1, tensors)
     if decoder == "codebook":
         return {"codebook": tuple((t, None) for t in rows)}
-    if decoder == "float32":
+    if decoder in ("float32", "exact"):
         return {}
     return {"scale": tuple((t, l) for t in rows), "shift": tuple((t, l) for t in rows)}
 

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import time
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # of the largest logit: what float32 sums in another order may change
 IMAGENET_VAL = 50_000  # images of the official validation set, 50 of each class
 SHOWN = 20  # images listed in a complaint
+IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields of a recipe that do not change what a run of one seed gives
 BATCH = {"mnist": 1000, "cifar10": 250, "imagenet": 50}
 GOLDEN, PREDICTIONS, SAMPLE = "golden.json", "predictions.npy", "sample.json"
 
@@ -454,9 +456,8 @@ def _check(entry: Entry, outcome: Outcome, bytes_only: bool, data_root, sample_r
         if expected != derived:
             outcome.problems.append(f"{name}: expected {_number(expected)}, found {_number(derived)}")
     outcome.problems += _golden_differences(read_golden(entry.folder), found.golden)
-    recipe = registry.PACKAGE.parent / (entry.recipe or "")
-    if recipe.is_file() and hashlib.sha256(recipe.read_bytes()).hexdigest() != entry.recipe_sha256:
-        outcome.notes.append(f"{entry.recipe} has been edited since; the first line of train.log is the recipe as it was run")
+    if changes := _recipe_changes(entry):
+        outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; train.log begins with the recipe as it was run")
     if entry.quoted is not None and entry.quoted not in registry.quoted():
         outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
     if images is not None:
@@ -604,6 +605,29 @@ def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict
 
 def _rate(errors: int, examples: int) -> str:
     return f"{errors:,} of {examples:,} wrong ({100 * errors / examples:.2f} %)"
+
+
+def _recipe_changes(entry: Entry) -> str:
+    """What the recipe's file says otherwise than the first line of train.log, but for fields that decide nothing of a run."""
+    recipe, log = registry.PACKAGE.parent / (entry.recipe or ""), entry.folder / "train.log"
+    if not recipe.is_file() or hashlib.sha256(recipe.read_bytes()).hexdigest() == entry.recipe_sha256:
+        return ""
+    try:
+        trained = json.loads(log.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("recipe "))
+        present = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"it cannot be compared with train.log ({error})"
+    missing = object()
+
+    def changes(present: Mapping, trained: Mapping, prefix: str = "") -> Iterator[str]:
+        for key, value in present.items():
+            before = trained.get(key, missing)
+            if isinstance(value, dict) and isinstance(before, dict):
+                yield from changes(value, before, f"{prefix}{key}.")
+            elif value != before:
+                yield f"{prefix}{key} is {value!r}" + ("" if before is missing else f", was {before!r}")
+
+    return "; ".join(changes({k: v for k, v in present.items() if k not in IDLE}, trained))
 
 
 def _number(value) -> str:

@@ -8,8 +8,8 @@
 
     pixels uint8 (B, C, H, W) --crop, flip, cutout--> uint8 --normalise--> float32, on the training's device
 
-What is drawn for a batch is drawn for all of it and then cut, so that it does not depend on the number of processes
-(except in a Stream, where each process reads its own part), and a resumed run sees what an uninterrupted one sees.
+Random numbers are drawn for a whole batch, which is then cut into equal parts: so they do not depend on the number of
+processes (except in a Stream, where each process reads its own shards). A resumed run sees what an uninterrupted one sees.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ class Folder:
         self.recipe, self.seed, self.device = recipe, seed, device
         self.augment, self.spec = crops(recipe)
         self.folder = data.image_folder(split="train")
-        found, classes = len(self.folder.class_names), networks.spec(recipe.network).classes_count
-        if found > classes:
-            raise ValueError(f"{self.folder.root} has {found} classes, {recipe.network} tells {classes} apart")
+        count, classes = len(self.folder.class_names), networks.spec(recipe.network).classes_count
+        if count > classes:
+            raise ValueError(f"{self.folder.root} has {count} classes, {recipe.network} tells {classes} apart")
         order = permutation(len(self.folder), seed=20, epoch=0)  # the same for every seed of a recipe
         self.heldout_count = min(FOLDER_HOLDOUT, len(order) // 10)
         self.heldout_index = sorted(order[: self.heldout_count].tolist())
@@ -164,7 +164,7 @@ class Folder:
     def _loading(self, pictures: _Pictures, keys) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
             pictures, batch_sampler=keys, num_workers=_workers(), pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # not torch's own: it must not move when workers start
+            generator=torch.Generator(),  # else starting workers would advance torch's global generator
         )
 
     def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -298,7 +298,7 @@ def crops(recipe: Recipe) -> tuple[dict, preprocessing.Preprocessing]:
 
 
 def mixed(seed: int, number: int) -> int:
-    """A seed for torch's generators, of which the CPU's hears the lower 32 bits alone: other for every run and number."""
+    """A seed below 2^32, all that torch's generator of the CPU takes: another one for each run and number."""
     return (seed * 0x9E3779B1 + number) % 2**32
 
 

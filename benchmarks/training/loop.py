@@ -64,10 +64,10 @@ class Run:
         method = methods.find(recipe.method)
         self.method: methods.Method = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
-        own = set(self.method.weights())
+        owned = set(self.method.weights())
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name not in own)
-        self.rest = bn.Rest(self.network, own, recipe.average)
+            parameter.requires_grad_(name not in owned)
+        self.rest = bn.Rest(self.network, owned, recipe.average)
         self.generator = torch.Generator(self.device)
         self.optimizers = self._optimizers()
         self.log: list[str] = []
@@ -127,7 +127,7 @@ class Run:
 
     @torch.no_grad()
     def heldout_errors(self) -> int:
-        """Errors on the held-out part of the training set, of the weights that would be stored now, BN not yet in few bits."""
+        """Errors on the held-out images with the weights that would be stored now, but BN in float32."""
         weights = self._weights(averaged=True) | self.rest.averages()
         with self._autocast():
             errors, _, _ = self._heldout(weights | self._statistics(weights, self.recipe.finish.images_on_the_way))
@@ -148,7 +148,7 @@ class Run:
 
         coded = bn.complete(self.partitioning, coded, rest, statistics, loss, penalty)
         if self.kept:
-            coded = bn.fewest(self.whole, thin.expand(self.whole, self.kept, coded))
+            coded = bn.shortest_bn(self.whole, thin.expand(self.whole, self.kept, coded))
         return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
 
     def artifact_errors(self, blob: bytes) -> int:
@@ -187,7 +187,7 @@ class Run:
             torch.distributed.all_reduce(tensor)
 
     def shares(self) -> str:
-        """Which part of the training steps of this process went into reading data and into the method's penalty."""
+        """Shares of the time of training steps that went into reading data and into the method's penalty, for the log."""
         total = self.spent.get("step", 0.0) or 1.0
         return "".join(f", {what} {self.spent.get(what, 0.0) / total:.0%}" for what in ("data", "penalty"))
 

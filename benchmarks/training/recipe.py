@@ -17,9 +17,9 @@ from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, fie
 from benchmarks.tables import Listed, Table, complaints
 from zoo import networks
 from zoo.errors import ZooError
+from zoo.verify import IDLE
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields that do not change what a run of one seed gives
 
 
 class Optimizer(Table):

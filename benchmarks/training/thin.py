@@ -1,10 +1,11 @@
 """Training a network without some of its channels: several times faster, while the file still decodes to all of it.
 
-    full network --scores--> kept channels of each space --remove--> thin network, thin partitioning --method--> Coded
-                                        `--------------------------------------------- expand, with zeros ----> Coded
+    full network --scores--> kept channels of each space --remove--> thin network --method--> its groups, coded
+                                                `------------------------------------expand--> groups of the full network
 
-A channel that is removed has zero weights, BN scale and bias in the file, so the full network computes what the thin one
-does. There the kept channels stand first: their order is free, and the zeros then cost next to nothing.
+In the file, a removed channel has weights, BN scale and bias of zero, so the full network computes what the thin one does.
+The order of channels is free: the kept ones stand first, and the zeros of the others then cost next to nothing. What a
+*space* is: zoo/networks/spaces.py.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def spaces(network: str) -> Mapping[str, tuple[str | None, ...]]:
 
 
 def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Callable) -> dict[str, torch.Tensor]:
-    """Importance of each channel of each space: what the loss would change by without it, to first order, squared.
+    """Importance of each channel of each space: how much the loss changes without it, to first order, squared.
 
-    The gate of a channel is one number that multiplies its BN output (or its neuron); the squares of the derivatives by
-    it are summed over batches, and over the layers of a space (Molchanov et al. 2019, section 3.2, "gate").
+    A gate is a factor of 1 on the BN output of a channel (or on a neuron). The squares of the loss's derivatives by it are
+    summed over batches and over the layers of a space (Molchanov et al. 2019, section 3.2, "gate").
     """
     gates = {name.rpartition(".")[0]: where[0] for name, where in spaces(network).items() if where[0]}
     gates = {layer: s for layer, s in gates.items() if isinstance(module.get_submodule(layer), nn.BatchNorm2d | nn.Linear)}
@@ -52,17 +53,17 @@ def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Call
         module.zero_grad()
         loss(module(images), labels).backward()
         for layer, space in gates.items():
-            own = module.get_submodule(layer).parameters()
-            slope = sum((p.detach() * p.grad).double().reshape(len(p), -1).sum(1) for p in own)
+            parameters = module.get_submodule(layer).parameters()
+            slope = sum((p.detach() * p.grad).double().reshape(len(p), -1).sum(1) for p in parameters)
             total[space] = total.get(space, 0) + slope**2
     module.zero_grad(set_to_none=True)
     return total
 
 
 def choose(scores: dict[str, torch.Tensor], counts: dict[str, int]) -> Kept:
-    """The best `counts` channels of each space; patterns of spaces are allowed, a space that none names keeps all its own.
+    """The channels of highest score. counts: how many of each space stay, by name or pattern; all of a space that is not named.
 
-    Channels of score zero, dead ones, never stay. Raises ValueError for a count that no space justifies.
+    Channels of score zero are dead and never stay. Raises ValueError for a count that no space has.
     """
     unknown = [pattern for pattern in counts if not any(fnmatchcase(space, pattern) for space in scores)]
     if unknown:
@@ -86,10 +87,10 @@ def choose(scores: dict[str, torch.Tensor], counts: dict[str, int]) -> Kept:
 
 def partitioning(full: Partitioning, kept: Kept) -> Partitioning:
     """The same groups with the shapes of the thin network."""
-    own = spaces(full.network)
+    spaces_of = spaces(full.network)
 
     def thin(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        sides = [len(kept[space]) if space else side for space, side in zip(own.get(name, ()), shape, strict=False)]
+        sides = [len(kept[space]) if space else side for space, side in zip(spaces_of.get(name, ()), shape, strict=False)]
         return (*sides, *shape[len(sides) :])
 
     groups = [replace(g, shapes=tuple(thin(t, s) for t, s in zip(g.tensors, g.shapes, strict=True))) for g in full.groups]
@@ -102,19 +103,19 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
 
     Raises ValueError for groups that have no such integer: codebooks without an entry 0, floats, shifts.
     """
-    own, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
+    spaces_of, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
     for group, thin in zip(full.groups, small.groups, strict=True):
-        part, zero = coded[group.name], _zero(group.name, coded[group.name])
-        l, start, rows = part.phi.shape[1], 0, []
+        group_coded, zero = coded[group.name], _zero(group.name, coded[group.name])
+        l, start, rows = group_coded.phi.shape[1], 0, []
         for name, shape, cut in zip(group.tensors, group.shapes, thin.shapes, strict=True):
             count = int(np.prod(cut)) // l
-            sides = len(own[name])
-            out = np.full(shape, zero, part.phi.dtype).reshape(*shape[:sides], -1)
-            index = [places[s] if s else np.arange(n) for s, n in zip(own[name], shape, strict=False)]
-            out[np.ix_(*index)] = part.phi[start : start + count].reshape(*cut[:sides], -1)
+            sides = len(spaces_of[name])
+            out = np.full(shape, zero, group_coded.phi.dtype).reshape(*shape[:sides], -1)
+            index = [places[s] if s else np.arange(n) for s, n in zip(spaces_of[name], shape, strict=False)]
+            out[np.ix_(*index)] = group_coded.phi[start : start + count].reshape(*cut[:sides], -1)
             rows.append(out.reshape(-1, l))
             start += count
-        whole[group.name] = replace(part, phi=np.concatenate(rows))
+        whole[group.name] = replace(group_coded, phi=np.concatenate(rows))
     return whole
 
 

@@ -21,10 +21,14 @@ from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, Truncated
 
 MAGIC = b"\x89ZOO\r\n\x1a\n"
 VERSION = 1
+VERSIONS = (1, 2)  # see described.py for 2
+EXACT = "exact"  # the decoder of numbers kept byte by byte, of version 2 alone
 DEFAULT_PARTITIONING = "paper"  # written as an empty name
 USUAL = ("scalar", "static")  # decoder and model: written as empty names, and the first group's unless it names others
 MAX_CODEBOOK = 1 << 12
+MAX_KERNEL = 49  # numbers of a kernel that a file may describe: a basis has the square of that
 
+Sizes = Mapping[str, int]  # group name -> bytes of a number of its tensors
 Layout = Mapping[str, entropy.Shapes]  # group name -> shapes of its tensors, in coding order
 
 
@@ -78,26 +82,31 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout:
     model, `TypeError` for phi that is not int32, `ValueError` for a psi that is not finite (or 2^64 and more) and for a name
     that is not printable ASCII of at most 63 characters.
     """
-    if list(groups) != list(layout):
-        raise LayoutMismatch(f"groups {list(groups)} were given, the network has {list(layout)}")
-    numbers = sum(math.prod(shape) for shapes in layout.values() for shape in shapes)
-    columns = {name: _columns(group.decoder, layout[name]) for name, group in groups.items()}
-    for name, group in groups.items():
-        rows = sum(math.prod(shape) for shape in layout[name]) // columns[name]
-        if group.phi.shape != (rows, columns[name]):
-            raise LayoutMismatch(f"group {name}: phi has shape {group.phi.shape}, its tensors make ({rows}, {columns[name]})")
-        if group.phi.dtype != np.int32:
-            raise TypeError(f"group {name}: phi is {group.phi.dtype}, not int32")
     writer = Writer()
     writer.text(network)
     writer.text("" if partitioning == DEFAULT_PARTITIONING else partitioning)
-    writer.varint(numbers)
+    writer.varint(_numbers(layout))
     writer.varint(len(groups))
-    start = writer.to_bytes()
+    return assemble(VERSION, writer.to_bytes(), groups, layout)
+
+
+def assemble(version: int, start: bytes, groups: Mapping[str, Coded], layout: Layout, sizes: Sizes | None = None) -> bytes:
+    """The file of a format version from what stands before its groups (`start`) and the groups; raises as `encode`."""
+    if list(groups) != list(layout):
+        raise LayoutMismatch(f"groups {list(groups)} were given, the network has {list(layout)}")
+    numbers = _numbers(layout, sizes)
+    columns = {name: _columns(group.decoder, layout[name], sizes and sizes[name]) for name, group in groups.items()}
+    for name, group in groups.items():
+        rows = sum(math.prod(shape) for shape in layout[name]) // (1 if group.decoder == EXACT else columns[name])
+        if group.phi.shape != (rows, columns[name]):
+            raise LayoutMismatch(f"group {name}: phi has shape {group.phi.shape}, its tensors make ({rows}, {columns[name]})")
+        kind = np.uint8 if group.decoder == EXACT else np.int32
+        if group.phi.dtype != kind:
+            raise TypeError(f"group {name}: phi is {group.phi.dtype}, not {np.dtype(kind)}")
     psi = {name: _pack_psi(group, len(layout[name]), columns[name]) for name, group in groups.items()}
     models = {name: entropy.find(group.model).fit(group.phi, layout[name]) for name, group in groups.items()}
     while True:
-        blob, work = _write(start, groups, psi, models)
+        blob, work = _write(version, start, groups, psi, models)
         if sum(work.values()) <= most_steps(len(blob), numbers):
             break
         for name in sorted(work, key=work.get, reverse=True):  # a simpler model where that spares most
@@ -114,7 +123,9 @@ def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout:
     return blob
 
 
-def _write(start: bytes, groups: Mapping[str, Coded], psi: Mapping, models: Mapping) -> tuple[bytes, dict[str, int]]:
+def _write(
+    version: int, start: bytes, groups: Mapping[str, Coded], psi: Mapping, models: Mapping
+) -> tuple[bytes, dict[str, int]]:
     """The file, and the work (steps) that each group takes to decode."""
     writer, previous, work = Writer(), USUAL, {}
     writer.raw(start)
@@ -140,7 +151,7 @@ def _write(start: bytes, groups: Mapping[str, Coded], psi: Mapping, models: Mapp
     length = fixed + 1
     while length != fixed + len(varint(length)):
         length = fixed + len(varint(length))
-    blob = MAGIC + bytes([VERSION]) + varint(length) + body
+    blob = MAGIC + bytes([version]) + varint(length) + body
     return blob + zlib.crc32(blob).to_bytes(4, "little"), work
 
 
@@ -161,30 +172,51 @@ def anatomy(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, li
 
 def read_header(blob: bytes) -> Header:
     """The header alone, after length and checksum have been checked."""
-    return _read_header(_check(blob))
+    return _read_header(_open(blob))
+
+
+def _open(blob: bytes) -> Reader:
+    version, reader = check(blob)
+    if version != VERSION:
+        raise UnsupportedVersion(f"the file has format version {version}, which describes its tensors itself")
+    return reader
 
 
 def _decode(blob, layout, measure: bool = False):
-    reader = _check(blob)
+    reader = _open(blob)
     header = _read_header(reader)
     shapes = layout(header)
     if header.groups != len(shapes):
         raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
-    numbers = sum(math.prod(shape) for tensors in shapes.values() for shape in tensors)
-    if len(blob) > most_bytes(numbers):
-        raise CorruptArtifact(f"the file has {len(blob):,} bytes; {header.network} needs {most_bytes(numbers):,} at most")
-    reader.work = Work(most_steps(len(blob), numbers))
+    groups, parts = read_groups(reader, shapes, header.network, measure)
+    return header, groups, parts
+
+
+def read_groups(
+    reader: Reader, layout: Layout, what: str, measure: bool = False, sizes: Sizes | None = None
+) -> tuple[dict[str, Coded], list[Part]]:
+    """The groups of a file whose reader stands before the first, and where their bytes go; `what` has these tensors.
+
+    `sizes` allows the decoder `exact`, whose phi is uint8 (d, bytes of a number).
+    """
+    numbers, length = _numbers(layout, sizes), len(reader.data) + 4
+    if length > most_bytes(numbers):
+        raise CorruptArtifact(f"the file has {length:,} bytes; {what} needs {most_bytes(numbers):,} at most")
+    reader.work = Work(most_steps(length, numbers))
     decoder, name = USUAL
     groups, models, parts = {}, [], []
-    for group, tensors in shapes.items():
+    for group, tensors in layout.items():
         begin = reader.position
         (flags,) = reader.raw(1)
         if not flags & 128:
             decoder, name = (reader.text() or usual for usual in USUAL)
-        l = _columns(decoder, tensors)
+        l = _columns(decoder, tensors, sizes and sizes[group])
         psi = _unpack_psi(reader, flags & 127, decoder, len(tensors), l)
         middle = reader.position
-        model = entropy.find(name).read(reader, l, tensors)
+        if decoder == EXACT and name != "static":
+            raise CorruptArtifact(f"bytes of numbers under the entropy model {name!r}; only `static` may code them")
+        kind = entropy.Bytes if decoder == EXACT else entropy.find(name)
+        model = kind.read(reader, l, tensors)
         models.append(model)
         groups[group] = Coded(decoder, name, None, psi)
         parts.append(Part(group, decoder, name, 0, 0.0, 0.0, middle - begin, reader.position - middle))
@@ -197,8 +229,14 @@ def _decode(blob, layout, measure: bool = False):
         if measure:
             part.symbols, part.ideal_bits, part.coded_bits = group.phi.size, model.bits(group.phi), before - coder.size_bits
     if not coder.empty:
-        raise CorruptArtifact(f"the stream does not end with the last weight of {header.network}: it belongs to something else")
-    return header, groups, parts
+        raise CorruptArtifact(f"the stream does not end with the last weight of {what}: it belongs to something else")
+    return groups, parts
+
+
+def _numbers(layout: Layout, sizes: Sizes | None = None) -> int:
+    """What the limits of work and length count: numbers; with sizes (version 2) the bytes that they take in memory."""
+    each = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in layout.items()}
+    return sum(each.values()) if sizes is None else sum(count * sizes[name] for name, count in each.items())
 
 
 def _words(stream: memoryview) -> np.ndarray:
@@ -210,8 +248,8 @@ def _words(stream: memoryview) -> np.ndarray:
     return words
 
 
-def _check(blob: bytes) -> Reader:
-    """A reader behind magic, version and length, its data ending before the checksum; all of them checked."""
+def check(blob: bytes) -> tuple[int, Reader]:
+    """The version, and a reader behind magic, version and length, its data ending before the checksum; all checked."""
     if blob[: len(MAGIC)] != MAGIC:
         if blob and MAGIC.startswith(blob):
             raise TruncatedArtifact(f"the file ends after {len(blob)} bytes, inside its magic number")
@@ -219,8 +257,8 @@ def _check(blob: bytes) -> Reader:
     reader = Reader(blob)
     reader.raw(len(MAGIC))
     (version,) = reader.raw(1)
-    if version != VERSION:
-        known = f"this library reads version {VERSION}; a newer release may read it"
+    if version not in VERSIONS:
+        known = f"this library reads versions {' and '.join(map(str, VERSIONS))}; a newer release may read it"
         raise UnsupportedVersion(f"the file has format version {version}, {known}")
     length = reader.varint()
     if len(blob) < length:
@@ -235,7 +273,7 @@ def _check(blob: bytes) -> Reader:
         detail = f"the checksum of its {length:,} bytes is {found:08x}, the stored one {stored:08x}"
         raise CorruptArtifact(f"the file is damaged: {detail}")
     reader.data = reader.data[:end]
-    return reader
+    return version, reader
 
 
 def _read_header(reader: Reader) -> Header:
@@ -245,11 +283,17 @@ def _read_header(reader: Reader) -> Header:
     return Header(VERSION, network, partitioning or DEFAULT_PARTITIONING, reader.varint(), reader.varint())
 
 
-def _columns(decoder: str, shapes) -> int:
-    found = {reparam.columns(decoder, shape) for shape in shapes}
-    if len(found) != 1:
-        raise LayoutMismatch(f"decoder {decoder!r} needs kernels of one size in a group, found {sorted(found)} numbers a row")
-    return found.pop()
+def _columns(decoder: str, shapes, size: int | None = None) -> int:
+    """Numbers l of a row; size: bytes of a number, in a file that describes itself."""
+    if decoder == EXACT and size:
+        return size
+    counts = {reparam.columns(decoder, shape) for shape in shapes}
+    if len(counts) != 1:
+        raise LayoutMismatch(f"decoder {decoder!r} needs kernels of one size in a group, found {sorted(counts)} numbers a row")
+    l = counts.pop()
+    if size and not 1 <= l <= MAX_KERNEL:
+        raise LayoutMismatch(f"decoder {decoder!r} takes kernels of 1 to {MAX_KERNEL} numbers, found {l}")
+    return l
 
 
 def _pack_psi(group: Coded, tensors: int, l: int) -> tuple[int, bytes]:

@@ -212,6 +212,25 @@ class Static:
         return None
 
 
+class Bytes(Static):
+    """A table for each byte of a number; phi is uint8. For numbers that are kept exactly (container.py)."""
+
+    def pop(self, coder: Ans) -> np.ndarray:
+        out = np.empty((self.rows, len(self.alphabets)), np.uint8)
+        for place, alphabet in enumerate(self.alphabets):
+            column = alphabet.pop(coder, self.rows)
+            if len(column) and not 0 <= column.min() <= column.max() < 256:
+                raise CorruptArtifact(f"a byte of the value {column.min() if column.min() < 0 else column.max()}")
+            out[:, place] = column
+        return out
+
+    @classmethod
+    def read(cls, reader: Reader, l: int, shapes: Shapes) -> Bytes:
+        model = super().read(reader, l, shapes)
+        model.rows = sum(math.prod(shape) for shape in shapes)
+        return model
+
+
 class Raw:
     """Four bytes a number, as they are: uncompressed leftovers."""
 

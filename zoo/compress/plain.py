@@ -1,0 +1,220 @@
+"""Rounding without pictures: weights of any network at the least error for their bits, to a step or a size.
+
+    tensors --kind and kernel size--> groups --RD rounding at a step of each tensor's size--> integers --> file of the bound
+
+A step is the same share of the root mean square of every tensor: normalisation undoes the scale of what comes before it, so
+errors count relative to the weights. Kernels are rounded in the DFT basis, where smooth ones have few large numbers. An
+integer is chosen by its squared error plus the price of its bits, lambda = ln(2)/6 squared steps, at which the entropy-coded
+uniform quantiser trades both at high rates (Gish & Pierce 1968).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from zoo import codec, reparam, states
+from zoo.codec import Coded
+from zoo.compress import coding
+from zoo.compress.layer import to_latents
+from zoo.compress.search import parse_bytes
+from zoo.partitionings import Group
+from zoo.states import Quantised
+
+PRICE = math.log(2) / 6
+SMALLEST = 256  # numbers of a tensor that is rounded; the step of a smaller one costs as much as it saves
+LARGEST_KERNEL = 7
+SIGNIFICANT = 12  # bits of float32 vectors beside rounded weights
+DEPTHWISE = 0.25  # finer: a kernel of few numbers averages no errors, and its channels differ in size
+FINEST, COARSEST = 2.0**-20, 2.0**6  # steps
+ATTEMPTS = 14
+FULL = 0.97  # of a bound
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tensors of a group have in common."""
+
+    dtype: str
+    label: str  # "dense", "conv3x3", "depthwise3x3", "conv5" of 1-D, ...
+    decoder: str
+    finer: float = 1.0
+
+
+def kinds(state: Mapping[str, torch.Tensor]) -> dict[Kind, list[str]]:
+    """The tensors that may be rounded, by rule: floating point, numbers along two dimensions or more, not small.
+
+    Tied tensors are listed once.
+    """
+    aliases, found = states.tied(state), {}
+    for name, tensor in state.items():
+        wide = sum(side > 1 for side in tensor.shape) >= 2 and tensor.numel() >= SMALLEST
+        dtype = states.KINDS[tensor.dtype]
+        if name in aliases or not wide or dtype not in codec.described.DECODED:
+            continue
+        kernel = tuple(tensor.shape[2:])
+        if not kernel:
+            kind = Kind(dtype, "dense", "scalar")
+        else:
+            square = len(kernel) == 2 and kernel[0] == kernel[1] and 1 < kernel[0] <= LARGEST_KERNEL
+            depthwise = tensor.shape[1] == 1 and tensor.shape[0] > 1 and math.prod(kernel) > 1
+            label = ("depthwise" if depthwise else "conv") + "x".join(map(str, kernel))
+            kind = Kind(dtype, label, "dft" if square else "scalar", DEPTHWISE if depthwise else 1.0)
+        found.setdefault(kind, []).append(name)
+    return found
+
+
+def refuse(state: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError, with the tensors' names, for weights that are not finite and variances that are negative."""
+    rounded = {name for names in kinds(state).values() for name in names}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() < 2:
+            continue
+        wrong = ~tensor.isfinite() if name in rounded or tensor.dim() == 1 else tensor.isnan()
+        if wrong.any():
+            raise ValueError(f"{name} holds {int(wrong.sum()):,} numbers that are not finite (NaN or infinite)")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ValueError(f"{name} holds {int((tensor < 0).sum()):,} negative variances")
+
+
+def at_step(state: Mapping[str, torch.Tensor], step: float, **facts) -> bytes:
+    """The file at one step, in units of each tensor's root mean square; raises ValueError as `refuse` does."""
+    if not 0 < step < math.inf:
+        raise ValueError(f"a step of {step} is no positive number")
+    refuse(state)
+    return _Rounder(state, facts).at(step)
+
+
+def bound(state: Mapping[str, torch.Tensor], size: int | str | None, bits: float | None) -> int:
+    """Bytes, from one of the two ways to say them; raises ValueError for what is no positive size."""
+    if size is not None:
+        size = parse_bytes(size) if isinstance(size, str) else int(size)
+        if size < 1:
+            raise ValueError(f"a file of {size} bytes cannot be made; give a positive bound")
+        return size
+    if not 0 < bits < math.inf:
+        raise ValueError(f"{bits} bits a number are no positive number")
+    return int(bits * states.numbers(state) / 8)
+
+
+def within(
+    state: Mapping[str, torch.Tensor], size: int, tell: Callable[[str], None] = lambda text: None, **facts
+) -> bytes:
+    """A file of at most `size` bytes: at least 97 % of them, or the exact one where that is smaller.
+
+    `tell` hears of each attempt. Raises ValueError as `refuse` does, and where even a network of zeros needs more.
+    """
+    refuse(state)
+    exact = states.pack(state, **facts)
+    if len(exact) <= size:
+        tell(f"every number as it is takes {len(exact):,} bytes: nothing is rounded")
+        return exact
+    rounder = _Rounder(state, facts)
+    goal, weights = (1 + FULL) / 2 * size, sum(state[name].numel() for names in kinds(state).values() for name in names)
+    tried: list[tuple[float, bytes]] = []
+    step = min(max(_guess(state, size, weights), FINEST), COARSEST)
+    for _ in range(ATTEMPTS):
+        blob = rounder.at(step)
+        tell(f"step {step:.4g}: {len(blob):,} bytes of {size:,}")
+        tried.append((step, blob))
+        if FULL * size <= len(blob) <= size or (step == FINEST and len(blob) <= size):
+            return blob
+        if step == COARSEST and len(blob) > size:
+            break
+        step = _next([(s, len(b)) for s, b in tried], goal, weights)
+    fitting = [blob for _, blob in tried if len(blob) <= size]
+    if not fitting:
+        least = min(len(blob) for _, blob in tried)
+        raise ValueError(f"{size:,} bytes are too few: what is not rounded (names, biases, normalisation) and the "
+                         f"coarsest weights take {least:,}")  # fmt: skip
+    return max(fitting, key=len)
+
+
+def _guess(state: Mapping[str, torch.Tensor], size: int, weights: int) -> float:
+    """The step of a Gaussian at the bits that are left for a weight (Cover & Thomas, section 10.3.2)."""
+    bits = 8 * (size - 2 * (states.numbers(state) - weights)) / max(weights, 1)
+    return math.sqrt(12) * 2.0 ** -min(max(bits, 0.3), 16.0)
+
+
+def _next(tried: list[tuple[float, int]], goal: float, weights: int) -> float:
+    """The next step, from pairs (step, bytes): between the nearest ones on both sides, else a bit a weight for each halving."""
+    above = max((pair for pair in tried if pair[1] >= goal), default=None)
+    below = min((pair for pair in tried if pair[1] < goal), default=None)
+    if above and below:
+        share = min(max((above[1] - goal) / (above[1] - below[1]), 0.05), 0.95)
+        return above[0] * (below[0] / above[0]) ** share
+    step, size = tried[-1]
+    bits = 8 * (size - goal) / max(weights, 1)
+    return min(max(step * 2.0 ** min(max(bits, -6.0), 6.0), FINEST), COARSEST)
+
+
+class _Rounder:
+    """A state dict whose files at several steps are wanted."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor], facts: dict):
+        self.kinds, self.facts = kinds(state), facts
+        rounded = {name for names in self.kinds.values() for name in names}
+        short: dict[int, torch.Tensor] = {}  # a tied tensor stays one
+        self.state = {name: t if name in rounded or t.dtype != torch.float32 else short.setdefault(id(t), shorten(t))
+                      for name, t in state.items()}  # fmt: skip
+        aliases = states.tied(state)
+        self.state.update({name: self.state[first] for name, first in aliases.items()})
+
+    def at(self, step: float) -> bytes:
+        groups = [Quantised(tuple(names), self._group(kind, names, step)) for kind, names in self.kinds.items()]
+        return states.pack(self.state, groups, **self.facts)
+
+    def _group(self, kind: Kind, names: list[str], step: float) -> Coded:
+        shapes = tuple(tuple(self.state[name].shape) for name in names)
+        l = reparam.columns(kind.decoder, shapes[0])
+        scales, phi = [], []
+        for name in names:
+            rows = self.state[name].float().numpy().reshape(-1, l)
+            size = float(np.sqrt(np.mean(np.square(rows, dtype=np.float64)))) or 1.0
+            scale = codec.psi_round(np.float32(step * kind.finer * size))
+            scales.append(np.full(l, scale))
+            phi.append(round_rows(to_latents(kind.decoder, rows, l) / scale))
+        psi = {"scale": np.stack(scales)}
+        phi = np.concatenate(phi)
+        options = [Coded(kind.decoder, model, phi, psi) for model in ("static", "classes")]
+        return coding.shortest(Group(kind.label, kind.decoder, tuple(names), shapes), options)
+
+
+def round_rows(y: np.ndarray, sweeps: int = 2) -> np.ndarray:
+    """Integers int32 (d, l) of y in units of the step: each column at the least squared error plus PRICE times its bits."""
+    out = np.empty(y.shape, np.int32)
+    for j in range(y.shape[1]):
+        column = np.ascontiguousarray(y[:, j])
+        near = np.rint(column).astype(np.int32)
+        lower = near - np.sign(near)
+        q = near
+        for _ in range(sweeps):
+            low = min(int(q.min()), 0)
+            counts = np.bincount(q - low, minlength=max(int(near.max()), 0) - low + 1) + 0.1
+            bits = np.log2(counts.sum()) - np.log2(counts)
+            best, cost = near, (column - near) ** 2 + PRICE * _cost(bits, near - low)
+            for other in (lower, np.zeros_like(near)):
+                trial = (column - other) ** 2 + PRICE * _cost(bits, other - low)
+                best, cost = np.where(trial < cost, other, best), np.minimum(trial, cost)
+            q = best
+        out[:, j] = q
+    return out
+
+
+def _cost(bits: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Bits of integers by their place in the table, which may have narrowed: those outside take the most."""
+    inside = (index >= 0) & (index < len(bits))
+    return np.where(inside, bits[np.clip(index, 0, len(bits) - 1)], bits.max())
+
+
+def shorten(tensor: torch.Tensor) -> torch.Tensor:
+    """float32 numbers rounded to SIGNIFICANT bits, half to even; finite ones stay finite."""
+    raw = tensor.numpy().view(np.uint32).astype(np.uint64)
+    drop = 24 - SIGNIFICANT
+    rounded = (raw + (1 << drop - 1) - 1 + (raw >> drop & 1)) >> drop << drop
+    kept = np.where((rounded & 0x7F800000 == 0x7F800000), raw, rounded).astype(np.uint32)
+    return torch.from_numpy(kept.view(np.float32).reshape(tensor.shape))

@@ -1,0 +1,172 @@
+"""From the bytes of a model file to a module, and what a file without a record says of its pictures and classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zoo import codec, mismatch, named, networks, partitionings, states
+from zoo.codec import Picture
+from zoo.errors import LayoutMismatch, UnknownName, ZooError
+from zoo.networks.frozen import freeze
+from zoo.preprocessing import SPECS, Preprocessing
+
+
+@dataclass(frozen=True)
+class File:
+    """A model file that has no record, as it describes itself."""
+
+    path: Path
+    version: int  # of the format
+    network: str  # "" where it names none
+    parameters: int  # numbers stored
+    size_bytes: int
+    sha256: str
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def ratio(self) -> float:
+        """Compression ratio: 4 bytes a number, over the whole file."""
+        return 4 * self.parameters / self.size_bytes
+
+    def record(self) -> dict:
+        """The fields as plain data."""
+        return asdict(self) | {"path": str(self.path), "classes": list(self.classes)}
+
+
+def module(
+    blob: bytes,
+    compact: bool = False,
+    into: nn.Module | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """The network in a file of either version, in eval mode, or `into` with its tensors.
+
+    The network of a name has `num_classes` and `input_size`, (C, H, W), where these are known. `compact` removes channels
+    that cannot change the answers, of this zoo's networks alone.
+
+    Raises `CorruptArtifact` or a subclass; `LayoutMismatch` where the tensors are not those of `into`, or where a layer of it
+    computes something else than that of the named network with the same tensors; ValueError for `compact` where it cannot be.
+    """
+    header = codec.read_header(blob)
+    folded = header.version != codec.described.VERSION
+    if into is None and not header.network:
+        raise UnknownName("the file names no network: give one, zoo.load(path, into=module), or take zoo.load_state_dict(path)")
+    if compact and (into is not None or not _ours(header.network)):
+        raise ValueError("compact removes channels of this zoo's own networks, not of a module or another library's")
+    state = state_dict(blob)
+    if into is None:
+        network = named.module(header.network, state)
+    else:
+        network = into
+        _fill(network, state, header.network)
+    if folded:
+        freeze(network)  # batch normalisation is folded: it must not normalise in train mode
+    if compact:
+        from zoo.compact import remove_dead
+
+        remove_dead(header.network, network)
+    if into is None:
+        _describe(network, blob, header)
+    if device is not None or dtype is not None:
+        network = network.to(device=device, dtype=dtype)
+    return network.eval()
+
+
+def state_dict(blob: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a file of either version by name. Raises `CorruptArtifact` or a subclass."""
+    header = codec.read_header(blob)
+    if header.version == codec.described.VERSION:
+        return states.unpack(blob)[1]
+    header, groups = codec.decode(blob, partitionings.layout)  # {group: integers phi (d, l), steps psi}; checksum checked
+    weights = partitionings.join(header, groups)  # through reparam f, float64 in a fixed order, then float32
+    return {name: weights[name] for name in networks.shapes(header.network)}
+
+
+def describe(path: Path, blob: bytes) -> File:
+    """What the file says of itself; raises `CorruptArtifact` or a subclass."""
+    header = codec.read_header(blob)
+    return File(path, header.version, header.network, header.parameters, len(blob), hashlib.sha256(blob).hexdigest(),
+                preprocessing(blob), classes(blob))  # fmt: skip
+
+
+def preprocessing(blob: bytes) -> Preprocessing | None:
+    """What the file's pictures go through; for one of this zoo's networks that says nothing, what its data set's do."""
+    header = codec.read_header(blob)
+    if header.version == codec.described.VERSION:
+        picture = codec.described.read_description(blob).picture
+        if picture is not None:
+            return from_picture(picture)
+    return SPECS[networks.spec(header.network).dataset] if _ours(header.network) else None
+
+
+def classes(blob: bytes) -> tuple[str, ...]:
+    """Names of the classes in the file, else those of the data set of this zoo's network; () where nothing says them."""
+    from zoo import data
+
+    header = codec.read_header(blob)
+    if header.version == codec.described.VERSION:
+        names = codec.described.read_description(blob).classes
+        if names:
+            return names
+    if _ours(header.network):
+        spec = networks.spec(header.network)
+        names = data.classes(spec.dataset)
+        return names if len(names) == spec.classes_count else ()
+    return ()
+
+
+def from_picture(picture: Picture) -> Preprocessing:
+    return Preprocessing(**{f.name: getattr(picture, f.name) for f in fields(Preprocessing)})
+
+
+def _fill(into: nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
+    wanted = {key: tuple(tensor.shape) for key, tensor in into.state_dict().items()}
+    problem = mismatch.explain({key: tuple(tensor.shape) for key, tensor in state.items()}, wanted, "the module")
+    if problem:
+        raise LayoutMismatch(problem)
+    if name:
+        with torch.device("meta"):
+            layers = dict(named.build(name).named_modules())
+        differ = mismatch.strides(dict(into.named_modules()), layers)
+        if differ:
+            more = " and more" if len(differ) > 4 else ""
+            raise LayoutMismatch(
+                f"the tensors fit, but the module would not compute what {name} does: {'; '.join(differ[:4])}{more}; set its "
+                "layers so, or load without `into`"
+            )
+    if any(tensor.is_meta for tensor in into.state_dict().values()):
+        named.assign(into, state)
+    else:
+        into.load_state_dict(dict(state), strict=True)
+
+
+def _describe(network: nn.Module, blob: bytes, header: codec.Header) -> None:
+    """`num_classes` and `input_size` as attributes, unless the network has such itself."""
+    if _ours(header.network):
+        spec = networks.spec(header.network)
+        network.num_classes, network.input_size = spec.classes_count, spec.input_shape
+        return
+    spec = preprocessing(blob)
+    if spec is not None and not hasattr(network, "input_size"):
+        network.input_size = (len(spec.mean), spec.size * spec.enlarge, spec.size * spec.enlarge)
+    if not hasattr(network, "num_classes"):
+        dense = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+        if dense:
+            network.num_classes = dense[-1].out_features
+
+
+def _ours(name: str) -> bool:
+    try:
+        networks.spec(name)
+    except ZooError:
+        return False
+    return True
+
