@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module, one line)
     "train": ("benchmarks.train", "recipe -> model files in runs/, one for each seed"),
     "evaluate": ("benchmarks.evaluate", "model files of a recipe -> the record in artifacts/, measured once"),
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
+    "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
     "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),

@@ -289,7 +289,10 @@ def test_a_figure_has_no_ground_and_turns_light_where_the_screen_is_dark():
 
 def boxes(spec: dict) -> list[tuple[str, tuple]]:
     words = next(layer for layer in spec["layer"] if layer.get("name") == "names")["data"]["values"]
-    return [(w["label"], (w["px"], w["py"] - 9, w["px"] + 5.3 * len(w["label"]), w["py"] + 3)) for w in words]
+    width = {w["label"]: 5.6 * len(w["label"]) for w in words}
+    before = {"left": 0.0, "center": 0.5, "right": 1.0}  # share of the text to the left of its x
+    left = [w["px"] - before[w["side"]] * width[w["label"]] for w in words]
+    return [(w["label"], (x, w["py"] - 9, x + width[w["label"]], w["py"] + 3)) for w, x in zip(words, left, strict=True)]
 
 
 @pytest.mark.parametrize("network", ["lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4"])

@@ -200,7 +200,10 @@ def curves(title: str, subtitle: str, x: str, y: str, lines: dict[str, list], re
 
 
 def _label_layers(labels: Sequence[Label]) -> list[dict]:
-    words = [{"px": round(n.box[0], 1), "py": round(n.box[3] - 3, 1), "label": n.text, "colour": n.colour} for n in labels]
+    words = [
+        {"px": round(n.side[1], 1), "py": round(n.box[3] - 3, 1), "label": n.text, "colour": n.colour, "side": n.side[0]}
+        for n in labels
+    ]  # fmt: skip
     leaders = [
         {"px": round(n.point[0], 1), "py": round(n.point[1], 1), "qx": round(n.leader[0], 1), "qy": round(n.leader[1], 1)}
         | {"colour": n.colour} for n in labels if n.leader is not None
@@ -217,7 +220,7 @@ def _label_layers(labels: Sequence[Label]) -> list[dict]:
         {
             "name": "names",
             "data": {"values": words},
-            "mark": {"type": "text", "align": "left", "baseline": "alphabetic", "fontSize": FONT},
+            "mark": {"type": "text", "align": {"expr": "datum.side"}, "baseline": "alphabetic", "fontSize": FONT},
             "encoding": at | {"text": {"field": "label", "type": "nominal"}},
         },
     ]
