@@ -18,6 +18,8 @@ from zoo.errors import ZooError
 COMMANDS = {  # name: (module, one line)
     "train": ("benchmarks.train", "recipe -> model files in runs/, one for each seed"),
     "evaluate": ("benchmarks.evaluate", "model files of a recipe -> the record in artifacts/, measured once"),
+    "measure": ("benchmarks.measure", "ImageNet's validation set -> the test errors of entries that have none"),
+    "make": ("benchmarks.make", "the commands that make an entry which does not come with the zoo"),
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),

@@ -15,9 +15,8 @@ import numpy as np
 
 from benchmarks.report import paired
 from benchmarks.report.paired import Comparison
-from benchmarks.report.records import TITLES
-from zoo import registry, verify
-from zoo.registry import Entry
+from zoo import datasets, evidence, measurement, registry
+from zoo.records import Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +48,11 @@ def compare(a: Entry, b: Entry) -> tuple[str, Comparison]:
     if a.test_errors is not None and b.test_errors is not None:
         if a.test_set != b.test_set:
             raise ValueError(f"{a.id} and {b.id} were measured on different test sets ({a.dataset} and {b.dataset})")
-        answers = [verify.read_predictions(e.folder) for e in (a, b)]
-        labels, images = np.asarray(verify.test_images(a.dataset).labels), f"{TITLES[a.dataset]} test"
-    elif a.sample and b.sample and a.sample.get("digest") == b.sample.get("digest"):
-        samples = [verify.read_sample(e.folder) for e in (a, b)]
-        answers, labels, images = [s.predictions for s in samples], samples[0].labels, f"the sample {a.sample['name']}"
+        answers = [evidence.read_predictions(e.folder) for e in (a, b)]
+        labels, images = np.asarray(measurement.test_images(a.dataset).labels), f"{datasets.get(a.dataset).title} test"
+    elif a.sample and b.sample and a.sample.digest == b.sample.digest:
+        samples = [evidence.read_sample(e.folder) for e in (a, b)]
+        answers, labels, images = [s.predictions for s in samples], samples[0].labels, f"the sample {a.sample.name}"
     else:
         missing = [e.id for e in (a, b) if e.test_errors is None] or [a.id, b.id]
         raise ValueError(f"no images on which both were measured: {' and '.join(missing)} has no test errors in its record")

@@ -26,31 +26,31 @@ from tqdm import tqdm
 
 from benchmarks import evaluate
 from benchmarks.report import curve
-from zoo import data, preprocessing, registry, verify
+from zoo import datasets, evidence, measurement, preprocessing, registry
 from zoo.compress import reference
 from zoo.compress.calibration import BATCH
 from zoo.compress.network import Job
 from zoo.compress.search import compress, parse_bytes
-from zoo.registry import write
+from zoo.files import write
 
 EPOCHS = 1.0
 PICTURES = "images from the training split of ImageNet"
 IMAGES = 300
 
 
-def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[np.ndarray, data.ImageFolder | None]:
+def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[np.ndarray, datasets.ImageFolder | None]:
     """Calibration images as the network sees them, uint8 (N, H, W[, C]), and the pictures kept out of them.
 
-    folder: pictures by class folder, of which the last of every `keep_out` is kept out; or "mnist", "cifar10" for the
+    folder: pictures by class folder, of which the last of every `keep_out` is kept out; or the name of a data set for the
     last images of these training sets. At most `most` are used, evenly spaced.
     """
-    if folder in ("mnist", "cifar10"):
-        return np.asarray(data.load(folder, "train").pixels[-most:]), None
-    found, spec = data.image_folder(folder, None), preprocessing.SPECS[name]
+    if folder in datasets.DATASETS and datasets.get(folder).downloadable:
+        return np.asarray(datasets.load(folder, "train").pixels[-most:]), None
+    found, spec = datasets.image_folder(folder, None), datasets.PREPROCESSINGS[name]
     kept, order = None, list(range(len(found)))
     if keep_out:
         out = order[keep_out - 1 :: keep_out]
-        kept = data.ImageFolder(found.root, [found.paths[i] for i in out], found.labels[out], found.class_names)
+        kept = datasets.ImageFolder(found.root, [found.paths[i] for i in out], found.labels[out], found.class_names)
         order = [i for i in order if i % keep_out != keep_out - 1]
     count = min(most, len(order))
     order = [order[i * len(order) // count] for i in range(count)]
@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
     parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
-    parser.add_argument("--preprocessing", choices=preprocessing.SPECS, help="of a .safetensors file (default: the network's)")
+    names = datasets.PREPROCESSINGS
+    parser.add_argument("--preprocessing", choices=names, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
     parser.add_argument("--pictures", default=PICTURES, help="what those kept out are, for the record (default: %(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of tuning BN (default: %(default)s)")
@@ -107,10 +108,10 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | None):
+def measure(blob: bytes, weights: reference.Reference, kept: datasets.ImageFolder | None):
     """What `zoo.measure` finds of a file, and the sample that compares it with the uncompressed network on pictures kept out."""
-    dataset = preprocessing.SPECS[weights.preprocessing].dataset
-    found = verify.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
+    dataset = datasets.of_preprocessing(weights.preprocessing).name
+    found = measurement.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
     if kept is None:
         return found, None
     network, transform = weights.build(), preprocessing.preprocess(weights.preprocessing)
@@ -120,10 +121,10 @@ def measure(blob: bytes, weights: reference.Reference, kept: data.ImageFolder | 
             pictures = [kept[i][0] for i in range(begin, min(begin + BATCH, len(kept)))]
             answers.append(network(transform(pictures)).argmax(1))
     wanted = torch.cat(answers).numpy()
-    return found, verify.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
+    return found, evidence.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
 
 
-def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: verify.Sample) -> dict:
+def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: evidence.Sample) -> dict:
     """A row of the table of agreement against bytes."""
     return {
         "method": method,
@@ -151,10 +152,10 @@ def publish(
     if sample is not None:
         note = f"{pictures}, kept out of calibration; no validation error"
         facts["sample"] = sample.record(f"{len(sample.paths)} {pictures}", found.test_set, weights.source, note)
-        extra[verify.SAMPLE] = sample.to_bytes()
+        extra[evidence.SAMPLE] = sample.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
-        dataset=preprocessing.SPECS[weights.preprocessing].dataset, preprocessing=weights.preprocessing,
+        dataset=datasets.of_preprocessing(weights.preprocessing).name, preprocessing=weights.preprocessing,
         log=(command + "\n").encode(), extra=extra, replace=replace_unpublished, license=weights.license,
         weights_source=weights.record(), selection="one run of the command in train.log",
         quoted=quoted if quoted in registry.quoted() else None,

@@ -6,7 +6,7 @@
         --zoo.measure--> bytes, digests, golden outputs, test errors of every seed  -->  artifacts/<id>/
 
 Model bytes under an id never change once they are published: an improvement is a new id. --replace-unpublished is for
-entries that nobody has seen. Only ImageNet's test errors come into a record later: `zoo verify ID --data PATH --write`.
+entries that nobody has seen. Only ImageNet's test errors come into a record later: `python -m benchmarks measure`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from benchmarks.train import RUNS, folder, logged_recipe
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Claim, Recipe
 from benchmarks.versions import versions
-from zoo import registry, verify
-from zoo.registry import Entry
-from zoo.verify import Measurement
+from zoo import datasets, evidence, files, measurement, records, registry
+from zoo.measurement import Measurement
+from zoo.records import Entry
 
 ROOT = Path(__file__).parent.parent
 ARTIFACTS = ROOT / "artifacts"
@@ -45,10 +45,10 @@ def main(args: argparse.Namespace) -> int:
     path = recipes.find(args.recipe)
     entry = evaluate(path, args.runs, args.out, args.device, args.replace_unpublished)
     for outcome in entry.seeds:
-        mark = "ships" if outcome["seed"] == entry.seed else ""
-        errors = "not tested" if outcome["test_errors"] is None else f"{outcome['test_errors']:,} test errors"
-        held = f"{outcome['heldout_errors']} of {outcome['heldout_examples']:,} held-out"
-        print(f"seed {outcome['seed']}: {outcome['size_bytes']:,} bytes, {held}, {errors}  {mark}")
+        mark = "ships" if outcome.seed == entry.seed else ""
+        errors = "not tested" if outcome.test_errors is None else f"{outcome.test_errors:,} test errors"
+        held = f"{outcome.heldout_errors} of {outcome.heldout_examples:,} held-out"
+        print(f"seed {outcome.seed}: {outcome.size_bytes:,} bytes, {held}, {errors}  {mark}")
     error = "test set not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} % error"
     print(f"{args.out / entry.id}: {entry.size_bytes:,} bytes, {entry.ratio:,.0f}x smaller, {error}")
     print(f"next: zoo verify {entry.id}; python -m benchmarks leaderboard")
@@ -67,9 +67,9 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
     blobs = {o["seed"]: (_run(runs, recipe, o["seed"]) / registry.MODEL).read_bytes() for o in found}
     ships = chosen["seed"]
     refuse_other_bytes(out / recipe.id, blobs[ships], replace)
-    images = None if recipe.dataset == "imagenet" else "test"  # `zoo verify ID --data PATH --write` measures those
+    images = "test" if datasets.get(recipe.dataset).downloadable else None  # `measure` does those
     how = {"dataset": recipe.dataset, "preprocess": recipe.preprocess, "device": device}
-    measured = {s: verify.measure(blob, images, **how) for s, blob in blobs.items()}
+    measured = {s: measurement.measure(blob, images, **how) for s, blob in blobs.items()}
     kept = ("seed", "size_bytes", "heldout_errors", "heldout_examples")
     seeds = [{k: o[k] for k in kept} | {"test_errors": measured[o["seed"]].errors} for o in found]
     return write_entry(
@@ -95,7 +95,7 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
 
 def outcomes(recipe: Recipe, runs: Path) -> list[dict]:
     """The outcome of every seed of the recipe, in its order. Raises ValueError listing everything that is missing or foreign."""
-    found, wrong = [], []
+    finished, wrong = [], []
     for seed in recipe.seeds:
         run = _run(runs, recipe, seed)
         if not (run / "outcome.json").is_file() or not (run / registry.MODEL).is_file():
@@ -106,20 +106,20 @@ def outcomes(recipe: Recipe, runs: Path) -> list[dict]:
             wrong.append(f"{run} was made by another recipe than the present one: {_differences(logged_recipe(run), recipe)}")
         elif outcome["seed"] != seed or outcome["size_bytes"] != (run / registry.MODEL).stat().st_size:
             wrong.append(f"{run}: outcome.json does not belong to the model.zoo beside it")
-        found.append(outcome)
+        finished.append(outcome)
     if wrong:
         raise ValueError("\n  ".join([f"{recipe.id} cannot be evaluated:", *wrong]))
-    return found
+    return finished
 
 
-def select(found: Sequence[dict], claim: Claim) -> tuple[dict, str]:
+def select(candidates: Sequence[dict], claim: Claim) -> tuple[dict, str]:
     """The seed that ships and the rule in words: fewest held-out errors within the claimed bytes, then fewest bytes."""
-    within = [o for o in found if claim.bytes is None or o["size_bytes"] <= claim.bytes]
+    within = [o for o in candidates if claim.bytes is None or o["size_bytes"] <= claim.bytes]
     bound = "" if claim.bytes is None else f" among the seeds of at most {claim.bytes:,} bytes"
     if not within:
-        within, bound = list(found), f" (no seed has at most {claim.bytes:,} bytes)"
+        within, bound = list(candidates), f" (no seed has at most {claim.bytes:,} bytes)"
     chosen = min(within, key=lambda o: (o["heldout_errors"], o["size_bytes"], o["seed"]))
-    if len(found) == 1:
+    if len(candidates) == 1:
         return chosen, "the only seed; the test set had no part in any choice"
     held = chosen["heldout_examples"]
     return chosen, (
@@ -155,35 +155,36 @@ def write_entry(
     facts.setdefault("paper_bytes", None)
     if facts["paper_bytes"] is None:
         facts["paper_bytes"], facts["paper_counting"] = paper_bytes(method, blob)
-    entry = Entry(
-        id=id,
-        network=found.network,
-        method=method,
-        partitioning=found.partitioning,
-        dataset=dataset,
-        preprocessing=preprocessing,
-        parameters=found.parameters,
-        size_bytes=found.size_bytes,
-        sha256=found.sha256,
-        weights_sha256=found.weights_sha256,
-        test_set=found.test_set,
-        test_errors=found.errors,
-        test_examples=found.examples,
-        license=license,
-        versions=versions(),
-        **facts,
-    )
+    record = {
+        "schema": records.SCHEMA,
+        "id": id,
+        "network": found.network,
+        "method": method,
+        "partitioning": found.partitioning,
+        "dataset": dataset,
+        "preprocessing": preprocessing,
+        "parameters": found.parameters,
+        "size_bytes": found.size_bytes,
+        "sha256": found.sha256,
+        "weights_sha256": found.weights_sha256,
+        "test_set": found.test_set,
+        "test_errors": found.errors,
+        "test_examples": found.examples,
+        "license": license,
+        "versions": versions(),
+    }
+    entry = records.entry(record | facts)
     staging = Path(out) / f".{id}.{os.getpid()}.part"
     new = staging / id
     try:
-        registry.write(new / registry.MODEL, blob)
-        verify.write_golden(new, found.golden)
+        files.write(new / registry.MODEL, blob)
+        evidence.write_golden(new, found.golden)
         if found.predictions is not None:
-            verify.write_predictions(new, found.predictions)
+            evidence.write_predictions(new, found.predictions)
         if log is not None:
-            registry.write(new / "train.log", log)
+            files.write(new / "train.log", log)
         for name, content in (extra or {}).items():
-            registry.write(new / name, content)
+            files.write(new / name, content)
         registry.save(entry, new)
         if place.exists():
             os.replace(place, staging / "before")

@@ -35,7 +35,7 @@ import numpy as np
 
 import zoo
 from benchmarks.versions import versions
-from zoo import codec, networks, partitionings, registry
+from zoo import codec, datasets, files, networks, partitionings, registry
 from zoo.codec import Coded
 
 SECTIONS = ("load", "codec", "overhead", "memory", "step", "evaluate")
@@ -68,15 +68,15 @@ def main(args: argparse.Namespace) -> None:
     results: dict[str, list[dict] | dict] = {"machine": machine()}
     print("{processor}, {cores} cores; load {load}; {threads} thread of torch; {versions}".format(**results["machine"]))
     if set(wanted) - {"step", "evaluate"}:
-        files = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
+        blobs = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
         if not args.no_synthetic:
-            files["synthetic resnet50, scalar"] = synthetic("resnet50", {})
-            files["synthetic resnet50, dft"] = synthetic("resnet50", {"convs3x3": "dft"})
+            blobs["synthetic resnet50, scalar"] = synthetic("resnet50", {})
+            blobs["synthetic resnet50, dft"] = synthetic("resnet50", {"convs3x3": "dft"})
         print(f"medians of {args.repeats} timings or more; sizes decimal\n")
         of_files = {"load": load, "codec": speed_of_codec, "overhead": overhead, "memory": memory}
         for section, measure in of_files.items():
             if section in wanted:
-                rows = (measure(name, blob, args.repeats) for name, blob in files.items())
+                rows = (measure(name, blob, args.repeats) for name, blob in blobs.items())
                 results[section] = [show(section, row) for row in rows if row]
                 print()
     if "step" in wanted:
@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"load at the end: {_load()}")
     if args.json:
         results["machine"]["load_at_end"] = _load()
-        registry.write(args.json, (json.dumps(results, indent=1) + "\n").encode())
+        files.write(args.json, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def show(section: str, row: dict) -> dict:
@@ -291,7 +291,7 @@ def training_step(name: str, repeats: int) -> dict:
     from benchmarks.training.loop import Run
 
     recipe = recipes.read(name)
-    steps = 40 if recipe.dataset == "mnist" else 4  # a multiple of `rate_every`
+    steps = 40 if datasets.get(recipe.dataset).size < 32 else 4  # a multiple of `rate_every`
     compressed = Run(recipe, 0)
     changes = {"method": "plain", "options": {}, "warm_start": "", "teacher": "", "features": 0.0, "stages": [], "keep": {}}
     plain = Run(recipes.from_dict(recipe.plain() | changes), 0)
@@ -319,11 +319,11 @@ def evaluation(name: str) -> dict:
     """Wall-clock seconds of all that verifying an entry takes, against its network's forward pass alone."""
     import torch
 
-    from zoo import data, verify
+    from zoo import datasets, verify
 
     network, entry = zoo.load(name), registry.find(name)
-    images, transform = data.load(entry.dataset, "test"), zoo.transforms(name)
-    ready = transform(images.pixels).split(verify.BATCH[entry.dataset])
+    images, transform = datasets.load(entry.dataset, "test"), zoo.transforms(name)
+    ready = transform(images.pixels).split(datasets.get(entry.dataset).batch)
 
     def forward() -> None:
         with torch.inference_mode():

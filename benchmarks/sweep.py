@@ -22,7 +22,7 @@ from benchmarks.report import curve
 from benchmarks.train import RUNS, describe, folder, named, train_one
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Recipe
-from zoo import registry, verify
+from zoo import files, measurement, registry
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("setting", "value", "seed", "size_bytes", "heldout_errors", "heldout_examples", "heldout_error_percent", "seconds")
@@ -43,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     key, values = parse(args.over)
-    own = recipes.read(args.recipe)
-    path = args.out / (named(f"{own.id}-{key.replace('.', '-')}", args.set) + ".csv")
+    unchanged = recipes.read(args.recipe)
+    path = args.out / (named(f"{unchanged.id}-{key.replace('.', '-')}", args.set) + ".csv")
     rows = {(r["value"], r["seed"]): r for r in curve.read(path)} if path.is_file() else {}
     for value in values:
         overrides = (*args.set, f"{key}={value}")
         recipe = recipes.read(args.recipe, overrides)
-        if recipes.deciding(recipe) == recipes.deciding(own):
-            overrides = ()  # the recipe's own run
+        if recipes.deciding(recipe) == recipes.deciding(unchanged):
+            overrides = ()  # the recipe's unchanged run
         for seed in args.seed or recipe.seeds[:1]:
             out = folder(args.runs, recipe.id, seed, overrides)
             outcome = train_one(recipe, seed, out, args.device, threads=args.threads)
@@ -62,9 +62,9 @@ def main(args: argparse.Namespace) -> None:
             before = rows.get((value, str(seed)), {})
             same = all(before.get(key) == str(row[key]) for key in ("size_bytes", "heldout_errors"))
             rows[value, str(seed)] = before | row if same else row  # of the same file the test errors stay
-            registry.write(path, table(list(rows.values())).encode())
+            files.write(path, table(list(rows.values())).encode())
             if args.test:
-                registry.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))
+                files.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))
             print(f"{key}={value}, seed {seed}: {describe(recipe, outcome)}")
     print(f"{path}: {len(rows)} points")
 
@@ -90,12 +90,12 @@ def tested(run: Path, recipe: Recipe, device: str = "cpu") -> dict:
         entry = registry.load_record(ARTIFACTS / recipe.id)
         if entry.sha256 == digest and entry.test_errors is not None:
             return {"test_errors": entry.test_errors, "test_examples": entry.test_examples, "sha256": digest}
-    if kept.is_file() and (found := json.loads(kept.read_text()))["sha256"] == digest:
-        return found
-    measured = verify.measure(blob, dataset=recipe.dataset, preprocess=recipe.preprocess, device=device)
-    found = {"test_errors": measured.errors, "test_examples": measured.examples, "sha256": digest}
-    registry.write(kept, json.dumps(found).encode())
-    return found
+    if kept.is_file() and (errors := json.loads(kept.read_text()))["sha256"] == digest:
+        return errors
+    measured = measurement.measure(blob, dataset=recipe.dataset, preprocess=recipe.preprocess, device=device)
+    errors = {"test_errors": measured.errors, "test_examples": measured.examples, "sha256": digest}
+    files.write(kept, json.dumps(errors).encode())
+    return errors
 
 
 def table(rows: list[dict]) -> str:

@@ -1,11 +1,11 @@
-"""Train the seeds of a recipe; what was killed goes on from its last checkpoint.
+"""Train the seeds of a recipe; a run that was stopped goes on from its last checkpoint.
 
     python -m benchmarks train lenet300-100-sq                              every seed of the recipe
     python -m benchmarks train lenet300-100-sq --seed 0 --set options.lambda=4e-6
     torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft --device cuda
 
-Writes RUNS/<id>/seed-<n>/ with model.zoo, outcome.json, train.log and the checkpoint. A run with --set is another
-training than the recipe's: it goes to a folder that names the setting, and `evaluate` does not take it for the recipe's.
+Writes RUNS/<id>/seed-<n>/ with model.zoo, outcome.json, train.log and the checkpoint. A run with --set goes to a folder
+that names the setting, RUNS/<id>,KEY=VALUE/seed-<n>/, because it is not the recipe's: `evaluate` leaves it alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override, e.g. optimizer.lr=1e-3")
     parser.add_argument("--out", type=Path, default=RUNS, help="folder of all runs (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: one for MNIST, where more only wait, else all cores)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: 1 for MNIST, whose steps are short; else all cores)")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the last checkpoint (this is the default)")
     again.add_argument("--restart", action="store_true", help="forget the checkpoint and begin anew")
@@ -65,8 +65,11 @@ def train_one(recipe, seed: int, out: Path, device: str = "cpu", resume: bool = 
 
 
 def default_threads(dataset: str) -> int:
-    """One for MNIST, where more only wait for each other; else this process's share of the cores."""
-    return 1 if dataset == "mnist" else max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """1 for images as small as MNIST's, whose steps are too short to share; else this process's share of the cores."""
+    from zoo import datasets
+
+    small = datasets.get(dataset).size < 32
+    return 1 if small else max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def folder(runs: Path, id: str, seed: int, overrides=()) -> Path:

@@ -1,4 +1,4 @@
-"""What trained or measured: for logs and records."""
+"""Versions of the packages that a training or a measurement ran with, for logs and records."""
 
 import platform
 from importlib import metadata
@@ -8,10 +8,10 @@ PACKAGES = ("torch", "numpy", "constriction", "entropy-coded-zoo")
 
 def versions() -> dict[str, str]:
     """Name -> version of Python and of those packages that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

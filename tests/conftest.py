@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import codec, data, networks, partitionings, registry, verify
+from zoo import codec, datasets, measurement, networks, partitionings, records, registry
 from zoo.codec import Coded
 
 
@@ -22,21 +22,21 @@ def random_model(network: str = "lenet300-100", seed: int = 0, spread: float = 0
     return zoo.encode(network, "paper", groups)
 
 
-def standin_images(count: int = 200, seed: int = 1) -> data.Images:
+def standin_images(count: int = 200, seed: int = 1) -> datasets.Images:
     """Random pictures of MNIST's size with random labels."""
     draw = np.random.default_rng(seed)
     pixels = draw.integers(0, 256, (count, 28, 28), np.uint8)
     labels = draw.integers(0, 10, count).astype(np.uint8)
-    return data.Images(pixels, labels, data.digest(pixels, labels))
+    return datasets.Images(pixels, labels, datasets.digest(pixels, labels))
 
 
-def make_entry(root: Path, name: str, blob: bytes, images: data.Images | None = None, **facts) -> registry.Entry:
+def make_entry(root: Path, name: str, blob: bytes, images: datasets.Images | None = None, **facts) -> records.Entry:
     """An entry's folder below `root`, complete, tested on `images` if there are any; `facts` go into the record."""
     from benchmarks import evaluate
 
     dataset = facts.pop("dataset", None) or networks.spec(codec.read_header(blob).network).dataset
     preprocessing = facts.pop("preprocessing", dataset)
-    found = verify.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
+    found = measurement.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
     facts = {"method": "plain", "dataset": dataset, "preprocessing": preprocessing} | facts
     return evaluate.write_entry(name, blob, found, root, **facts)
 
@@ -57,14 +57,14 @@ def artifacts(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def mnist_standin(monkeypatch) -> data.Images:
+def mnist_standin(monkeypatch) -> datasets.Images:
     """200 random pictures that take the place of MNIST's test set."""
     images = standin_images()
-    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: images)
+    monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: images)
     return images
 
 
 @pytest.fixture
-def entry(artifacts, lenet_blob, mnist_standin) -> registry.Entry:
+def entry(artifacts, lenet_blob, mnist_standin) -> records.Entry:
     """The entry lenet300-100-standin, tested on `mnist_standin`."""
     return make_entry(artifacts, "lenet300-100-standin", lenet_blob, mnist_standin)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.training import batches, recipe
-from zoo import data
+from zoo import datasets
 
 CPU = torch.device("cpu")
 
@@ -27,13 +27,13 @@ def same(a: batches.Batch, b: batches.Batch) -> bool:
 
 
 @pytest.fixture
-def cifar(monkeypatch) -> data.Images:
+def cifar(monkeypatch) -> datasets.Images:
     """100 random pictures in CIFAR-10's place, 40 of them held out; every one has a label of its own."""
     draw = np.random.default_rng(0)
     pixels, labels = draw.integers(0, 256, (100, 32, 32, 3), np.uint8), np.arange(100, dtype=np.uint8)
-    images = data.Images(pixels, labels, "")
-    monkeypatch.setattr(data, "load", lambda dataset, split: images)
-    monkeypatch.setattr(data, "HOLDOUT", 40)
+    images = datasets.Images(pixels, labels, "")
+    monkeypatch.setattr(datasets, "load", lambda dataset, split: images)
+    monkeypatch.setattr(datasets, "HOLDOUT", 40)
     return images
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from benchmarks.training import checkpoint, loop
 from benchmarks.training.checkpoint import DamagedCheckpoint
-from zoo import data
+from zoo import datasets
 
 STATE = {
     "step": 3, "loss": 0.5, "log": ["a", "b"], "none": None, "kept": {"stage1": torch.tensor([1, 5])},
@@ -20,8 +20,8 @@ STATE = {
 @pytest.fixture
 def standin(monkeypatch):
     """Small pictures instead of MNIST."""
-    monkeypatch.setattr(data, "load", data.load)
-    monkeypatch.setattr(data, "HOLDOUT", data.HOLDOUT)
+    monkeypatch.setattr(datasets, "load", datasets.load)
+    monkeypatch.setattr(datasets, "HOLDOUT", datasets.HOLDOUT)
     training_process.use_standin()
 
 

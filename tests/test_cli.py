@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -15,7 +14,7 @@ from conftest import make_entry, random_model
 from PIL import Image
 
 import zoo
-from zoo import cli, data, registry, verify
+from zoo import cli, datasets, measurement, registry
 from zoo.errors import DataUnavailable
 
 COMMANDS = ("list", "info", "show", "verify", "predict", "decode", "data")
@@ -91,7 +90,7 @@ def test_list_without_entries(artifacts, capsys):
 def test_info(entry, capsys):
     status, lines, _ = run(capsys, "info", entry.id, "--json")
     assert status == 0 and json.loads("\n".join(lines)) == entry.record()
-    registry.save(dataclasses.replace(entry, quoted="lenet300-100/epr-sq", seeds=({"seed": 0, "size_bytes": 5}, {"seed": 1}),
+    registry.save(entry.changed(quoted="lenet300-100/epr-sq", seeds=({"seed": 0, "size_bytes": 5}, {"seed": 1}),
                                       versions={"torch": "2.13"}))  # fmt: skip
     text = "\n".join(run(capsys, "info", entry.id)[1])
     for part in (f"{entry.test_errors:,} of 200", "8.56 KB, 1.9 % (quoted", "torch 2.13", "seed 0, size_bytes 5\n", "266,610"):
@@ -154,14 +153,12 @@ def test_verify_without_data_or_entries_is_an_error(entry, monkeypatch, capsys):
     def refuse(*_):
         raise DataUnavailable("nothing there:\n  1. cache")
 
-    monkeypatch.setattr(verify, "test_images", refuse)
+    monkeypatch.setattr(measurement, "test_images", refuse)
     status, lines, _ = run(capsys, "verify")
     assert status == 2 and lines[0].endswith("INCOMPLETE") and "--bytes-only" in lines[3]
     assert run(capsys, "verify", "--bytes-only")[0] == 0
     status, lines, err = run(capsys, "verify", "nobody")
     assert status == 2 and lines == [] and "nobody" in err
-    status, _, err = run(capsys, "verify", "--write")
-    assert status == 2 and "--data" in err
     status, _, err = run(capsys, "verify", "--device", "abacus")
     assert status == 2 and err.startswith("zoo: --device abacus: ") and err.count("\n") == 1
     monkeypatch.setattr(registry, "roots", lambda: [])
@@ -206,7 +203,7 @@ def test_predict_names_what_is_no_picture(entry, tmp_path, capsys):
 
 @pytest.mark.parametrize("change", [{"preprocessing": "fog"}, {"dataset": "fog"}])
 def test_predict_with_a_wrong_record_says_so(entry, tmp_path, capsys, change):
-    registry.save(dataclasses.replace(entry, **change))
+    registry.save(entry.changed(**change))
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     status, _, err = run(capsys, "predict", entry.id, tmp_path / "a.png")
     assert status == 2 and err.startswith(f"zoo: the record of {entry.id} is wrong: no ") and "'fog'; there are" in err
@@ -235,8 +232,8 @@ def test_data(tmp_path, monkeypatch, capsys):
     status, lines, _ = run(capsys, "data")
     assert status == 0 and str(tmp_path) in lines[1]
     assert "not there yet" in lines[2] and "comes with the package" in lines[3]
-    images = data.Images(np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8), "abc")
-    monkeypatch.setattr(data, "load", lambda dataset, split: images)
+    images = datasets.Images(np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8), "abc")
+    monkeypatch.setattr(datasets, "load", lambda dataset, split: images)
     status, lines, _ = run(capsys, "data", "fetch", "mnist")
     assert status == 0 and lines == ["mnist train: 3 images, digest abc", "mnist test: 3 images, digest abc"]
 

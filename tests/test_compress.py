@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import zoo
 from benchmarks import compress
-from zoo import codec, data, networks, partitionings
+from zoo import codec, datasets, networks, partitionings
 from zoo.compress import bn as batch_norm
 from zoo.compress import calibration, reference, rounding, search
 from zoo.compress import layer as one_layer
@@ -218,7 +218,7 @@ def mnist_job(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "lenet5-caffe")
-    pixels = np.asarray(data.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
+    pixels = np.asarray(datasets.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
     return all_layers.Job(weights, "dft", pixels, tmp_path / "work")
 
 
@@ -261,7 +261,7 @@ def test_the_command_writes_an_entry_that_loads(tmp_path, monkeypatch, capsys):
     torch.manual_seed(0)
     path = tmp_path / "weights.safetensors"
     save_file(networks.build("lenet300-100").state_dict(), path)
-    images = data.load("mnist", "test").pixels[:150]
+    images = datasets.load("mnist", "test").pixels[:150]
     monkeypatch.setattr(compress, "pictures", lambda *_: (np.asarray(images), None))
     command = f"compress lenet300-100 --weights {path} --bytes 40kB --calibration mnist --work {tmp_path / 'work'}"
     assert main([*command.split(), "--out", str(tmp_path / "lenet300-100-test")]) == 0

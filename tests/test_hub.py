@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 
 import pytest
 from conftest import random_model
 
 import zoo
-from zoo import registry, verify
+from zoo import files, registry, verify
 from zoo.errors import ArtifactUnavailable, CorruptArtifact
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -36,7 +36,7 @@ def hub(entry, tmp_path, monkeypatch):
             return str(self.cache)
 
     stand_in = Hub()
-    stand_in.entry = dataclasses.replace(entry, hub={"repo": "someone/zoo", "revision": REVISION, "file": "a/model.zoo"})
+    stand_in.entry = entry.changed(hub={"repo": "someone/zoo", "revision": REVISION, "file": "a/model.zoo"})
     registry.save(stand_in.entry)
     entry.path.rename(stand_in.remote)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", stand_in.download)
@@ -73,7 +73,9 @@ def test_without_a_network_the_error_says_what_to_do(hub):
 
 @pytest.mark.parametrize("revision", ["main", REVISION[:12], None])
 def test_a_revision_that_is_not_pinned_is_refused(hub, revision):
-    registry.save(dataclasses.replace(hub.entry, hub=hub.entry.hub | {"revision": revision}))
+    record = hub.entry.record()
+    record["hub"]["revision"] = revision
+    (hub.entry.folder / "entry.json").write_text(json.dumps(record))
     with pytest.raises(CorruptArtifact, match="revision of 40 hex digits"):
         zoo.load(hub.entry.id)
     assert hub.calls == []
@@ -95,18 +97,18 @@ def test_the_real_client_finds_a_file_in_its_cache_without_a_network(entry, tmp_
     cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    there = dataclasses.replace(entry, hub={"repo": "someone/zoo", "revision": REVISION, "file": "model.zoo"})
+    there = entry.changed(hub={"repo": "someone/zoo", "revision": REVISION, "file": "model.zoo"})
     blob = entry.path.read_bytes()
     entry.path.unlink()
     with pytest.raises(ArtifactUnavailable, match="could not be fetched"):
         registry.read(there)
-    registry.write(cache / "models--someone--zoo" / "snapshots" / REVISION / "model.zoo", blob)
+    files.write(cache / "models--someone--zoo" / "snapshots" / REVISION / "model.zoo", blob)
     assert registry.read(there) == blob
 
 
 @pytest.mark.parametrize("repo", ["no/such/repo", "a b/zoo", "someone/zoo.git"])
 def test_a_repo_that_cannot_be_is_the_records_fault(entry, repo):
-    there = dataclasses.replace(entry, hub={"repo": repo, "revision": REVISION, "file": "model.zoo"})
+    there = entry.changed(hub={"repo": repo, "revision": REVISION, "file": "model.zoo"})
     entry.path.unlink()
     with pytest.raises(CorruptArtifact, match="names no file of the Hugging Face Hub"):
         registry.read(there)

@@ -14,17 +14,19 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__ as commands
 from benchmarks.report import cost, figures, labels, leaderboard, paired, plot, records, standing
-from zoo import networks, registry, verify
-from zoo.registry import Entry
+from zoo import evidence, networks, registry
+from zoo import records as zoo_records
+from zoo.records import Entry
 
 
-def entry(id: str, size: int, errors: int | None, network: str = "lenet300-100", method: str = "epr", **more) -> Entry:
+def entry(id: str, size: int, errors: int | None, network="lenet300-100", method="epr", folder=None, **more) -> Entry:
     spec = networks.spec(network)
     tested = {} if errors is None else {"test_set": "0" * 64, "test_errors": errors, "test_examples": 10_000}
-    return Entry(
-        id=id, network=network, method=method, dataset=spec.dataset, preprocessing=spec.dataset, parameters=spec.parameters,
-        size_bytes=size, sha256="1" * 64, weights_sha256="2" * 64, **tested, **more,
-    )  # fmt: skip
+    record = {
+        "schema": 1, "id": id, "network": network, "method": method, "dataset": spec.dataset, "preprocessing": spec.dataset,
+        "parameters": spec.parameters, "size_bytes": size, "sha256": "1" * 64, "weights_sha256": "2" * 64,
+    }  # fmt: skip
+    return zoo_records.entry(record | tested | more, folder)
 
 
 ENTRIES = [
@@ -34,7 +36,8 @@ ENTRIES = [
     entry("lenet300-100-good", 30_000, 150, method="hemp"),
     entry("lenet300-100-far", 20_000, 3_000, method="direct"),
     entry("resnet50-dft", 5_400_000, None, "resnet50", sample={
-        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95}),
+        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95,
+        "reference": "fp32", "note": "a stand-in"}),
 ]  # fmt: skip
 QUOTED = list(registry.quoted().values())
 
@@ -188,7 +191,7 @@ def test_outcomes_are_worked_out_from_predictions_and_labels(artifacts, lenet_bl
     one, path = make_entry(artifacts, "one", lenet_blob, mnist_standin), tmp_path / "outcomes.csv"
     path.write_bytes(paired.update([one], path))
     wrong = paired.outcomes(one, path)
-    assert np.array_equal(wrong, verify.read_predictions(one.folder) != np.asarray(mnist_standin.labels))
+    assert np.array_equal(wrong, evidence.read_predictions(one.folder) != np.asarray(mnist_standin.labels))
     path.write_bytes(path.read_bytes().replace(paired.pack(wrong).encode(), paired.pack(~wrong).encode()))
     with pytest.raises(ValueError, match="is wrong on"):
         paired.outcomes(one, path)

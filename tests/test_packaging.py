@@ -67,10 +67,10 @@ def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
         "import sys, zoo; assert 'torch' not in sys.modules\n"
         f"assert zoo.__file__.startswith({str(tmp_path)!r}), zoo.__file__\n"
         f"assert set({ids!r}) <= set(zoo.list_models())\n"
-        "test = zoo.data.load('mnist', 'test')\n"
+        "test = zoo.datasets.load('mnist', 'test')\n"
         f"for name in {ids!r}:\n"
         "    answers = zoo.load(name)(zoo.transforms(name)(test.pixels[:100])).argmax(1).numpy()\n"
-        "    recorded = zoo.verify.read_predictions(zoo.info(name).folder)[:100]\n"
+        "    recorded = zoo.evidence.read_predictions(zoo.info(name).folder)[:100]\n"
         "    assert (answers == recorded).sum() >= 99, name\n"
     )
     hidden = ("ZOO_", "PYTHON", "PYTEST")
@@ -107,7 +107,7 @@ def test_what_zoo_imports_is_a_dependency():
     for path in (ROOT / "zoo").rglob("*.py"):
         names |= set(re.findall(r"^\s*(?:import|from) ([a-z_]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     used = names - set(sys.stdlib_module_names) - {"zoo", "benchmarks"}
-    known = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
+    known = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "pydantic_core": "pydantic"}
     declared = {canonical(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
     declared |= {canonical(Requirement(line).name) for line in PROJECT["project"]["optional-dependencies"]["bench"]}
     assert {known.get(name, name) for name in used} <= declared

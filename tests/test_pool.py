@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.training import distill, loop, pool, recipe
 from benchmarks.training.pool import UNKNOWN
-from zoo import networks, preprocessing
+from zoo import datasets, networks, preprocessing
 from zoo.errors import DataUnavailable, WrongData
 
 SIZES = ((200, 160), (64, 80), (84, 84), (300, 170))  # width, height
@@ -245,7 +245,7 @@ def test_features_cost_what_the_projections_miss(folder, teacher):
 
 @pytest.mark.parametrize(("student", "wanted"), [("imagenet", "imagenet-caffe"), ("imagenet-caffe", "imagenet")])
 def test_the_teacher_gets_the_pixels_in_its_own_scale(student, wanted):
-    specs = [preprocessing.SPECS[name] for name in (student, wanted)]
+    specs = [datasets.PREPROCESSINGS[name] for name in (student, wanted)]
     pixels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     ours, theirs = (preprocessing.normalise(replace(spec, size=5), pixels) for spec in specs)
     factor, offset = distill._affine(*specs)

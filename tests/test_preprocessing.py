@@ -5,8 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo import data, preprocessing
+from zoo import datasets
 from zoo.preprocessing import preprocess
+
+
+def golden(name: str) -> np.ndarray:
+    """The golden input of a preprocessing's data set, of the size that it takes."""
+    size = datasets.preprocessing(name).size
+    return np.ascontiguousarray(datasets.of_preprocessing(name).golden_input()[:, :size, :size])
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -46,10 +52,10 @@ def test_imagenet_caffe_keeps_rgb_and_the_range_of_pixels():
 
 
 def test_enlarged_pixels_are_repeated():
-    pixels = data.golden_input("cifar10")
+    pixels = datasets.golden_input("cifar10")
     large, plain = preprocess("cifar10-64")(pixels), preprocess("cifar10")(pixels)
     assert all(torch.equal(large[:, :, y::2, x::2], plain) for y in (0, 1) for x in (0, 1))
-    assert {spec.dataset for spec in preprocessing.SPECS.values()} == {"mnist", "cifar10", "imagenet"}
+    assert {datasets.of_preprocessing(name).name for name in datasets.PREPROCESSINGS} == {"mnist", "cifar10", "imagenet"}
 
 
 SIZES = [(256, 256), (224, 224), (300, 400), (400, 300), (257, 1000), (60, 40), (511, 333)]
@@ -81,7 +87,7 @@ def test_small_images_agree_with_torchvision(name, size):
     torchvision()
     from torchvision.transforms import functional
 
-    spec = preprocessing.SPECS[name]
+    spec = datasets.PREPROCESSINGS[name]
     image = Image.fromarray(noise(*size))
     resized = functional.resize(image.convert(spec.mode), [spec.size, spec.size])
     tensor = functional.pil_to_tensor(resized).float() / 255
@@ -89,12 +95,12 @@ def test_small_images_agree_with_torchvision(name, size):
     assert torch.equal(preprocess(name)(image), expected[None])
 
 
-@pytest.mark.parametrize("name", list(preprocessing.SPECS))
+@pytest.mark.parametrize("name", list(datasets.PREPROCESSINGS))
 def test_every_kind_of_input_gives_the_same_numbers(name):
     transform = preprocess(name)
-    pixels = data.golden_input(name.split("-")[0])  # (4, H, W[, C])
+    pixels = golden(name)  # (4, H, W[, C])
     expected = transform(pixels)
-    spec = preprocessing.SPECS[name]
+    spec = datasets.PREPROCESSINGS[name]
     side = spec.size * spec.enlarge
     assert expected.shape == (4, len(spec.mean), side, side) and expected.is_contiguous()
     planes = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
@@ -111,9 +117,9 @@ def test_every_kind_of_input_gives_the_same_numbers(name):
         assert torch.equal(transform(tuple(images)), expected)
 
 
-@pytest.mark.parametrize("name", list(preprocessing.SPECS))
+@pytest.mark.parametrize("name", list(datasets.PREPROCESSINGS))
 def test_the_input_is_not_changed(name):
-    pixels = data.golden_input(name.split("-")[0])
+    pixels = golden(name)
     before = pixels.copy()
     preprocess(name)(pixels)
     preprocess(name)(torch.from_numpy(pixels))
@@ -121,9 +127,9 @@ def test_the_input_is_not_changed(name):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "LA"])
-@pytest.mark.parametrize("name", list(preprocessing.SPECS))
+@pytest.mark.parametrize("name", list(datasets.PREPROCESSINGS))
 def test_pictures_of_every_mode_are_taken(name, mode):
-    spec = preprocessing.SPECS[name]
+    spec = datasets.PREPROCESSINGS[name]
     out = preprocess(name)(Image.fromarray(noise(50, 70)).convert(mode))
     side = spec.size * spec.enlarge
     assert out.shape == (1, len(spec.mean), side, side) and bool(torch.isfinite(out).all())
@@ -161,11 +167,11 @@ def test_other_input_is_refused_in_words(images, error, words):
 def test_unknown_names_and_given_specs():
     with pytest.raises(ValueError, match="there are mnist, cifar10, cifar10-64, imagenet, imagenet-caffe"):
         preprocess("svhn")
-    batch = data.golden_input("mnist")
-    assert torch.equal(preprocess(preprocessing.SPECS["mnist"])(batch), preprocess("mnist")(batch))
+    batch = datasets.golden_input("mnist")
+    assert torch.equal(preprocess(datasets.PREPROCESSINGS["mnist"])(batch), preprocess("mnist")(batch))
 
 
 def test_the_constants_are_the_statistics_of_the_mnist_pixels():
-    pixels = data.load("mnist", "test").pixels / 255
+    pixels = datasets.load("mnist", "test").pixels / 255
     assert pixels.mean() == pytest.approx(0.1307, abs=0.003)
     assert pixels.std() == pytest.approx(0.3081, abs=0.003)

@@ -17,7 +17,7 @@ import zoo
 from benchmarks import __main__ as commands
 from benchmarks import methods
 from benchmarks.training import recipe as recipes
-from zoo import cli, data, networks, registry
+from zoo import cli, datasets, networks, registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
@@ -131,20 +131,20 @@ def lasso(tmp_path, monkeypatch):
     sys.modules.pop("benchmarks.methods.lasso", None)
 
 
-def quadrants(count: int) -> data.Images:
+def quadrants(count: int) -> datasets.Images:
     """Pictures with one bright quadrant, which is the label: something to learn without a download."""
     draw = np.random.default_rng(0)
     pixels, labels = draw.integers(0, 60, (count, 28, 28), np.uint8), draw.integers(0, 4, count).astype(np.uint8)
     for image, label in zip(pixels, labels, strict=True):
         row, column = divmod(int(label), 2)
         image[14 * row : 14 * row + 14, 14 * column : 14 * column + 14] += 150
-    return data.Images(pixels, labels, data.digest(pixels, labels))
+    return datasets.Images(pixels, labels, datasets.digest(pixels, labels))
 
 
 def test_the_method_of_contributing_trains_and_makes_a_file(lasso, tmp_path, monkeypatch):
     from benchmarks import train
 
-    monkeypatch.setattr(data, "load", lambda dataset, split: quadrants(5_600))
+    monkeypatch.setattr(datasets, "load", lambda dataset, split: quadrants(5_600))
     sizes = {}
     for penalty in (0.0, 1e-3):
         content = {"id": "x", "network": "lenet300-100", "method": "lasso", "steps": 60, "batch": 32, "evaluate_every": 30,

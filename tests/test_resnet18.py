@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from benchmarks import evaluate
+from benchmarks import evaluate, measure
 from benchmarks.__main__ import main
 from benchmarks.training import loop, recipe
-from zoo import data, preprocessing, registry, verify
+from zoo import datasets, measurement, preprocessing, records, registry, verify
 
 RECIPE = """
 id = "resnet18-standin"
@@ -45,19 +45,21 @@ heldout = 16
 """
 
 
-def pictures(count: int, seed: int) -> data.Images:
+def pictures(count: int, seed: int) -> datasets.Images:
     """Random pictures with labels in CIFAR-10's form."""
     draw = np.random.default_rng(seed)
     pixels, labels = draw.integers(0, 256, (count, 32, 32, 3), np.uint8), draw.integers(0, 10, count).astype(np.uint8)
-    return data.Images(pixels, labels, data.digest(pixels, labels))
+    return datasets.Images(pixels, labels, datasets.digest(pixels, labels))
 
 
-def verified(monkeypatch, folder, name: str, tested: data.Images, write: bool) -> registry.Entry:
+def verified(monkeypatch, folder, name: str, tested: datasets.Images, unmeasured: bool) -> records.Entry:
     """The entry as its record stands after `zoo verify`, which must have found nothing wrong."""
     monkeypatch.setattr(registry, "roots", lambda: [folder])
-    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: tested)
-    (outcome,) = verify.verify([name], write=write, progress=False)
+    monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
+    (outcome,) = verify.verify([name], progress=False)
     outcome.check()
+    if unmeasured:
+        measure.record(registry.find(name), outcome.measurement)
     assert outcome.examples == len(tested)
     entry = registry.find(name)
     assert (entry.network, entry.dataset, entry.preprocessing) == ("resnet18:10", "cifar10", "cifar10-64")
@@ -69,14 +71,14 @@ def verified(monkeypatch, folder, name: str, tested: data.Images, write: bool) -
 @pytest.mark.slow
 def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
     images, tested = pictures(40, 0), pictures(12, 1)
-    monkeypatch.setattr(data, "load", lambda dataset, split: images)
-    monkeypatch.setattr(data, "HOLDOUT", 16)
-    monkeypatch.setattr(verify, "test_images", lambda dataset, root=None: tested)
+    monkeypatch.setattr(datasets, "load", lambda dataset, split: images)
+    monkeypatch.setattr(datasets, "HOLDOUT", 16)
+    monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: tested)
     path, artifacts = tmp_path / "resnet18-standin.toml", tmp_path / "artifacts"
     path.write_text(RECIPE)
     loop.run(recipe.read(path), 0, tmp_path / "runs" / "resnet18-standin" / "seed-0")
     evaluate.evaluate(path, tmp_path / "runs", artifacts)
-    entry = verified(monkeypatch, artifacts, "resnet18-standin", tested, write=False)
+    entry = verified(monkeypatch, artifacts, "resnet18-standin", tested, unmeasured=False)
     network = zoo.load("resnet18-standin")
     with torch.no_grad():
         answers = network(preprocessing.preprocess("cifar10-64")(tested.pixels)).argmax(1)
@@ -87,9 +89,9 @@ def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
 @pytest.mark.data
 def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
     """Some minutes: trained on CIFAR-10 enlarged to 64 pixels, compressed without training, tested on held-out images."""
-    _, heldout = data.holdout_split(data.load("cifar10", "train"))
-    tested = data.Images(heldout.pixels[:1000], heldout.labels[:1000], "")
-    tested = data.Images(tested.pixels, tested.labels, data.digest(tested.pixels, tested.labels))
+    _, heldout = datasets.holdout_split(datasets.load("cifar10", "train"))
+    tested = datasets.Images(heldout.pixels[:1000], heldout.labels[:1000], "")
+    tested = datasets.Images(tested.pixels, tested.labels, datasets.digest(tested.pixels, tested.labels))
     own = recipe.from_dict({
         "id": "x", "network": "resnet18:10", "method": "plain", "data": "cifar10", "preprocessing": "cifar10-64",
         "steps": 200, "batch": 64, "precision": "bf16", "channels_last": True, "augment": {"flip": True},
@@ -105,7 +107,7 @@ def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
     command = f"compress resnet18:10 --weights {tmp_path / 'weights.safetensors'} --preprocessing cifar10-64 --method dft "
     command += f"--bytes 1.5MB --calibration cifar10 --images 200 --work {tmp_path / 'work'} --out {out}"
     assert main(command.split()) == 0
-    entry = verified(monkeypatch, tmp_path / "artifacts", "resnet18-dft", tested, write=True)
+    entry = verified(monkeypatch, tmp_path / "artifacts", "resnet18-dft", tested, unmeasured=True)
     assert 1_485_000 <= entry.size_bytes <= 1_500_000
     assert entry.weights_source["source"] == "weights.safetensors"
     before, after = training.network, zoo.load("resnet18-dft")

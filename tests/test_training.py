@@ -18,7 +18,7 @@ import zoo
 from benchmarks import __main__ as commands
 from benchmarks import methods, train
 from benchmarks.training import batches, bn, distill, loop, recipe
-from zoo import codec, data, networks, partitionings, preprocessing, reparam
+from zoo import codec, datasets, networks, partitionings, reparam
 from zoo.compress import reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def test_recipe(path):
     if own.dataset == "imagenet":
         assert batches.crops(own)[0]["size"] <= 224
     else:
-        assert preprocessing.SPECS[own.preprocess].dataset == own.dataset
+        assert datasets.of_preprocessing(own.preprocess).name == own.dataset
         assert isinstance(own.augment, recipe.Shifts)
 
 
@@ -162,8 +162,8 @@ SCRIPT = str(ROOT / "tests" / "training_process.py")
 @pytest.fixture
 def standin(monkeypatch):
     """The same stand-in for MNIST as in the processes."""
-    monkeypatch.setattr(data, "load", data.load)
-    monkeypatch.setattr(data, "HOLDOUT", data.HOLDOUT)
+    monkeypatch.setattr(datasets, "load", datasets.load)
+    monkeypatch.setattr(datasets, "HOLDOUT", datasets.HOLDOUT)
     training_process.use_standin()
 
 
@@ -317,8 +317,8 @@ def cifar(monkeypatch):
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (60, 32, 32, 3)).astype(np.uint8)
     labels = draw.integers(0, 10, 60).astype(np.uint8)
-    monkeypatch.setattr(data, "load", lambda dataset, split: data.Images(pixels, labels, ""))
-    monkeypatch.setattr(data, "HOLDOUT", 20)
+    monkeypatch.setattr(datasets, "load", lambda dataset, split: datasets.Images(pixels, labels, ""))
+    monkeypatch.setattr(datasets, "HOLDOUT", 20)
 
 
 def short(id: str, *overrides: str) -> recipe.Recipe:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import data
+from zoo import datasets
 from zoo.networks.frozen import FrozenBatchNorm2d
 
 NAME = "resnet20-4-dft"
@@ -51,7 +51,7 @@ def test_some_steps_on_its_own_answers_change_few_of_them():
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "lr"), [("resnet20-4-dft", 1e-3), ("vgg16-dft-small", 1e-4)])
 def test_some_steps_keep_the_error_within_a_point(name, lr):
-    train, test, transform = data.load("cifar10", "train"), data.load("cifar10", "test"), zoo.transforms(name)
+    train, test, transform = datasets.load("cifar10", "train"), datasets.load("cifar10", "test"), zoo.transforms(name)
     network = zoo.load(name, compact=True)
     images, labels = transform(test.pixels[:1000]), torch.from_numpy(test.labels[:1000].astype("int64"))
 

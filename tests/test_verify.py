@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from conftest import make_entry, random_model, standin_images
 from PIL import Image
 
 import zoo
-from zoo import codec, data, partitionings, preprocessing, registry, verify
+from benchmarks import measure
+from benchmarks.__main__ import main as benchmark
+from zoo import codec, datasets, evidence, measurement, partitionings, registry, verify
 from zoo.errors import CorruptArtifact, DataUnavailable, UnknownModel, VerificationFailed, WrongData
 
 
@@ -21,7 +24,7 @@ def outcome(entry, **options):
 
 
 def rewrite(entry, **changes):
-    registry.save(dataclasses.replace(entry, **changes))
+    registry.save(entry.changed(**changes))
 
 
 # ------------------------------------------------------------------------------------------ measuring
@@ -29,7 +32,7 @@ def rewrite(entry, **changes):
 
 def test_errors_are_counted_by_hand_the_same(lenet_blob):
     images = standin_images(300)
-    found = verify.measure(lenet_blob, images, batch=64, progress=False)
+    found = measurement.measure(lenet_blob, images, batch=64, progress=False)
     network = zoo.from_bytes(lenet_blob)
     with torch.inference_mode():
         pixels = torch.from_numpy(images.pixels)[:, None].float()
@@ -45,11 +48,11 @@ def test_errors_are_counted_by_hand_the_same(lenet_blob):
 
 
 def test_a_measurement_needs_no_images(lenet_blob):
-    found = verify.measure(lenet_blob, None)
+    found = measurement.measure(lenet_blob, None)
     assert found.size_bytes == len(lenet_blob) and found.golden.shape == (4, 10)
     assert found.errors is found.examples is found.predictions is found.test_set is None
     with torch.inference_mode():
-        batch = zoo.preprocessing.preprocess("mnist")(data.golden_input("mnist"))
+        batch = zoo.preprocessing.preprocess("mnist")(datasets.golden_input("mnist"))
         assert np.allclose(found.golden, zoo.from_bytes(lenet_blob)(batch).numpy(), rtol=1e-5)
 
 
@@ -59,10 +62,10 @@ def test_measure_takes_ids_and_paths_and_the_test_set_by_itself(entry, mnist_sta
 
 
 def test_measure_takes_data_set_and_preprocessing_from_the_record(artifacts, lenet_blob, monkeypatch):
-    raw = dataclasses.replace(preprocessing.SPECS["mnist"], name="mnist-raw", scale=1.0)
-    monkeypatch.setitem(preprocessing.SPECS, "mnist-raw", raw)
+    raw = dataclasses.replace(datasets.PREPROCESSINGS["mnist"], name="mnist-raw", scale=1.0)
+    monkeypatch.setitem(datasets.PREPROCESSINGS, "mnist-raw", raw)
     made = make_entry(artifacts, "raw", lenet_blob, preprocessing="mnist-raw")
-    recorded = verify.read_golden(made.folder)
+    recorded = evidence.read_golden(made.folder)
     for source in (made.id, made.folder):
         assert np.allclose(zoo.measure(source, None).golden, recorded)
     usual = zoo.measure(made.path, None).golden  # a bare file has no record
@@ -71,9 +74,9 @@ def test_measure_takes_data_set_and_preprocessing_from_the_record(artifacts, len
 
 def test_the_batch_size_changes_nothing(lenet_blob):
     images = standin_images(37)
-    whole = verify.measure(lenet_blob, images, progress=False)
+    whole = measurement.measure(lenet_blob, images, progress=False)
     for batch in (1, 10, 36, 37, 38):
-        found = verify.measure(lenet_blob, images, batch=batch, progress=False)
+        found = measurement.measure(lenet_blob, images, batch=batch, progress=False)
         assert np.array_equal(found.predictions, whole.predictions)
 
 
@@ -82,13 +85,13 @@ def test_labels_that_the_network_does_not_have_are_refused(lenet_blob):
     labels = images.labels.copy()
     labels[3] = 10
     with pytest.raises(WrongData, match="11 classes, the network 10"):
-        verify.measure(lenet_blob, data.Images(images.pixels, labels, "x"), progress=False)
+        measurement.measure(lenet_blob, datasets.Images(images.pixels, labels, "x"), progress=False)
 
 
 def test_pictures_of_another_size_are_resized(lenet_blob):
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (5, 40, 40), np.uint8)
-    found = verify.measure(lenet_blob, data.Images(pixels, np.zeros(5, np.uint8), "x"), progress=False)
+    found = measurement.measure(lenet_blob, datasets.Images(pixels, np.zeros(5, np.uint8), "x"), progress=False)
     with torch.inference_mode():
         batch = zoo.preprocessing.preprocess("mnist")([Image.fromarray(p) for p in pixels])
         assert np.array_equal(found.predictions, zoo.from_bytes(lenet_blob)(batch).argmax(1).numpy())
@@ -96,8 +99,8 @@ def test_pictures_of_another_size_are_resized(lenet_blob):
 
 def test_the_digest_of_weights_knows_names_shapes_and_every_bit():
     state = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
-    digest = verify.weights_digest(state)
-    assert digest == verify.weights_digest({"a": torch.zeros(3, 2).T.contiguous(), "b": torch.ones(1)})
+    digest = measurement.weights_digest(state)
+    assert digest == measurement.weights_digest({"a": torch.zeros(3, 2).T.contiguous(), "b": torch.ones(1)})
     others = [
         {"b": torch.ones(1), "a": torch.zeros(2, 3)},
         {"a": torch.zeros(3, 2), "b": torch.ones(1)},
@@ -105,7 +108,7 @@ def test_the_digest_of_weights_knows_names_shapes_and_every_bit():
         {"a": torch.zeros(2, 3, dtype=torch.int32), "b": torch.ones(1)},
         {"a": -torch.zeros(2, 3), "b": torch.ones(1)},
     ]
-    assert digest not in {verify.weights_digest(other) for other in others}
+    assert digest not in {measurement.weights_digest(other) for other in others}
 
 
 def test_the_digest_of_weights_is_as_documented():
@@ -113,28 +116,28 @@ def test_the_digest_of_weights_is_as_documented():
 
     text = b"zoo weights 1\nw float32 2x1\n" + np.array([1, 2], "<f4").tobytes() + b"n int64 \n" + np.array(7, "<i8").tobytes()
     state = {"w": torch.tensor([[1.0], [2.0]]), "n": torch.tensor(7)}
-    assert verify.weights_digest(state) == hashlib.sha256(text).hexdigest()
+    assert measurement.weights_digest(state) == hashlib.sha256(text).hexdigest()
 
 
 def test_golden_outputs_survive_their_file(tmp_path):
     logits = np.random.default_rng(0).normal(0, 5, (4, 10)).astype(np.float32)
-    verify.write_golden(tmp_path, logits)
-    assert np.array_equal(verify.read_golden(tmp_path), logits)
+    evidence.write_golden(tmp_path, logits)
+    assert np.array_equal(evidence.read_golden(tmp_path), logits)
     for text in ("{}", "[1]", "nonsense", '{"logits": [["a"]]}'):
         (tmp_path / "golden.json").write_text(text)
         with pytest.raises(CorruptArtifact, match=r"golden\.json"):
-            verify.read_golden(tmp_path)
+            evidence.read_golden(tmp_path)
 
 
 def test_predictions_are_read_without_pickle(tmp_path):
-    verify.write_predictions(tmp_path, np.array([3, 1], np.uint8))
-    assert verify.read_predictions(tmp_path).tolist() == [3, 1]
+    evidence.write_predictions(tmp_path, np.array([3, 1], np.uint8))
+    assert evidence.read_predictions(tmp_path).tolist() == [3, 1]
     np.save(tmp_path / "predictions.npy", np.array([{}], object))
     with pytest.raises(CorruptArtifact, match="cannot be read"):
-        verify.read_predictions(tmp_path)
+        evidence.read_predictions(tmp_path)
     np.save(tmp_path / "predictions.npy", np.zeros((2, 2), np.uint8))
     with pytest.raises(CorruptArtifact, match="expected classes"):
-        verify.read_predictions(tmp_path)
+        evidence.read_predictions(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ verdicts
@@ -152,7 +155,7 @@ def test_bytes_only_needs_no_data(entry, monkeypatch):
     def refuse(*_):
         raise AssertionError("asked for data")
 
-    monkeypatch.setattr(verify, "test_images", refuse)
+    monkeypatch.setattr(measurement, "test_images", refuse)
     found = outcome(entry, bytes_only=True)
     assert found.ok and found.errors is None
 
@@ -187,28 +190,28 @@ def test_a_wrong_number_of_errors_fails(entry):
 
 
 def test_predictions_that_differ_are_listed(entry):
-    recorded = verify.read_predictions(entry.folder)
+    recorded = evidence.read_predictions(entry.folder)
     changed = recorded.copy()
     changed[[3, 150]] = (recorded[[3, 150]] + 1) % 10
-    verify.write_predictions(entry.folder, changed)
+    evidence.write_predictions(entry.folder, changed)
     problems = outcome(entry).problems
     assert problems[0] == (
         f"predictions: 2 of 200 differ: image 3: expected {changed[3]}, found {recorded[3]}, "
         f"image 150: expected {changed[150]}, found {recorded[150]}"
     )
-    verify.write_predictions(entry.folder, (recorded + 1) % 10)
+    evidence.write_predictions(entry.folder, (recorded + 1) % 10)
     assert outcome(entry).problems[0].endswith("and 180 more")
-    verify.write_predictions(entry.folder, recorded[:-1])
+    evidence.write_predictions(entry.folder, recorded[:-1])
     assert "predictions: expected 199, found 200" in outcome(entry).problems[0]
     (entry.folder / "predictions.npy").unlink()
     assert "predictions.npy" in outcome(entry).problems[0]
 
 
 def test_ties_within_rounding_are_notes(entry, monkeypatch, mnist_standin):
-    found = verify.measure(entry.path, mnist_standin, progress=False)
+    found = measurement.measure(entry.path, mnist_standin, progress=False)
     recorded = found.predictions.copy()
     recorded[7] = found.runners_up[7]
-    verify.write_predictions(entry.folder, recorded)
+    evidence.write_predictions(entry.folder, recorded)
     rewrite(entry, test_errors=int((recorded != mnist_standin.labels).sum()))
     assert outcome(entry).status == "FAILED"
 
@@ -217,23 +220,23 @@ def test_ties_within_rounding_are_notes(entry, monkeypatch, mnist_standin):
         gaps[7] = 0.9e-4
         return dataclasses.replace(found, gaps=gaps)
 
-    monkeypatch.setattr(verify, "measure", measure)
+    monkeypatch.setattr(measurement, "measure", measure)
     now = outcome(entry)
     assert now.ok and "1 predictions differ only where two logits are equal within rounding" in now.notes[0]
     assert "image 7" in now.notes[0]
 
 
 def test_golden_outputs_that_differ_are_described(entry):
-    golden = verify.read_golden(entry.folder)
+    golden = evidence.read_golden(entry.folder)
     largest = float(np.abs(golden).max())
     golden[2, 7] += 0.5e-4 * largest
-    verify.write_golden(entry.folder, golden)
+    evidence.write_golden(entry.folder, golden)
     assert outcome(entry, bytes_only=True).ok
     golden[2, 7] += 1e-3 * largest
-    verify.write_golden(entry.folder, golden)
+    evidence.write_golden(entry.folder, golden)
     (problem,) = outcome(entry, bytes_only=True).problems
     assert "1 of 40 logits differ" in problem and "image 2, class 7: expected" in problem
-    verify.write_golden(entry.folder, golden[:3])
+    evidence.write_golden(entry.folder, golden[:3])
     assert "expected shape (3, 10), found (4, 10)" in outcome(entry, bytes_only=True).problems[0]
     (entry.folder / "golden.json").unlink()
     assert "golden.json" in outcome(entry, bytes_only=True).problems[0]
@@ -241,7 +244,7 @@ def test_golden_outputs_that_differ_are_described(entry):
 
 def test_another_test_set_fails(entry, monkeypatch):
     other = standin_images(seed=8)
-    monkeypatch.setattr(verify, "test_images", lambda *_: other)
+    monkeypatch.setattr(measurement, "test_images", lambda *_: other)
     (problem,) = outcome(entry).problems
     assert entry.test_set in problem and other.digest in problem
 
@@ -273,7 +276,7 @@ def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):
     def refuse(*_):
         raise DataUnavailable("mnist test could not be had from any source")
 
-    monkeypatch.setattr(verify, "test_images", refuse)
+    monkeypatch.setattr(measurement, "test_images", refuse)
     found = outcome(entry)
     assert found.status == "INCOMPLETE" and not found.ok and found.problems == []
     assert "mnist test" in found.unavailable and "--bytes-only" in found.unavailable
@@ -314,9 +317,9 @@ def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_sta
     made = make_entry(artifacts, "untested", lenet_blob)
     found = outcome(made)
     assert found.ok and "not in the record" in found.notes[0]
-    assert len(found.notes) == 1  # the command takes --write with ImageNet's --data alone
-    assert outcome(made, write=True).ok
-    now = registry.find("untested")
+    assert len(found.notes) == 1
+    now = measure.measure(made, None, progress=False)
+    assert now == registry.find("untested")
     assert now.test_errors == found.errors and now.test_set == mnist_standin.digest
     assert outcome(now).notes == []
 
@@ -373,7 +376,7 @@ def pictures(tmp_path):
     root = tmp_path / "pictures"
     draw = np.random.default_rng(2)
     for k in SYNSETS:
-        folder = root / data.synsets()[k]
+        folder = root / datasets.synsets()[k]
         folder.mkdir(parents=True)
         for i in range(3):
             Image.fromarray(draw.integers(0, 256, (9 + i, 12, 3), np.uint8)).resize((260, 230)).save(folder / f"{i}.png")
@@ -383,51 +386,71 @@ def pictures(tmp_path):
 @pytest.fixture
 def imagenet_entry(artifacts, lenet_blob, monkeypatch):
     """Makes an entry that calls itself ImageNet's, but is a small network that sees small grey pictures."""
-    monkeypatch.setitem(preprocessing.SPECS, "imagenet", preprocessing.SPECS["mnist"])
-    monkeypatch.setitem(verify.BATCH, "imagenet", 4)
+    grey = datasets.PREPROCESSINGS["mnist"]
+    small = dataclasses.replace(datasets.get("imagenet"), preprocessings=(grey,), batch=4)
+    monkeypatch.setitem(datasets.PREPROCESSINGS, "imagenet", grey)
+    monkeypatch.setitem(datasets.DATASETS, "imagenet", small)
     return lambda **changes: make_entry(artifacts, "imagenet-standin", lenet_blob, dataset="imagenet",
                                         preprocessing="imagenet", **changes)  # fmt: skip
 
 
-def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch):
+@pytest.mark.parametrize("harm", ["broken", "missing"])
+def test_a_users_pictures_that_cannot_be_used_say_nothing_about_the_entry(imagenet_entry, pictures, tmp_path, harm):
+    made, copy = imagenet_entry(), tmp_path / "copy"
+    shutil.copytree(pictures, copy)
+    first = next(copy.rglob("*.*"))
+    if harm == "broken":
+        first.write_bytes(first.read_bytes()[:40])
+    else:
+        shutil.rmtree(copy)
+    verdict = outcome(made, data_root=copy)
+    assert verdict.status == "INCOMPLETE" and (first.name if harm == "broken" else "there is no folder") in verdict.unavailable
+
+
+def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch, capsys):
     made = imagenet_entry()
     found = outcome(made)
     assert found.ok and found.errors is None and "not yet measured; --data PATH" in found.notes[0]
 
-    found = outcome(made, data_root=pictures, write=True)
-    assert found.status == "FAILED" and "not written: the official validation set has 50,000 images" in found.problems[0]
+    with pytest.raises(WrongData, match="not written: the official validation set has 50,000 pictures, found 9"):
+        measure.measure(made, pictures, progress=False)
     assert registry.find(made.id).test_errors is None
     found = outcome(made, data_root=pictures)
     assert found.ok and found.examples == 9 and "not the official validation set" in found.notes[-1]
-    network, folder = zoo.from_bytes(lenet_blob), data.image_folder(pictures)
+    network, folder = zoo.from_bytes(lenet_blob), datasets.validation_set(pictures)
     with torch.inference_mode():
         answers = [int(network(zoo.transforms(made.id)(folder[i][0])).argmax()) for i in range(9)]
     assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))
 
-    monkeypatch.setattr(verify, "_is_official", lambda _: True)
-    assert outcome(made, data_root=pictures).notes[-1] == "--write puts them there"
-    found = outcome(made, data_root=pictures, write=True)
-    assert found.ok and "written to" in found.notes[-1]
+    rewrite(made, weights_sha256="0" * 64)
+    with pytest.raises(VerificationFailed, match="weights_sha256"):
+        measure.measure(registry.find(made.id), pictures, progress=False)
+    rewrite(made)
+    monkeypatch.setattr(measure, "require_official", lambda *_: None)
+    assert benchmark(["measure", made.id, "--data", str(pictures)]) == 0
+    assert f"{found.errors} of 9 wrong" in capsys.readouterr().out
     now = registry.find(made.id)
+    with pytest.raises(ValueError, match="has test errors in its record"):
+        measure.measure(now, pictures)
     assert (now.test_errors, now.test_examples, now.test_set) == (found.errors, 9, folder.digest())
-    assert verify.read_predictions(now.folder).tolist() == answers
+    assert evidence.read_predictions(now.folder).tolist() == answers
     assert outcome(now, data_root=pictures).ok
     assert "recorded: " in outcome(now).notes[0]
 
 
 def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
-    folder = data.image_folder(pictures)
+    folder = datasets.image_folder(pictures)
     keep = [0, 2, 4, 8]  # part of the folder
     labels = folder.labels[keep]
-    subset = data.ImageFolder(folder.root, [folder.paths[i] for i in keep], labels, folder.class_names)
-    found = verify.measure(lenet_blob, subset, preprocess="imagenet", batch=3, progress=False)
+    subset = datasets.ImageFolder(folder.root, [folder.paths[i] for i in keep], labels, folder.class_names)
+    found = measurement.measure(lenet_blob, subset, preprocess="imagenet", batch=3, progress=False)
     reference = found.predictions.astype(np.int64)
     reference[1] += 1
-    sample = verify.Sample(tuple(subset.paths), labels, found.predictions, reference)
+    sample = evidence.Sample(tuple(subset.paths), labels, found.predictions, reference)
     record = sample.record("4 pictures", found.test_set, "fp32", "from the training split")
     assert (record["examples"], record["errors"], record["agreement"]) == (4, found.errors, 3)
     made = imagenet_entry(sample=record, extra={"sample.json": sample.to_bytes()})
-    assert verify.read_sample(made.folder).paths == sample.paths
+    assert evidence.read_sample(made.folder).paths == sample.paths
 
     now = outcome(made, sample_root=pictures)
     assert now.ok and "the answer of fp32 on 3 of 4" in now.notes[-1]
@@ -449,7 +472,7 @@ def test_a_sample_that_leaves_its_folder_is_refused(tmp_path):
     for path in ("../x.png", "/etc/passwd"):
         (tmp_path / "sample.json").write_text(json.dumps({"images": [[path, 0, 0, 0]]}))
         with pytest.raises(CorruptArtifact, match="outside"):
-            verify.read_sample(tmp_path)
+            evidence.read_sample(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ what is committed
@@ -471,6 +494,6 @@ def test_committed_sizes_under_the_papers_counting_are_counted_again(name):
 
 @pytest.mark.parametrize("name", ["lenet300-100-sq", "resnet20-4-dft", "resnet50-dft"])
 def test_measuring_a_committed_entry_gives_its_golden_outputs(name):
-    recorded = verify.read_golden(registry.find(name).folder)
+    recorded = evidence.read_golden(registry.find(name).folder)
     found = zoo.measure(name, None).golden
     assert np.abs(found - recorded).max() <= verify.TOLERANCE * np.abs(recorded).max()

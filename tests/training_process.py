@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.training import checkpoint, loop, recipe
-from zoo import data, registry
+from zoo import datasets, files
 
 STEPS = 300
 
@@ -28,8 +28,8 @@ def use_standin() -> None:
     pixels = draw.integers(0, 80, (1000, 28, 28)).astype(np.uint8)
     for image, label in zip(pixels, labels, strict=True):
         image[2 * label : 2 * label + 5, 3:20] += 120
-    data.load = lambda dataset, split: data.Images(pixels, labels, "")
-    data.HOLDOUT = 200
+    datasets.load = lambda dataset, split: datasets.Images(pixels, labels, "")
+    datasets.HOLDOUT = 200
 
 
 def small(**changes) -> recipe.Recipe:
@@ -81,9 +81,9 @@ def ranks(folder: Path) -> None:
         training._sum(loss)
         losses.append(float(loss) / training.world)
     blob = training.artifact()
-    registry.write(folder / f"rank-{training.rank}.zoo", blob)
+    files.write(folder / f"rank-{training.rank}.zoo", blob)
     found = {"world": training.world, "losses": losses, "errors": training.artifact_errors(blob)}
-    registry.write(folder / f"rank-{training.rank}.json", json.dumps(found).encode())
+    files.write(folder / f"rank-{training.rank}.json", json.dumps(found).encode())
     if training.world > 1:
         torch.distributed.destroy_process_group()
 

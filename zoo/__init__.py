@@ -16,19 +16,20 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import registry
 from zoo.errors import CorruptArtifact, ZooError
-from zoo.registry import Entry
 
 if TYPE_CHECKING:
     import torch
 
     from zoo.codec import Coded, Header
     from zoo.loading import File
+    from zoo.measurement import measure
+    from zoo.records import Entry
     from zoo.saving import save
-    from zoo.verify import measure
 
 __all__ = [
     "Entry", "ZooError", "classes", "decode", "encode", "from_bytes", "info", "list_models", "load", "load_state_dict",
@@ -98,7 +99,7 @@ def info(name_or_path: str | os.PathLike) -> Entry | File:
     Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record or file that cannot be read.
     """
     source = registry.described(name_or_path)
-    if isinstance(source, Entry):
+    if not isinstance(source, Path):
         return source
     from zoo import loading
 
@@ -114,12 +115,13 @@ def transforms(name_or_path: str | os.PathLike) -> Callable[..., torch.Tensor]:
     """
     from zoo.preprocessing import preprocess
 
-    source = info(name_or_path)
-    if isinstance(source, Entry):
+    source = registry.described(name_or_path)
+    if not isinstance(source, Path):
         return _by_record(source, lambda entry: preprocess(entry.preprocessing))
-    if source.preprocessing is None:
-        raise ZooError(f"{source.path} does not say what its pictures go through: zoo.save(..., preprocessing=...) writes it")
-    return preprocess(source.preprocessing)
+    file = info(source)
+    if file.preprocessing is None:
+        raise ZooError(f"{source} does not say what its pictures go through: zoo.save(..., preprocessing=...) writes it")
+    return preprocess(file.preprocessing)
 
 
 def classes(name_or_path: str | os.PathLike) -> tuple[str, ...]:
@@ -128,14 +130,15 @@ def classes(name_or_path: str | os.PathLike) -> tuple[str, ...]:
     Raises as `info` does, `CorruptArtifact` for a record with a data set that is not known, and `ZooError` for a file that
     names no classes.
     """
-    from zoo import data
+    from zoo import datasets
 
-    source = info(name_or_path)
-    if isinstance(source, Entry):
-        return _by_record(source, lambda entry: data.classes(entry.dataset))
-    if not source.classes:
-        raise ZooError(f"{source.path} names no classes: zoo.save(..., classes=[...]) writes them")
-    return source.classes
+    source = registry.described(name_or_path)
+    if not isinstance(source, Path):
+        return _by_record(source, lambda entry: datasets.classes(entry.dataset))
+    file = info(source)
+    if not file.classes:
+        raise ZooError(f"{source} names no classes: zoo.save(..., classes=[...]) writes them")
+    return file.classes
 
 
 def _by_record(entry: Entry, use: Callable[[Entry], Any]):
@@ -170,15 +173,18 @@ def decode(blob: bytes) -> tuple[Header, dict[str, Coded]]:
     return codec.decode(blob, partitionings.layout)
 
 
-_FUNCTIONS = {"measure": "zoo.verify", "save": "zoo.saving"}
-_MODULES = ("codec", "compact", "data", "networks", "partitionings", "preprocessing", "reparam", "verify")
+_MODULES = (
+    "codec", "compact", "compress", "datasets", "evidence", "measurement", "networks", "partitionings", "preprocessing",
+    "records", "reparam", "verify",
+)  # fmt: skip
+_ELSEWHERE = {"Entry": "zoo.records", "measure": "zoo.measurement", "save": "zoo.saving"}
 
 
 def __getattr__(name: str):  # modules and functions that import numpy or torch, on first use
     if name in _MODULES:
         return importlib.import_module(f"zoo.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(_ELSEWHERE[name]), name)
     if name == "__version__":
         from importlib import metadata
 

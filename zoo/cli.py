@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zoo import registry
+from zoo import files, registry
 from zoo.errors import CorruptArtifact, ZooError
 
 EXIT_FAILED, EXIT_ERROR = 1, 2
@@ -82,9 +82,9 @@ def _info(args: argparse.Namespace) -> int:
         if name == "size_bytes":
             value = f"{value:,} (1/{entry.ratio:,.1f} of the uncompressed network)"
         elif isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
+            value = _listed(value)
         elif name == "seeds":
-            value = "\n".join(", ".join(f"{k} {v}" for k, v in seed.items()) for seed in value)
+            value = "\n".join(map(_listed, value))
         elif name == "quoted" and value in registry.quoted():
             row = registry.quoted()[value]
             value = f"{row.method}: {row.size}, {row.error:g} % ({row.note}: {row.source})"
@@ -99,6 +99,10 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in lines:
         print(f"{name:<{width}}" + value.replace("\n", "\n" + " " * width))
     return 0
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 # ---------------------------------------------------------------------------------------------- show
@@ -157,8 +161,6 @@ def _verify(args: argparse.Namespace) -> int:
     names = args.ids or registry.ids()
     if not names:
         raise ZooError(f"there is nothing to verify: no entries in {', '.join(map(str, registry.roots()))}")
-    if args.write and not args.data:
-        raise ZooError("--write records errors on ImageNet's validation set: name its folder with --data")
     import torch
 
     from zoo import verify
@@ -173,7 +175,7 @@ def _verify(args: argparse.Namespace) -> int:
     width = max(map(len, names)) + 2
     statuses = []
     for outcome in verify.verify(
-        names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, write=args.write, device=args.device
+        names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device
     ):
         size = "" if outcome.size_bytes is None else f"{outcome.size_bytes:,} bytes"
         errors = ""
@@ -205,11 +207,11 @@ def _predict(args: argparse.Namespace) -> int:
     from PIL import Image
 
     import zoo
-    from zoo import sources
+    from zoo.datasets import download
 
     network, transform, classes = zoo.load(args.id), zoo.transforms(args.id), zoo.classes(args.id)
     for path in args.image:
-        with sources.readable(path), Image.open(path) as image:
+        with download.readable(path), Image.open(path) as image:
             batch = transform(image)
         with torch.inference_mode():
             chances = network(batch)[0].softmax(0)
@@ -230,7 +232,7 @@ def _decode(args: argparse.Namespace) -> int:
     state = {name: tensor.contiguous() for name, tensor in zoo.from_bytes(blob).state_dict().items()}
     header = codec.read_header(blob)
     data = save(state, metadata={"format": "pt", "network": header.network, "entry": str(args.id)})
-    registry.write(args.out, data)
+    files.write(args.out, data)
     times = f"{len(data) / len(blob):,.1f} times the {len(blob):,} of the model file"
     print(f"{args.out}: {header.network}, {len(state)} tensors, {len(data):,} bytes, {times}")
     return 0
@@ -240,26 +242,28 @@ def _decode(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from zoo import data
+    from zoo import datasets
+    from zoo.datasets import sources
 
     root = os.environ.get("ZOO_DATA")
-    print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {data.cache_folder()}")
-    for dataset, split in data.EXPECTED:
-        where = "not there yet: `zoo data fetch` brings it"
-        if all((data.cache_folder() / dataset / f"{split}-{part}.npy").is_file() for part in ("pixels", "labels")):
-            where = "in the cache"
-        if (dataset, split) == ("mnist", "test"):
-            where = "comes with the package"
-        print(f"{dataset:<8} {split:<5} {data.SHAPES[dataset, split][0]:>6,} images  {where}")
-    print("imagenet       bring your own: `zoo verify --data FOLDER`, a folder of class folders")
+    print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {datasets.cache_folder()}")
+    places = {None: "not there yet: `zoo data fetch` brings it", "cache": "in the cache", "package": "comes with the package"}
+    for name, dataset in datasets.DATASETS.items():
+        for split, official in dataset.splits.items():
+            print(f"{name:<8} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
+        if not dataset.downloadable:
+            print(f"{name:<14} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from zoo import data
+    from zoo import datasets
 
-    for split in ("train", "test"):
-        images = data.load(args.dataset, split)
+    names = [name for name, dataset in datasets.DATASETS.items() if dataset.downloadable]
+    if args.dataset not in names:
+        raise ZooError(f"no data set {args.dataset!r} can be fetched; those that can: {', '.join(names)}")
+    for split in datasets.get(args.dataset).splits:
+        images = datasets.load(args.dataset, split)
         print(f"{args.dataset} {split}: {len(images):,} images, digest {images.digest}")
     return 0
 
@@ -304,7 +308,6 @@ def _parser() -> argparse.ArgumentParser:
                          help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
                               "(the other data sets: ZOO_DATA, see `zoo data`)")  # fmt: skip
     command.add_argument("--sample", type=Path, metavar="PATH", help="the sample of ImageNet that the records speak of")
-    command.add_argument("--write", action="store_true", help="with --data: write the errors into records that have none")
     command.add_argument("--threads", type=_positive, metavar="N", help="of torch (default: all cores)")
     command.add_argument("--device", default="cpu", help="where networks run (default: cpu)")
 
@@ -320,7 +323,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
     actions = command.add_subparsers(metavar="ACTION")
     fetch = add("fetch", _fetch, "bring a data set into the cache", "zoo data fetch mnist", actions)
-    fetch.add_argument("dataset", choices=("mnist", "cifar10"))
+    fetch.add_argument("dataset", metavar="DATASET", help="one that `zoo data` lists")
     return parser
 
 

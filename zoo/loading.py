@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoo import codec, mismatch, named, networks, partitionings, states
+from zoo import codec, datasets, mismatch, named, networks, partitionings, states
 from zoo.codec import Picture
 from zoo.errors import LayoutMismatch, UnknownName, ZooError
 from zoo.networks.frozen import freeze
-from zoo.preprocessing import SPECS, Preprocessing
+from zoo.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,11 @@ def preprocessing(blob: bytes) -> Preprocessing | None:
         picture = codec.described.read_description(blob).picture
         if picture is not None:
             return from_picture(picture)
-    return SPECS[networks.spec(header.network).dataset] if _ours(header.network) else None
+    return datasets.preprocessing(networks.spec(header.network).dataset) if _ours(header.network) else None
 
 
 def classes(blob: bytes) -> tuple[str, ...]:
     """Names of the classes in the file, else those of the data set of this zoo's network; () where nothing says them."""
-    from zoo import data
-
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
         names = codec.described.read_description(blob).classes
@@ -118,7 +116,7 @@ def classes(blob: bytes) -> tuple[str, ...]:
             return names
     if _ours(header.network):
         spec = networks.spec(header.network)
-        names = data.classes(spec.dataset)
+        names = datasets.classes(spec.dataset)
         return names if len(names) == spec.classes_count else ()
     return ()
 

@@ -97,9 +97,9 @@ def picture(name: str) -> Picture | None:
     """What the library says of the named network's input; None where it says nothing, or what no file holds."""
     library, slash, rest = name.partition("/")
     if not slash:
-        from zoo.preprocessing import SPECS
+        from zoo import datasets
 
-        spec = SPECS[networks.spec(name).dataset]
+        spec = datasets.preprocessing(networks.spec(name).dataset)
         return Picture(**{field: getattr(spec, field) for field in Picture.__dataclass_fields__})
     base, _ = _split(library, rest)
     if library == "timm":

@@ -3,8 +3,8 @@
     PIL image ── resize, crop ─┐
     uint8 batch ───────────────┴─ (N, H, W, C) uint8 ── scale, mean, deviation ── (N, C, H, W) float32
 
-A record names its preprocessing ("mnist", "cifar10", "cifar10-64", "imagenet", "imagenet-caffe", ...), so that
-nobody has to guess it. Agrees with torchvision's Resize, CenterCrop and Normalize without importing it.
+A record names its preprocessing ("mnist", "cifar10-64", "imagenet-caffe"; `zoo.datasets` has them all), so that nobody
+has to guess it. Agrees with torchvision's Resize, CenterCrop and Normalize without importing it.
 """
 
 from __future__ import annotations
@@ -32,28 +32,6 @@ class Preprocessing:
     enlarge: int = 1  # each pixel is repeated that often in both directions, last of all
     interpolation: str = "bilinear"  # of the resizing, antialiased
 
-    @property
-    def dataset(self) -> str:
-        """The data set that it is for: the name up to a hyphen."""
-        return self.name.partition("-")[0]
-
-
-SPECS: dict[str, Preprocessing] = {
-    spec.name: spec
-    for spec in (
-        Preprocessing("mnist", "L", 28, None, 255.0, (0.1307,), (0.3081,)),
-        Preprocessing("cifar10", "RGB", 32, None, 255.0, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        Preprocessing(  # CIFAR-10 for networks that were made for larger images
-            "cifar10-64", "RGB", 32, None, 255.0, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), enlarge=2
-        ),
-        # He et al. 2016, section 3.4 (one centre crop), with the statistics of torchvision and timm.
-        Preprocessing("imagenet", "RGB", 224, 256, 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        # The Keras ResNet-50: means only. It wants BGR; we reverse the input channels of conv1 instead.
-        Preprocessing("imagenet-caffe", "RGB", 224, 256, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
-        # The same for networks trained on smaller pictures: objects then are as large as in training (Touvron et al. 2019).
-        Preprocessing("imagenet-caffe-160", "RGB", 160, 184, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
-    )
-}
 
 
 def preprocess(spec: str | Preprocessing) -> Callable[..., torch.Tensor]:
@@ -69,9 +47,9 @@ def preprocess(spec: str | Preprocessing) -> Callable[..., torch.Tensor]:
     Raises ValueError for an unknown name or another shape, TypeError for another type.
     """
     if isinstance(spec, str):
-        if spec not in SPECS:
-            raise ValueError(f"no preprocessing {spec!r}; there are {', '.join(SPECS)}")
-        spec = SPECS[spec]
+        from zoo import datasets
+
+        spec = datasets.preprocessing(spec)
 
     def transform(images) -> torch.Tensor:
         return normalise(spec, _batch(spec, images))

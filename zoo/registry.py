@@ -14,88 +14,20 @@ import functools
 import hashlib
 import json
 import os
-import re
 import sys
-import typing
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
+from zoo import files
 from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel
 
-SCHEMA = 1  # of entry.json
+if TYPE_CHECKING:
+    from zoo.records import Entry
+
 MODEL, RECORD = "model.zoo", "entry.json"
 PACKAGE = Path(__file__).parent
-
-_COMPRESS = (
-    "python -m benchmarks compress {network} --weights timm/{network}.tv_in1k --method {method} --bytes {size} "
-    "--calibration IMAGENET/train --out artifacts/{network}-{method}"
-)
-# Entries that anybody with ImageNet or its weights can make, but that do not come with the zoo.
-MAKE = {
-    "resnet18-dft": _COMPRESS.format(network="resnet18", method="dft", size="1.97MB"),
-    "resnet18-sq": _COMPRESS.format(network="resnet18", method="sq", size="2.78MB"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One entry as its record states it; written only by the program that measured (`save`).
-
-    Sizes are bytes, digests SHA-256 in hex. `None` stands for what was not measured or does not apply.
-    """
-
-    id: str
-    network: str  # name as in the file's header
-    method: str  # epr | plain | lc | hemp | ...
-    partitioning: str = "paper"
-    dataset: str  # mnist | cifar10 | imagenet
-    preprocessing: str  # name for zoo.preprocessing
-    parameters: int  # of the uncompressed network
-    size_bytes: int  # of model.zoo, all of it
-    sha256: str  # of model.zoo
-    weights_sha256: str  # of the decoded float32 weights: zoo.verify.weights_digest
-    paper_bytes: int | None = None  # size under the counting of the method's paper
-    paper_counting: str | None = None  # what that counting leaves out
-    test_set: str | None = None  # digest of the test set, as zoo.data computes it
-    test_errors: int | None = None
-    test_examples: int | None = None
-    sample: dict | None = None  # a measurement on a sample of ImageNet, never a test error
-    recipe: str | None = None  # path in the repository
-    recipe_sha256: str | None = None
-    seed: int | None = None  # of the run that ships
-    seeds: tuple[dict, ...] = ()  # outcome of every seed of the recipe
-    selection: str | None = None  # how the shipped seed was chosen, without the test set
-    warm_start: str | None = None
-    teacher: str | None = None
-    weights_source: dict | None = None  # where the weights came from, and their licence
-    license: str | None = None
-    quoted: str | None = None  # key of the paper's row in `quoted()`
-    hub: dict | None = None  # repo, revision, file on the Hugging Face Hub
-    versions: dict = field(default_factory=dict)
-    folder: Path | None = field(default=None, compare=False, repr=False)  # where the record was found; not part of it
-
-    @property
-    def ratio(self) -> float:
-        """Compression ratio: 4 bytes a parameter of the uncompressed network, over the whole file."""
-        return 4 * self.parameters / self.size_bytes
-
-    @property
-    def top1_error(self) -> float | None:
-        """Percent of the test set that is classified wrongly; None where nobody measured it."""
-        return None if self.test_errors is None else 100 * self.test_errors / self.test_examples
-
-    @property
-    def path(self) -> Path | None:
-        """Where the model file lies or would lie."""
-        return None if self.folder is None else self.folder / MODEL
-
-    def record(self) -> dict:
-        """The content of entry.json."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "folder"}
-        return {"schema": SCHEMA} | values | {"seeds": list(self.seeds)}
 
 
 @dataclass(frozen=True)
@@ -134,14 +66,13 @@ def ids(pattern: str = "*") -> list[str]:
 def find(name: str) -> Entry:
     """The entry of that id.
 
-    Raises `UnknownModel` with the nearest ids, or with the command that makes the entry where one is known;
-    `CorruptArtifact` for a record that cannot be read.
+    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record that cannot be read.
     """
     folder = _folder(name)
     if folder is None:
         raise UnknownModel(_unknown(name))
     if not (folder / RECORD).is_file():
-        raise UnknownModel(f"{folder} holds a model file but no record; `python -m benchmarks evaluate` writes one")
+        raise UnknownModel(f"{folder} holds a model file but no record")
     return load_record(folder)
 
 
@@ -174,7 +105,7 @@ def described(name_or_path: str | os.PathLike) -> Entry | Path:
     if not _is_path(name_or_path):
         return find(os.fspath(name_or_path))
     source = locate(name_or_path)
-    if isinstance(source, Entry) or source.name != MODEL or not (source.parent / RECORD).is_file():
+    if not isinstance(source, Path) or source.name != MODEL or not (source.parent / RECORD).is_file():
         return source
     entry = load_record(source.parent)
     return entry if differs(entry, source.read_bytes()) is None else source
@@ -182,65 +113,18 @@ def described(name_or_path: str | os.PathLike) -> Entry | Path:
 
 def load_record(folder: str | os.PathLike) -> Entry:
     """The record in an entry's folder. Raises `CorruptArtifact` naming every field that is missing or wrong."""
-    folder = Path(folder)
-    path = folder / RECORD
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
-        raise CorruptArtifact(f"the record {path} cannot be read: {error}") from error
-    return from_record(content, folder)
+    from zoo import records
 
-
-def from_record(content: dict, folder: str | os.PathLike | None = None) -> Entry:
-    """An entry from the content of an entry.json, checked; the folder's name must be the id."""
-    content = dict(content)
-    schema = content.pop("schema", None)
-    where = "the record" if folder is None else f"the record {Path(folder) / RECORD}"
-    if schema != SCHEMA:
-        raise CorruptArtifact(f"{where} has schema {schema!r}, this version reads schema {SCHEMA}")
-    kinds = _kinds()
-    needed = [f.name for f in fields(Entry) if f.default is MISSING and f.default_factory is MISSING]
-    wrong = [f"{name} is missing" for name in needed if name not in content]
-    wrong += [f"{name} is not a field of schema {SCHEMA}" for name in content if name not in kinds]
-    if isinstance(content.get("seeds"), list):
-        content["seeds"] = tuple(content["seeds"])
-    for name, kind in kinds.items():
-        value = content.get(name)
-        if name in content and (isinstance(value, bool) or not isinstance(value, kind)):
-            wrong.append(f"{name} is {value!r}, expected {getattr(kind, '__name__', kind)}")
-    if not wrong:
-        wrong = _implausible(content)
-    if folder is not None and not wrong and content["id"] != Path(folder).resolve().name:
-        wrong.append(f"id is {content['id']!r}, which is not the folder's name")
-    if wrong:
-        raise CorruptArtifact(f"{where} is wrong: {'; '.join(wrong)}")
-    return Entry(**content, folder=None if folder is None else Path(folder))
+    return records.read(Path(folder) / RECORD)
 
 
 def save(entry: Entry, folder: str | os.PathLike | None = None) -> Path:
-    """Writes the record into its folder, whole or not at all; returns the path. Raises as `from_record` does."""
+    """Writes the record into its folder, whole or not at all; returns the path. Raises as `load_record` does."""
+    from zoo import records
+
     folder = Path(folder if folder is not None else entry.folder)
-    record = json.loads(json.dumps(entry.record(), allow_nan=False))
-    from_record(record, folder)
-    return write(folder / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def write(path: Path, data: bytes | Callable[[BinaryIO], object]) -> Path:
-    """Atomic: the file is there whole or not at all. data: its bytes, or what writes them into an open file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as out:
-            if callable(data):
-                data(out)
-            else:
-                out.write(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    content = records.entry(entry.record(), folder).record()
+    return files.write(folder / RECORD, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -255,7 +139,7 @@ def read(source: Entry | Path) -> bytes:
     path = source if isinstance(source, Path) else model_file(source)
     blob = path.read_bytes()
     complaint = None
-    if isinstance(source, Entry):
+    if not isinstance(source, Path):
         complaint = differs(source, blob)
         if complaint is None:
             return blob
@@ -285,14 +169,11 @@ def model_file(entry: Entry) -> Path:
     where = entry.path or f"the model file of {entry.id}"
     if entry.hub is None:
         raise ArtifactUnavailable(f"{where} is missing, and the record names no other place for it")
-    missing = [key for key in ("repo", "revision", "file") if not isinstance(entry.hub.get(key), str)]
-    if missing or not re.fullmatch("[0-9a-f]{40}", entry.hub["revision"]):
-        raise CorruptArtifact(f"{entry.id}: the record must name repo, file and a revision of 40 hex digits: {entry.hub}")
     return _from_hub(entry)
 
 
 def _from_hub(entry: Entry) -> Path:
-    repo, revision, file = (entry.hub[key] for key in ("repo", "revision", "file"))
+    repo, revision, file = entry.hub.repo, entry.hub.revision, entry.hub.file
     try:
         import huggingface_hub
         from huggingface_hub.errors import LocalEntryNotFoundError
@@ -331,27 +212,6 @@ def quoted() -> dict[str, Quoted]:
 # ---------------------------------------------------------------------------------------------- helpers
 
 
-@functools.cache
-def _kinds() -> dict[str, type]:
-    hints = typing.get_type_hints(Entry)
-    del hints["folder"]
-    return hints | {"seeds": tuple}
-
-
-def _implausible(content: dict) -> list[str]:
-    wrong = [f"{key} is no SHA-256" for key in ("sha256", "weights_sha256", "test_set", "recipe_sha256")
-             if content.get(key) is not None and not re.fullmatch("[0-9a-f]{64}", content[key])]  # fmt: skip
-    wrong += [f"{key} is {content[key]}" for key in ("size_bytes", "parameters") if content[key] <= 0]
-    wrong += [f"seeds holds {seed!r}, expected the outcome of each seed as a JSON object"
-              for seed in content.get("seeds", ()) if not isinstance(seed, dict)]  # fmt: skip
-    tested = [content.get(key) for key in ("test_set", "test_errors", "test_examples")]
-    if tested.count(None) not in (0, 3):
-        wrong.append("test_set, test_errors and test_examples go together")
-    elif tested[1] is not None and not 0 <= tested[1] <= tested[2] != 0:
-        wrong.append(f"{tested[1]} errors of {tested[2]} examples")
-    return wrong
-
-
 def _is_path(name_or_path: str | os.PathLike) -> bool:
     text = os.fspath(name_or_path)
     return not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo")
@@ -366,13 +226,6 @@ def _folder(name: str) -> Path | None:
 
 
 def _unknown(name: str) -> str:
-    recipe = PACKAGE.parent / "benchmarks" / "recipes" / f"{name}.toml"
-    commands = [MAKE[name]] if name in MAKE else []
-    if Path(name).name == name and (recipe.is_file() or name in MAKE):
-        commands.append(f"python -m benchmarks train {name} && python -m benchmarks evaluate {name}")
-    if commands:
-        made = "\n  or\n  ".join(commands)
-        return f"{name} does not come with the zoo, but it can be made, in a checkout of it:\n  {made}\nthen load it again"
     known = ids()
     if not known:
         return f"no entry is called {name!r}: there are none in {', '.join(map(str, roots()))}"

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoo import preprocessing, states
+from zoo import datasets, preprocessing, states
 from zoo.codec import Picture
-from zoo.registry import write
+from zoo.files import write
 
 
 def save(
@@ -38,7 +38,7 @@ def save(
         bits: the same as bits a number of the network, on average over the file.
         step: of the rounding, in units of the root mean square of each tensor.
         name: of the network, so that `zoo.load` builds it: a zoo name, "timm/NAME" or "torchvision/NAME".
-        preprocessing: of its input, a name in `zoo.preprocessing.SPECS` or a `Preprocessing`; stored in the file.
+        preprocessing: of its input, a name in `zoo.datasets.PREPROCESSINGS` or a `Preprocessing`; stored in the file.
         classes: their names, in the order of the outputs; stored in the file.
 
     Raises ValueError for a bound that cannot be met and for weights that are not finite, TypeError for what is no tensor.
@@ -66,7 +66,5 @@ def picture(spec: str | preprocessing.Preprocessing | Picture | None) -> Picture
     if spec is None or isinstance(spec, Picture):
         return spec
     if isinstance(spec, str):
-        if spec not in preprocessing.SPECS:
-            raise ValueError(f"no preprocessing {spec!r}; there are {', '.join(preprocessing.SPECS)}")
-        spec = preprocessing.SPECS[spec]
+        spec = datasets.preprocessing(spec)
     return Picture(**{field: getattr(spec, field) for field in Picture.__dataclass_fields__})

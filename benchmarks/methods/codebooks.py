@@ -156,14 +156,14 @@ def scaled(w: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     places, rise_a, rise_b = [], [], []
     for m, lower, upper in zip(middle, base[:-1], base[1:], strict=True):
         if m > 0:
-            own, step, square = w[positive], lower - upper, lower**2 - upper**2
+            weights, step, square = w[positive], lower - upper, lower**2 - upper**2
         elif m < 0:
-            own, step, square = w[negative], upper - lower, upper**2 - lower**2
+            weights, step, square = w[negative], upper - lower, upper**2 - lower**2
         else:
             continue
-        places.append(own / m)
-        rise_a.append(own * step)
-        rise_b.append(np.full(len(own), square))
+        places.append(weights / m)
+        rise_a.append(weights * step)
+        rise_b.append(np.full(len(weights), square))
     total_a = base[-1] * w[positive].sum() + base[0] * w[negative].sum()
     at_zero = np.abs(base).min() ** 2 * (len(w) - positive.sum() - negative.sum())
     total_b = base[-1] ** 2 * positive.sum() + base[0] ** 2 * negative.sum() + at_zero

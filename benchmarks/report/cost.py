@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from zoo.registry import Entry
+from zoo.records import Entry
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def of(entry: Entry) -> Cost:
         return Cost(None, None, start=start)
     text = path.read_text(encoding="utf-8")
     if text.startswith("python -m benchmarks compress"):
-        return Cost(_calibration(text), None, start=(entry.weights_source or {}).get("source", ""))
+        return Cost(_calibration(text), None, start=entry.weights_source.source if entry.weights_source else "")
     first = text.partition("\n")[0]
     if not first.startswith("recipe "):
         return Cost(None, None, start=start)

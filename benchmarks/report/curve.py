@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.report import plot
-from zoo import networks, registry
+from zoo import files, networks, registry
 
 PAPER_STEPS = {"mnist": 200_000, "cifar10": 512_000}  # Oktay et al. 2019, sections 3.1 and 3.2
 FIELDS = ("method", "bytes", "images", "agreement", "errors", "reference_errors", "tuned_epochs", "weights", "sha256")
@@ -26,7 +26,7 @@ def add(path: Path, row: dict) -> None:
     rows = [r for r in read(path) if r["sha256"] != row["sha256"]] if path.is_file() else []
     rows.append({key: str(row[key]) for key in FIELDS})
     rows.sort(key=lambda r: (r["method"], int(r["bytes"])))
-    registry.write(path, text(FIELDS, rows).encode())
+    files.write(path, text(FIELDS, rows).encode())
     draw(path)
 
 
@@ -60,7 +60,7 @@ def draw(path: Path) -> Path:
     subtitle = "compressed without training; × NNCodec 2.1, no calibration (1,000 images)" if references else ""
     axes = "bytes of the whole file, decimal MB", "same answer as the uncompressed network, %"
     spec = plot.curves(f"{network}: answers kept", subtitle, *axes, lines, references)
-    return registry.write(path.with_suffix(".svg"), plot.svg(spec))
+    return files.write(path.with_suffix(".svg"), plot.svg(spec))
 
 
 def sweeps(network: str, folder: Path) -> bytes:

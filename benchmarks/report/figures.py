@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import plot
-from benchmarks.report.records import TITLES, front, points
-from zoo import networks
-from zoo.registry import Entry, Quoted
+from benchmarks.report.records import front, points
+from zoo import datasets, networks
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 
 def is_drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> bool:
@@ -35,9 +36,9 @@ def rows(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> li
         listed.append(_row(kind, p.name, p.name.removeprefix(f"{network}-"), method, p.size_bytes, p.error))
     for e in entries:
         for s in e.seeds:
-            if s.get("test_errors") is not None and s["seed"] != e.seed:
-                error = 100 * s["test_errors"] / e.test_examples
-                listed.append(_row("seed", f"{e.id}, seed {s['seed']}", "", e.method, s["size_bytes"], error))
+            if s.test_errors is not None and s.seed != e.seed:
+                error = 100 * s.test_errors / e.test_examples
+                listed.append(_row("seed", f"{e.id}, seed {s.seed}", "", e.method, s.size_bytes, error))
     listed += [_row("quoted", q.key, q.method, "quoted", q.size_bytes, q.error) for q in quoted]
     return listed
 
@@ -53,7 +54,8 @@ def front_rows(entries: Sequence[Entry]) -> list[dict]:
 
 def specification(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     """The figure: measured by method in colour, quoted in grey, the Pareto front as a line."""
-    subtitle = f"{TITLES[networks.spec(network).dataset]}; small open marks: other seeds and sweeps; × quoted; line: Pareto front"
+    dataset = datasets.get(networks.spec(network).dataset)
+    subtitle = f"{dataset.title}; small open marks: other seeds and sweeps; × quoted; line: Pareto front"
     return plot.errors(network, subtitle, rows(network, entries, quoted), front_rows(entries))
 
 

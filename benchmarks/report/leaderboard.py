@@ -23,7 +23,6 @@ from benchmarks.report import cost, figures, paired, standing
 from benchmarks.report.records import (
     RESULTS,
     ROOT,
-    TITLES,
     Point,
     beaten_by,
     by_network,
@@ -33,8 +32,9 @@ from benchmarks.report.records import (
     read_entries,
     size,
 )  # fmt: skip
-from zoo import networks, registry
-from zoo.registry import Entry, Quoted
+from zoo import datasets, files, networks, registry
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
@@ -88,7 +88,7 @@ def _write(path: Path, content: bytes) -> bool:
     """Whether the file changed."""
     if path.exists() and path.read_bytes() == content:
         return False
-    registry.write(path, content)
+    files.write(path, content)
     return True
 
 
@@ -102,7 +102,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         spec = networks.spec(name)
         parts.append(f"## {name}\n")
         parts.append(
-            f"{TITLES[spec.dataset]}, {spec.parameters:,} parameters, {size(4 * spec.parameters)} uncompressed "
+            f"{datasets.get(spec.dataset).title}, {spec.parameters:,} parameters, {size(4 * spec.parameters)} uncompressed "
             f"(4 bytes a parameter).\n"
         )
         if figures.is_drawn(own, others):
@@ -260,7 +260,7 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
 def _agreement(e: Entry) -> str:
     if not e.sample:
         return ""
-    agreement, count = e.sample.get("agreement"), e.sample["examples"]
+    agreement, count = e.sample.agreement, e.sample.examples
     return "" if agreement is None else f"{agreement:,} of {count:,} ({100 * agreement / count:.1f} %)"
 
 
@@ -270,7 +270,7 @@ def _seeds(e: Entry) -> str:
         return ""
     spreads = []
     for key, unit in (("size_bytes", "bytes"), ("test_errors", "errors")):
-        values = [s[key] for s in e.seeds if s.get(key) is not None]
+        values = [getattr(s, key) for s in e.seeds if getattr(s, key) is not None]
         if values:
             spreads.append(f"{min(values):,}–{max(values):,} {unit}")
     return f"{len(e.seeds)}: {', '.join(spreads)}"

@@ -34,7 +34,6 @@ from benchmarks.report import cost, figures, leaderboard, paired, plot, standing
 from benchmarks.report.records import (
     RESULTS,
     ROOT,
-    TITLES,
     beaten_by,
     by_network,
     front,
@@ -42,9 +41,10 @@ from benchmarks.report.records import (
     read_entries,
     size,
 )
-from zoo import codec, data, networks, partitionings, registry, verify
+from zoo import codec, datasets, evidence, networks, partitionings, registry
 from zoo.errors import ZooError
-from zoo.registry import Entry, Quoted
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 24  # pictures of a comparison
@@ -111,7 +111,7 @@ def _overview(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) 
     measured = [e for e in entries if e.test_errors is not None]
     return {
         "name": network,
-        "dataset": TITLES[spec.dataset],
+        "dataset": datasets.get(spec.dataset).title,
         "parameters": spec.parameters,
         "uncompressed": 4 * spec.parameters,
         "figure": _inline(figures.figure(network, entries, quoted)) if drawn else "",
@@ -189,7 +189,7 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
     return {
         "e": e,
         "network": leaderboard.heading(e.network),
-        "dataset": TITLES[e.dataset],
+        "dataset": datasets.get(e.dataset).title,
         "error_text": leaderboard._error(e) or "not yet measured",
         "against": leaderboard._against(e, members),
         "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
@@ -237,12 +237,12 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
     """What compare.html needs: outcomes of each entry by the images that it was measured on, and the pictures."""
     listed = []
     for e in entries:
-        wrong, images = paired.outcomes(e), f"{TITLES[e.dataset]} test"
+        wrong, images = paired.outcomes(e), f"{datasets.get(e.dataset).title} test"
         if wrong is None and e.sample:
-            sample = verify.read_sample(e.folder)
-            wrong, images = sample.predictions != sample.labels, f"a sample of {TITLES[e.dataset]}"
+            sample = evidence.read_sample(e.folder)
+            wrong, images = sample.predictions != sample.labels, f"a sample of {datasets.get(e.dataset).title}"
         if wrong is not None:
-            key = e.test_set or e.sample["digest"]
+            key = e.test_set or e.sample.digest
             row = {"id": e.id, "network": e.network, "bytes": e.size_bytes, "images": images, "set": key, "dataset": e.dataset}
             listed.append(row | {"examples": len(wrong), "wrong": paired.pack(wrong)})
     return {"entries": listed, "pictures": {name: sheet for name, sheet in pictures.items() if sheet}}
@@ -251,7 +251,7 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
 def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | None:
     """One sheet of the images that a comparison of any two entries shows, with labels and answers; None without the data."""
     try:
-        images = data.load(dataset, "test") if dataset == "mnist" or _cached(dataset) else None
+        images = datasets.load(dataset, "test") if dataset == "mnist" or _cached(dataset) else None
     except (ZooError, OSError):
         images = None
     if images is None:
@@ -276,8 +276,8 @@ def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | No
         "sheet": [across * width, rows * height],
         "numbers": numbers,
         "labels": np.asarray(images.labels)[numbers].tolist(),
-        "classes": list(data.classes(dataset)),
-        "answers": {e.id: verify.read_predictions(e.folder)[numbers].tolist() for e in entries},
+        "classes": list(datasets.classes(dataset)),
+        "answers": {e.id: evidence.read_predictions(e.folder)[numbers].tolist() for e in entries},
     }
 
 
@@ -286,7 +286,7 @@ def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | No
 
 def _cached(dataset: str) -> bool:
     """Whether the test set is at hand without a download."""
-    return all((data.cache_folder() / dataset / f"test-{part}.npy").is_file() for part in ("pixels", "labels"))
+    return all((datasets.cache_folder() / dataset / f"test-{part}.npy").is_file() for part in ("pixels", "labels"))
 
 
 def _json(value) -> Markup:

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from zoo import verify
-from zoo.registry import Entry
+from zoo import evidence, measurement
+from zoo.records import Entry
 
 OUTCOMES = Path(__file__).parents[1] / "results" / "outcomes.csv"
 FIELDS = ("id", "predictions_sha256", "wrong")  # wrong: base64 of one bit an image, the first image in the highest bit
@@ -102,13 +102,13 @@ def update(entries: Sequence[Entry], path: Path = OUTCOMES) -> bytes:
             continue
         wrong = outcomes(entry, path)
         if wrong is None:
-            wrong = verify.read_predictions(entry.folder) != np.asarray(verify.test_images(entry.dataset).labels)
+            wrong = evidence.read_predictions(entry.folder) != np.asarray(measurement.test_images(entry.dataset).labels)
         writer.writerow([entry.id, predictions_digest(entry), pack(wrong)])
     return text.getvalue().encode()
 
 
 def predictions_digest(entry: Entry) -> str:
-    return hashlib.sha256((entry.folder / verify.PREDICTIONS).read_bytes()).hexdigest()
+    return hashlib.sha256((entry.folder / evidence.PREDICTIONS).read_bytes()).hexdigest()
 
 
 def pack(wrong: np.ndarray) -> str:

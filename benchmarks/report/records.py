@@ -13,11 +13,11 @@ from pathlib import Path
 
 from benchmarks.report import curve
 from zoo import networks, registry
-from zoo.registry import Entry, Quoted
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 ROOT = Path(__file__).parents[2]
 RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from benchmarks.report import paired
 from benchmarks.report.paired import Comparison
 from benchmarks.report.records import ROOT, heading
 from benchmarks.training import recipe as recipes
-from zoo.registry import Entry, Quoted
+from zoo.records import Entry
+from zoo.registry import Quoted
 
 
 def standard_error(entry: Entry) -> float | None:

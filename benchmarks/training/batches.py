@@ -23,21 +23,21 @@ import numpy as np
 import torch
 
 from benchmarks.training.recipe import Crops, Recipe
-from zoo import data, networks, preprocessing
+from zoo import datasets, networks, preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, C, H, W) float32, labels (B,) int64
 FOLDER_HOLDOUT = 10_000  # pictures of ImageNet's training set held out, and at most a tenth of a smaller folder
 
 
 def open_(recipe: Recipe, seed: int, device: torch.device):
-    """Batches of the recipe's data set. Raises what `zoo.data` raises, and ValueError for what a recipe gets wrong."""
+    """Batches of the recipe's data set. Raises what `zoo.datasets` raises, and ValueError for what a recipe gets wrong."""
     if recipe.data.startswith("hf:"):
         return Stream(recipe, seed, device)
     if recipe.data.startswith("pool:"):
         from benchmarks.training.pool import Pool
 
         return Pool(recipe, seed, device)
-    if recipe.dataset == "imagenet":
+    if not datasets.get(recipe.dataset).downloadable:
         return Folder(recipe, seed, device)
     return Resident(recipe, seed, device)
 
@@ -47,8 +47,8 @@ class Resident:
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
         self.recipe, self.seed, self.device = recipe, seed, device
-        train, heldout = data.holdout_split(data.load(recipe.dataset, "train"))
-        self.spec = preprocessing.SPECS[recipe.preprocess]
+        train, heldout = datasets.holdout_split(datasets.load(recipe.dataset, "train"))
+        self.spec = datasets.PREPROCESSINGS[recipe.preprocess]
         self.images = _planes(train.pixels).to(device)  # (N, C, H, W) uint8
         self.labels = torch.as_tensor(train.labels, dtype=torch.int64, device=device)
         self.heldout_images = _planes(heldout.pixels).to(device)
@@ -118,7 +118,7 @@ class Folder:
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
         self.recipe, self.seed, self.device = recipe, seed, device
         self.augment, self.spec = crops(recipe)
-        self.folder = data.image_folder(split="train")
+        self.folder = datasets.image_folder(split="train")
         count, classes = len(self.folder.class_names), networks.spec(recipe.network).classes_count
         if count > classes:
             raise ValueError(f"{self.folder.root} has {count} classes, {recipe.network} tells {classes} apart")
@@ -236,7 +236,7 @@ class Stream:
                 empty = False
                 yield example
             if empty and once is examples:
-                raise data.DataUnavailable(f"{self.recipe.data}: process {rank} of {world} finds no examples in its part")
+                raise datasets.DataUnavailable(f"{self.recipe.data}: process {rank} of {world} finds no examples in its part")
             once = examples
 
     def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
@@ -247,7 +247,7 @@ class Stream:
 class _Pictures(torch.utils.data.Dataset):
     """(number, crop seed or None) -> pixels uint8 (3, size, size), label. Lives in the worker processes."""
 
-    def __init__(self, folder: data.ImageFolder, augment: dict):
+    def __init__(self, folder: datasets.ImageFolder, augment: dict):
         self.folder, self.augment = folder, augment
 
     def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[torch.Tensor, int]:
@@ -293,7 +293,7 @@ def crops(recipe: Recipe) -> tuple[dict, preprocessing.Preprocessing]:
     """"size", "area", "ratio" and "flip" of random crops, and the evaluation's preprocessing at the same size."""
     augment = recipe.augment.model_dump(include=set(Crops.model_fields))
     augment["size"] = augment["size"] or networks.spec(recipe.network).input_shape[-1]
-    spec = preprocessing.SPECS[recipe.preprocess]
+    spec = datasets.PREPROCESSINGS[recipe.preprocess]
     return augment, replace(spec, size=augment["size"], resize=round(spec.resize * augment["size"] / spec.size))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.training.recipe import Recipe
-from zoo import preprocessing
+from zoo import datasets, preprocessing
 from zoo.compress import reference
 
 
@@ -32,7 +32,7 @@ class Teacher(nn.Module):
         network, source = _load(recipe.teacher)
         self.network = [network.requires_grad_(False).eval()]  # in a list: it is no part of the state
         self.temperature, self.share, self.weight = recipe.temperature, recipe.distill, recipe.features
-        self.matched = _affine(preprocessing.SPECS[recipe.preprocess], preprocessing.SPECS[source])
+        self.matched = _affine(datasets.PREPROCESSINGS[recipe.preprocess], datasets.PREPROCESSINGS[source])
         self.outputs: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
         self.projections = nn.ModuleDict()
         stages = recipe.stages if recipe.features else ()

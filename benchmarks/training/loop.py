@@ -30,7 +30,7 @@ from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
 from zoo import codec, compact, networks, partitionings
-from zoo.registry import write
+from zoo.files import write
 
 
 class Run:

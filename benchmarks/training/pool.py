@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.training import batches
 from benchmarks.training.recipe import Recipe
-from zoo import data, preprocessing, registry
+from zoo import datasets, files, preprocessing
 from zoo.errors import DataUnavailable, WrongData
 
 UNKNOWN = -100  # label of a picture whose class is not known; torch's own index to ignore
@@ -211,7 +211,7 @@ def read(folder: Path) -> Pictures:
     if not files:
         raise WrongData(f"{folder} holds neither zip files nor pictures ({', '.join(SUFFIXES)})")
     digest = _digest(folder, files)
-    cached = data.cache_folder() / f"pool-{digest[:16]}.u8"
+    cached = datasets.cache_folder() / f"pool-{digest[:16]}.u8"
     index = cached.with_suffix(".npz")
     if not (cached.is_file() and index.is_file()):
         _decode(folder, files, cached, index)
@@ -227,7 +227,7 @@ def read(folder: Path) -> Pictures:
     return Pictures(names, pixels, start, height, width, labels, digest)
 
 
-def _decode(folder: Path, files: list[Path], cached: Path, index: Path) -> None:
+def _decode(folder: Path, pictures: list[Path], cached: Path, index: Path) -> None:
     from PIL import Image, UnidentifiedImageError
 
     names, labels, start, height, width, position = [], [], [], [], [], 0
@@ -235,7 +235,7 @@ def _decode(folder: Path, files: list[Path], cached: Path, index: Path) -> None:
     part = cached.with_name(f"{cached.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as out:
-            for name, blob in tqdm(_blobs(folder, files), desc="decoding the pool", unit=" pictures"):
+            for name, blob in tqdm(_blobs(folder, pictures), desc="decoding the pool", unit=" pictures"):
                 try:
                     image = Image.open(io.BytesIO(blob)).convert("RGB")
                 except (OSError, UnidentifiedImageError, ValueError) as error:
@@ -257,7 +257,7 @@ def _decode(folder: Path, files: list[Path], cached: Path, index: Path) -> None:
         part.unlink(missing_ok=True)
     tables = {"start": start, "height": height, "width": width, "labels": labels}
     tables = {key: np.array(value, np.int64) for key, value in tables.items()}
-    registry.write(index, lambda out: np.savez(out, names=np.array(names), **tables))
+    files.write(index, lambda out: np.savez(out, names=np.array(names), **tables))
 
 
 def _blobs(folder: Path, files: list[Path]) -> Iterator[tuple[str, bytes]]:
@@ -279,7 +279,7 @@ def _class(folder: str) -> int:
     """Class index of a folder's name: 000 to 999, a synset, or UNKNOWN."""
     if folder.isascii() and folder.isdigit() and int(folder) < 1000:
         return int(folder)
-    return data.synsets().index(folder) if folder in data.synsets() else UNKNOWN
+    return datasets.synsets().index(folder) if folder in datasets.synsets() else UNKNOWN
 
 
 def _digest(folder: Path, files: list[Path]) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
 from benchmarks.tables import Listed, Table, complaints
-from zoo import networks
+from zoo import datasets, networks
 from zoo.errors import ZooError
 from zoo.verify import IDLE
 
@@ -199,7 +199,7 @@ def _augmentation(fields: dict[str, Any]) -> type[Table]:
         return StreamedCrops
     if data.startswith("pool:"):
         return MixedCrops
-    return Crops if _dataset(data, fields["network"]) == "imagenet" else Shifts
+    return Shifts if datasets.get(_dataset(data, fields["network"])).downloadable else Crops
 
 
 def _nested(model: type[Table], table: Any) -> Table:

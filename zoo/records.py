@@ -1,0 +1,222 @@
+"""What a record says: the fields of entry.json, their types and bounds.
+
+    entry.json ── read ──> Entry      every fault of the record is told at once, those of its parts too
+
+Only the program that measured writes a record (`zoo.registry.save`). Importing this costs a tenth of a second, so
+`import zoo` does without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from zoo import files
+from zoo.errors import CorruptArtifact
+from zoo.registry import MODEL, RECORD
+
+SCHEMA = 1  # of entry.json
+LARGEST = 1 << 20  # bytes of a record
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # whole numbers that every JSON reader has exactly
+Positive = Annotated[int, Field(gt=0, lt=1 << 53)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]  # a file system takes 255 bytes
+
+
+class Fields(BaseModel):
+    """A JSON object with exactly these fields, each of its own type: a number in quotes is an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Seed(Fields):
+    """The outcome of one run of a recipe; None where nobody measured it."""
+
+    seed: Count
+    size_bytes: Positive | None = None
+    heldout_errors: Count | None = None
+    heldout_examples: Positive | None = None
+    test_errors: Count | None = None
+
+
+class SampleResult(Fields):
+    """A measurement on some pictures of ImageNet, which sample.json names: never a test error."""
+
+    name: Name
+    digest: Sha256  # of the pictures: zoo.datasets.ImageFolder.digest
+    examples: Positive
+    errors: Count
+    agreement: Count  # pictures on which the entry answers as its reference does
+    reference: Name
+    note: str
+
+
+class WeightsSource(Fields):
+    """Where the weights came from that an entry compresses without training."""
+
+    source: Name
+    revision: str | None
+    digest: Sha256
+    license: str
+
+
+class Hub(Fields):
+    """Where the model file lies on the Hugging Face Hub."""
+
+    repo: Name
+    revision: str
+    file: Name
+
+    @field_validator("revision", mode="before")
+    @classmethod
+    def _pinned(cls, revision: object) -> object:
+        if not isinstance(revision, str) or len(revision) != 40 or set(revision) - set("0123456789abcdef"):
+            raise PydanticCustomError("revision", "expected a revision of 40 hex digits")
+        return revision
+
+
+class Entry(Fields):
+    """One entry as its record states it, read-only. None stands for what was not measured or does not apply.
+
+    Sizes are bytes, digests SHA-256 in hex.
+    """
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    id: Name
+    network: Name  # as in the file's header
+    method: Name  # epr | plain | lc | hemp | ...
+    partitioning: Name = "paper"
+    dataset: Name
+    preprocessing: Name  # for zoo.preprocessing
+    parameters: Positive  # of the uncompressed network
+    size_bytes: Positive  # of model.zoo, all of it
+    sha256: Sha256  # of model.zoo
+    weights_sha256: Sha256  # of the decoded float32 weights: zoo.measurement.weights_digest
+    paper_bytes: Positive | None = None  # size under the counting of the method's paper
+    paper_counting: str | None = None  # what that counting leaves out
+    test_set: Sha256 | None = None  # digest of the test set, as zoo.datasets computes it
+    test_errors: Count | None = None
+    test_examples: Count | None = None
+    sample: SampleResult | None = None
+    recipe: str | None = None  # path in the repository
+    recipe_sha256: Sha256 | None = None
+    seed: Count | None = None  # of the run that ships
+    seeds: tuple[Seed, ...] = ()  # every seed of the recipe
+    selection: str | None = None  # how the shipped seed was chosen, without the test set
+    warm_start: Name | None = None
+    teacher: Name | None = None
+    weights_source: WeightsSource | None = None
+    license: str | None = None
+    quoted: Name | None = None  # key of the published result that the entry stands beside: zoo.registry.quoted
+    hub: Hub | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    _folder: Path | None = PrivateAttr(None)
+
+    @field_validator("recipe")
+    @classmethod
+    def _inside(cls, recipe: str | None) -> str | None:
+        if recipe is not None and (PurePosixPath(recipe).is_absolute() or {"..", "~"} & set(recipe.split("/")) or "\\" in recipe):
+            raise PydanticCustomError("recipe", "expected a path inside the repository")
+        return recipe
+
+    @model_validator(mode="after")
+    def _whole(self, info: ValidationInfo) -> Entry:
+        self._folder = (info.context or {}).get("folder")
+        tested = (self.test_set, self.test_errors, self.test_examples)
+        if tested.count(None) not in (0, 3):
+            raise PydanticCustomError("tested", "test_set, test_errors and test_examples go together")
+        if self.test_errors is not None and not self.test_errors <= self.test_examples != 0:
+            raise PydanticCustomError("tested", f"{self.test_errors} errors of {self.test_examples} examples")
+        if self._folder is not None and self.id != self._folder.resolve().name:
+            raise PydanticCustomError("id", f"id is {self.id!r}, which is not the folder's name")
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and self.record() == other.record()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the record was read from."""
+        return self._folder
+
+    @property
+    def ratio(self) -> float:
+        """Compression ratio: 4 bytes a parameter of the uncompressed network, over the whole file."""
+        return 4 * self.parameters / self.size_bytes
+
+    @property
+    def top1_error(self) -> float | None:
+        """Percent of the test set that is classified wrongly; None where nobody measured it."""
+        return None if self.test_errors is None else 100 * self.test_errors / self.test_examples
+
+    @property
+    def path(self) -> Path | None:
+        """Where the model file lies or would lie."""
+        return None if self._folder is None else self._folder / MODEL
+
+    def record(self) -> dict[str, Any]:
+        """The content of entry.json."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def changed(self, **fields: Any) -> Entry:
+        """The entry with other values of some fields, checked as a record that is read. Raises `CorruptArtifact`."""
+        return entry(self.record() | fields, self.folder)
+
+
+def read(path: Path) -> Entry:
+    """The record at `path`; the folder's name must be its id. Raises `CorruptArtifact` naming every field that is wrong."""
+    try:
+        content = files.read(path, LARGEST)
+    except OSError as error:
+        raise CorruptArtifact(f"the record {path} cannot be read: {error}") from error
+    return _validated(content, path.parent)
+
+
+def entry(content: dict[str, Any], folder: str | os.PathLike | None = None) -> Entry:
+    """An entry from the content of an entry.json, checked as `read` does."""
+    return _validated(json.dumps(content).encode(), None if folder is None else Path(folder))
+
+
+def _validated(content: bytes, folder: Path | None) -> Entry:
+    """Through JSON, so that numbers, text and lists are told apart as in a file."""
+    where = "the record" if folder is None else f"the record {folder / RECORD}"
+    try:
+        return Entry.model_validate_json(content, context={"folder": folder})
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        if faults[0]["type"] in ("json_invalid", "model_type"):
+            raise CorruptArtifact(f"{where} cannot be read: {_fault(faults[0])}") from error
+        raise CorruptArtifact(f"{where} is wrong: {'; '.join(map(_fault, faults))}") from error
+
+
+def _fault(fault: ErrorDetails) -> str:
+    """One thing that is wrong, in words."""
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault["loc"]).lstrip(".")
+    value = repr(fault["input"])
+    value = value if len(value) < 80 else value[:80] + "..."
+    if fault["type"] == "missing":
+        return f"{place} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{place} is not a field of schema {SCHEMA}"
+    if fault["type"] == "string_pattern_mismatch":
+        return f"{place} is no SHA-256"
+    if place == "schema":
+        return f"it has schema {value}, this version reads schema {SCHEMA}"
+    message = fault["msg"].replace("Input should be", "expected")
+    return f"{place} is {value}, {message}" if place else message
