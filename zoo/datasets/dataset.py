@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,5 +120,10 @@ def digest(pixels: np.ndarray, labels: np.ndarray) -> str:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ZOO_CACHE, else ~/.cache/zoo."""
-    return Path(os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo").expanduser()
+    """Where downloads are kept: ZOO_CACHE, else ~/.cache/zoo, or without a home a folder for temporary files."""
+    if folder := os.environ.get("ZOO_CACHE"):
+        return Path(folder).expanduser()
+    try:
+        return Path.home() / ".cache" / "zoo"
+    except RuntimeError:  # a container's user may have none
+        return Path(tempfile.gettempdir()) / "zoo-cache"

@@ -53,6 +53,8 @@ def _roots(root: str | os.PathLike | None) -> list[tuple[Path, str]]:
     if root is not None:
         return [(Path(root).expanduser(), f"local folder {os.fspath(root)}")]
     if folder := os.environ.get("ZOO_DATA"):
+        if not Path(folder).expanduser().is_dir():
+            raise DataUnavailable(f"ZOO_DATA={folder}: no such folder")
         return [(Path(folder).expanduser(), f"ZOO_DATA={folder}")]
     return []
 
