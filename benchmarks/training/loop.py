@@ -24,7 +24,7 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from benchmarks import methods
-from benchmarks.training import batches, bn, checkpoint, thin
+from benchmarks.training import batches, bn, checkpoint, history, thin
 from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
@@ -48,7 +48,7 @@ class Run:
         self.network = networks.build(recipe.network)
         self.batches = batches.open_(recipe, seed, self.device)
         if recipe.warm_start:
-            self.network.load_state_dict(_entry(recipe.warm_start).state_dict())
+            self.network.load_state_dict(history.load(recipe.warm_start).state_dict())
             self.network.to(self.device)
             with self._autocast():
                 bn.unfold(self.network, self._first_batches(recipe.finish.images_on_the_way), self._sum)
@@ -404,12 +404,6 @@ def _schedule(recipe: Recipe, step: int) -> float:
     if o.schedule == "constant":
         return 1.0
     return o.drop ** sum(step >= milestone for milestone in o.milestones)  # "step"
-
-
-def _entry(name: str) -> nn.Module:
-    import zoo
-
-    return zoo.load(name)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
