@@ -29,6 +29,7 @@ from benchmarks.report import curve
 from zoo import datasets, evidence, measurement, preprocessing, registry
 from zoo.compress import reference
 from zoo.compress.calibration import BATCH
+from zoo.compress.command import work_key
 from zoo.compress.network import Job
 from zoo.compress.search import compress, parse_bytes
 from zoo.files import write
@@ -83,9 +84,7 @@ def main(args: argparse.Namespace) -> int:
     target, started = parse_bytes(args.bytes), time.perf_counter()
     weights = reference.load(args.weights, args.network, args.preprocessing)
     pixels, kept = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
-    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-    identity = f"{args.network}-{weights.digest[:8]}-{digest[:8]}-{args.seed}".replace(":", "-")
-    base = (args.work or Path("runs") / "compress") / identity
+    base = (args.work or Path("runs") / "compress") / work_key(weights, pixels, args.seed)
     print(f"{weights.source}: {weights.license}\n{len(pixels)} calibration images; work folder {base}")
     job = Job(weights, args.method, pixels, base, args.seed)
     folder = base / f"{args.method}-{target}"

@@ -163,7 +163,7 @@ def test_another_kind_of_file(blob, words):
 
 
 def test_a_future_version():
-    refused(seal(body(small()), version=2), UnsupportedVersion, "version 2.*version 1")
+    refused(seal(body(small()), version=3), UnsupportedVersion, "version 3.*versions 1 and 2")
     refused(seal(b"something new", version=255), UnsupportedVersion, "version 255")
 
 

@@ -68,10 +68,16 @@ class Bytes:
         return (z + 1) // 2 if z % 2 else -z // 2
 
 
+class Edges(list):
+    """The e of a table, and its n."""
+
+
 def edges(w):
     n = [x * 2**24 // sum(w) for x in w]
     n[w.index(max(w))] += 2**24 - sum(n)
-    return [sum(n[:i]) * (2**24 - len(w)) // 2**24 + i for i in range(len(w) + 1)]
+    table = Edges(sum(n[:i]) * (2**24 - len(w)) // 2**24 + i for i in range(len(w) + 1))
+    table.n = n
+    return table
 
 
 BYTES = edges([1] * 256)
@@ -113,7 +119,10 @@ def read_column(stream, d, alphabet):
     low, span, escape, e = alphabet
     if e is None:
         return [low] * d
-    symbols = [stream.symbol(e) for _ in range(d)]
+    return escaped(stream, low, span, [stream.symbol(e) for _ in range(d)])
+
+
+def escaped(stream, low, span, symbols):
     waiting, values, shift = [i for i, s in enumerate(symbols) if s > span], {}, 0
     while waiting:
         codes = [stream.symbol(BYTES) for _ in waiting]
@@ -124,8 +133,38 @@ def read_column(stream, d, alphabet):
     return [outside.get(i, low + s) for i, s in enumerate(symbols)]
 
 
-def read_classes(stream, l, shapes, alphabets):
-    """Columns of phi."""
+class Lanes:
+    """Section 5.6: states, and the words of the group that is being read."""
+
+    def __init__(self, count):
+        self.states, self.words, self.count = None, [], count
+
+    def begin(self, words):
+        if self.states is None:
+            self.states = [words[2 * j] + 2**16 * words[2 * j + 1] for j in range(self.count)]
+            words = words[2 * self.count :]
+        self.words = list(words)
+
+    def read_column(self, stream, d, alphabet):
+        low, span, escape, e = alphabet
+        n = e.n
+        g = [sum(n[:i]) * (2**14 - len(n)) // 2**24 + i for i in range(len(n) + 1)]
+        symbols = []
+        for start in range(0, d, self.count):
+            lanes = range(min(self.count, d - start))
+            for j in lanes:
+                x = self.states[j]
+                i = next(i for i in range(len(n)) if g[i] <= x % 2**14 < g[i + 1])
+                self.states[j] = x // 2**14 * (g[i + 1] - g[i]) + x % 2**14 - g[i]
+                symbols.append(i)
+            for j in lanes:
+                if self.states[j] < 2**16:
+                    self.states[j] = self.states[j] * 2**16 + self.words.pop(0)
+        return escaped(stream, low, span, symbols)
+
+
+def read_classes(stream, l, shapes, alphabets, lanes=None):
+    """Columns of phi; lanes: those of `interleaved`, which read the narrow classes."""
     planes = [(s[0], s[1], math.prod(s[2:])) if len(s) > 1 else (1, math.prod(s), 1) for s in shapes]
     kinds, tables = alphabets[:4], alphabets[4:]
     base = read_column(stream, len(shapes), kinds[0])
@@ -143,7 +182,9 @@ def read_classes(stream, l, shapes, alphabets):
             members[k] += [(t, a, b, q) for a in across for b in down]
     found = {}
     for where, table in zip(members, tables, strict=True):
-        found |= zip(where, read_column(stream, len(where), table), strict=True)
+        narrow = lanes is not None and table[3] is not None and len(table[3]) - 1 <= 256
+        column = lanes.read_column(stream, len(where), table) if narrow else read_column(stream, len(where), table)
+        found |= zip(where, column, strict=True)
     flat = [found[t, a, b, q] for t, (o, i, p) in enumerate(planes) for a in range(o) for b in range(i) for q in range(p)]
     return [flat[j::l] for j in range(l)]
 
@@ -234,9 +275,16 @@ def read(blob, layouts):
             flat = struct.unpack(f"<{d * l}i", data.raw(4 * d * l))
             groups.append((decoder, l, d, shapes, psi, [flat[i::l] for i in range(l)], None))
         else:
-            assert model in ("static", "classes")
-            count = 4 + data.eg(3) if model == "classes" else l
+            assert model in ("static", "classes", "interleaved")
+            count = l if model == "static" else 4 + data.eg(3)
             alphabets = [read_alphabet(data) for _ in range(count)]
+            if model == "interleaved":
+                data.raw(0)
+                begins, ends = data.bits(1), data.bits(1)
+                before = [group[-1][1][1] for group in groups if group[-1] and group[-1][0] == model]
+                lanes = Lanes(2 ** data.bits(4)) if begins else before[-1]
+                words = struct.unpack(f"<{(size := data.varint())}H", data.raw(2 * size))
+                alphabets = alphabets, lanes, words, ends
             groups.append((decoder, l, d, shapes, psi, None, (model, alphabets)))
             data.raw(0)
     assert data.data[-1:] != b"\0" or data.at == len(data.data)
@@ -244,6 +292,11 @@ def read(blob, layouts):
     for name, (decoder, l, d, shapes, psi, columns, alphabets) in zip(layout, groups, strict=True):
         if columns is None and alphabets[0] == "classes":
             columns = read_classes(stream, l, shapes, alphabets[1])
+        elif columns is None and alphabets[0] == "interleaved":
+            tables, lanes, words, ends = alphabets[1]
+            lanes.begin(words)
+            columns = read_classes(stream, l, shapes, tables, lanes)
+            assert not lanes.words and (not ends or set(lanes.states) == {2**16})
         elif columns is None:
             columns = [read_column(stream, d, alphabet) for alphabet in alphabets[1]]
         rows = list(zip(*columns, strict=True))
@@ -347,7 +400,7 @@ def files(draw):
             if draw(st.booleans()):
                 psi[array] = codec.psi_round(psi[array])
         layout[name] = shapes
-        groups[name] = codec.Coded(decoder, draw(st.sampled_from(["static", "raw", "classes"])), phi, psi)
+        groups[name] = codec.Coded(decoder, draw(st.sampled_from(["static", "raw", "classes", "interleaved"])), phi, psi)
     return layout, groups
 
 

@@ -221,6 +221,17 @@ def test_any_tensors_come_back(file):
             assert tensors[t.name][2] == next(exact[t.group])
 
 
+@pytest.mark.parametrize("model", ["static", "classes", "context"])
+def test_shapes_with_sides_of_nothing_come_back(model):
+    for shape in itertools.chain(*(itertools.product((0, 1, 2), repeat=n) for n in range(4))):
+        for second in ((), (0,), (2, 2), (1, 1, 0)):
+            phi = np.arange(math.prod(shape) + math.prod(second), dtype=np.int32)[:, None] % 3
+            description = Description("", ("float32",), (Tensor("a", shape, 0), Tensor("b", second, 0)))
+            coded = Coded("scalar", model, phi, {"scale": np.ones((1, 1), np.float32)})
+            (again,) = described.decode(described.encode(description, [coded]))[1]
+            assert np.array_equal(again.phi, phi), (shape, second)
+
+
 def test_parts_add_up_to_the_file():
     blob = golden()
     description, parts, start = described.anatomy(blob)

@@ -99,8 +99,8 @@ def test_records_and_helpers(entry):
     with pytest.raises(ValidationError, match="frozen"):
         found.size_bytes = 1
     assert zoo.classes(entry.id) == tuple("0123456789")
-    batch = zoo.transforms(entry.id)(Image.new("RGB", (40, 30), "white"))
-    assert batch.shape == (1, 1, 28, 28) and batch.dtype == torch.float32
+    batch = zoo.transforms(entry.id)(Image.new("RGB", (40, 30), "black"))
+    assert batch.shape == (1, 28, 28) and batch.dtype == torch.float32
     assert json.loads((entry.folder / "entry.json").read_text()) == json.loads(json.dumps(found.record()))
 
 

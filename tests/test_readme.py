@@ -58,9 +58,18 @@ def test_links_lead_to_files(page):
 
 
 def test_the_python_of_the_readme_classifies_a_digit(capsys):
-    (code,) = blocks("README.md", "python")
+    code, _ = blocks("README.md", "python")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == "it is a 7 and the label says 7\n"
+
+
+def test_the_python_of_the_readme_makes_a_network_small(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, code = blocks("README.md", "python")
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    count = sum(parameter.numel() for parameter in names["yours"].parameters())
+    assert 0.97 * count / 2 <= (tmp_path / "yours.zoo").stat().st_size <= count / 2
 
 
 def test_commands_exist_and_take_these_arguments(monkeypatch, capsys):

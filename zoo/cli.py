@@ -23,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command: 0, 1 where something differs from its record, 2 for an error."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.version:
+        import zoo
+
+        print(f"zoo {zoo.__version__}")
+        return 0
     if args.run is None:
         parser.print_help()
         return EXIT_ERROR
@@ -55,7 +60,7 @@ def _list(args: argparse.Namespace) -> int:
         every = registry.ids()
         known = f"known: {', '.join(every)}" if every else f"none in {', '.join(map(str, registry.roots()))}"
         raise ZooError(f"no entry matches {args.pattern!r}; {known}")
-    rows = []
+    rows, records = [], []
     for name in names:
         try:
             entry = registry.find(name)
@@ -64,16 +69,27 @@ def _list(args: argparse.Namespace) -> int:
             continue
         error = "not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} %"
         rows.append((name, entry.network, f"{entry.size_bytes:,}", f"{entry.ratio:,.1f}x", error))
-    _table(("id", "network", "bytes", "ratio", "error"), rows, right=(2, 3, 4))
+        records.append({"id": name, "network": entry.network, "size_bytes": entry.size_bytes, "ratio": entry.ratio,
+                        "top1_error": entry.top1_error})  # fmt: skip
+    if args.json:
+        _json(records)
+    else:
+        _table(("id", "network", "bytes", "ratio", "error"), rows, right=(2, 3, 4))
     for message in broken:
         _fail(message)
     return EXIT_ERROR if broken else 0
 
 
+def _json(content: object) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False))
+
+
 def _info(args: argparse.Namespace) -> int:
-    entry = registry.find(args.id)
+    entry = registry.described(args.id)
+    if isinstance(entry, Path):
+        return _info_of_file(args, entry)
     if args.json:
-        print(json.dumps(entry.record(), indent=1, ensure_ascii=False))
+        _json(entry.record())
         return 0
     lines = []
     for name, value in entry.record().items():
@@ -101,6 +117,23 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _info_of_file(args: argparse.Namespace, path: Path) -> int:
+    import zoo
+
+    file = zoo.info(path)
+    if args.json:
+        _json(file.record())
+        return 0
+    classes = ", ".join(file.classes[:10]) + (f" ... ({len(file.classes)})" if len(file.classes) > 10 else "")
+    size = f"{file.size_bytes:,} (1/{file.ratio:,.1f} of 4 bytes a number)"
+    rows = (("file", str(path)), ("version", f"{file.version} of the format"), ("network", file.network or "none named"),
+            ("numbers", f"{file.parameters:,}"), ("size_bytes", size), ("sha256", file.sha256),
+            ("preprocessing", str(file.preprocessing or "not said")), ("classes", classes or "not named"))  # fmt: skip
+    for name, value in rows:
+        print(f"{name:<15}{value}")
+    return 0
+
+
 def _listed(values: dict) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
@@ -113,10 +146,28 @@ def _show(args: argparse.Namespace) -> int:
 
     entry = registry.locate(args.id)
     blob = registry.read(entry)
-    header, parts = codec.anatomy(blob, partitionings.layout)
-    places = {what: end - start for what, start, end in verify.sections(blob, parts)}
-    each = 8 * len(blob) / header.parameters
-    print(f"{args.id}: {header.network}, partitioning {header.partitioning}")
+    header = codec.read_header(blob)
+    if header.version == codec.described.VERSION:
+        description, parts, start = codec.described.anatomy(blob)
+        members = [[t.name for t in description.tensors if t.group == number] for number in range(header.groups)]
+        for part, names in zip(parts, members, strict=True):
+            part.group = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        what = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
+        stream = len(blob) - 4 - start - sum(part.psi_bytes + part.table_bytes for part in parts)
+    else:
+        _, parts = codec.anatomy(blob, partitionings.layout)
+        what = f"{header.network}, partitioning {header.partitioning}"
+        places = {what: end - start for what, start, end in verify.sections(blob, parts)}
+        start, stream = places["the header"], places["the stream of symbols"]
+    coded = sum(part.coded_bits for part in parts) / 8
+    rest = [("end of the stream", stream - coded), ("header: magic, version, length, names, counts", start), ("checksum", 4)]
+    if args.json:
+        groups = [vars(part) for part in parts]
+        _json({"network": header.network, "version": header.version, "numbers": header.parameters, "size_bytes": len(blob),
+               "header_bytes": start, "stream_bytes": stream, "groups": groups})  # fmt: skip
+        return 0
+    each = 8 * len(blob) / max(header.parameters, 1)
+    print(f"{args.id}: {what}")
     print(f"{header.parameters:,} numbers in {len(blob):,} bytes, {each:.3f} bits each\n")
     rows = []
     for part in parts:
@@ -124,20 +175,13 @@ def _show(args: argparse.Namespace) -> int:
         each = f"{8 * share / part.symbols:.3f}" if part.symbols else ""
         rows.append((part.group, part.decoder, part.model, f"{part.symbols:,}", f"{part.ideal_bits:,.0f}", each,
                      f"{part.coded_bits / 8:,.1f}", f"{part.table_bytes:,}", f"{part.psi_bytes:,}", f"{share:,.1f}"))  # fmt: skip
-    coded = sum(part.coded_bits for part in parts) / 8
-    stream = places["the stream of symbols"]
-    totals = [sum(values) for values in zip(*((p.symbols, p.ideal_bits, p.table_bytes, p.psi_bytes) for p in parts), strict=True)]
-    rest = [
-        ("end of the stream", stream - coded),
-        ("header: magic, version, length, names, counts", places["the header"]),
-        ("checksum", places["the checksum"]),
-    ]
+    totals = [sum(getattr(part, what) for part in parts) for what in ("symbols", "ideal_bits", "table_bytes", "psi_bytes")]
     head = ("group", "decoder", "model", "symbols", "ideal bits", "bits/weight", "coded", "tables", "psi", "bytes")
     for name, size in rest:
         rows.append((name, *[""] * 8, f"{size:,.1f}"))
-    total = sum(p.psi_bytes + p.table_bytes for p in parts) + coded + sum(size for _, size in rest)
-    rows.append(("the whole file", "", "", f"{totals[0]:,}", f"{totals[1]:,.0f}", f"{8 * total / totals[0]:.3f}", f"{coded:,.1f}",
-                 f"{totals[2]:,}", f"{totals[3]:,}", f"{total:,.1f}"))  # fmt: skip
+    total = totals[2] + totals[3] + coded + sum(size for _, size in rest)
+    rows.append(("the whole file", "", "", f"{totals[0]:,}", f"{totals[1]:,.0f}", f"{8 * total / max(totals[0], 1):.3f}",
+                 f"{coded:,.1f}", f"{totals[2]:,}", f"{totals[3]:,}", f"{total:,.1f}"))  # fmt: skip
     _table(head, rows, right=range(3, 10))
     print(_LEGEND)
     if paper := getattr(entry, "paper_bytes", None):  # a bare file has no record
@@ -157,7 +201,7 @@ bits/weight  all bytes of the group, over its symbols"""
 def _verify(args: argparse.Namespace) -> int:
     for name in args.ids:  # an unknown id is an error before torch is loaded
         with contextlib.suppress(CorruptArtifact):  # a problem of that entry alone, told with the others
-            registry.find(name)
+            registry.described(name)
     names = args.ids or registry.ids()
     if not names:
         raise ZooError(f"there is nothing to verify: no entries in {', '.join(map(str, registry.roots()))}")
@@ -167,16 +211,18 @@ def _verify(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
-        torch.empty(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:  # torch raises both, over many lines
-        raise ZooError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
-
+    _check_device(args.device)
     width = max(map(len, names)) + 2
-    statuses, stated = [], set()
+    statuses, results, stated = [], [], set()
     for outcome in verify.verify(
         names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device
     ):
+        statuses.append(outcome.status)
+        stated |= set(outcome.stated)
+        told = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "unavailable", "seconds")
+        results.append({name: getattr(outcome, name) for name in told})
+        if args.json:
+            continue
         size = "" if outcome.size_bytes is None else f"{outcome.size_bytes:,} bytes"
         errors = ""
         if outcome.errors is not None:
@@ -186,13 +232,14 @@ def _verify(args: argparse.Namespace) -> int:
             print("    " + text.replace("\n", "\n    "), flush=True)
         for note in outcome.notes:
             print(f"    note: {note}", flush=True)
-        statuses.append(outcome.status)
-        stated |= set(outcome.stated)
-    if stated:
+    if stated and not args.json:
         print(f"stated in records, not checked here: {', '.join(sorted(stated))}")
     good = statuses.count("OK")
     what = "bytes, digests and golden outputs" if args.bytes_only else "records"
-    print(f"{good} of {len(statuses)} entries agree with their {what}")
+    if args.json:
+        _json(results)
+    else:
+        print(f"{good} of {len(statuses)} entries agree with their {what}")
     if "FAILED" in statuses:
         return EXIT_FAILED
     return 0 if good == len(statuses) else EXIT_ERROR
@@ -202,7 +249,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    entry = registry.find(args.id)
+    source = registry.described(args.id)
     missing = [path for path in args.image if not path.is_file()]
     if missing:
         raise ZooError(f"no such file: {', '.join(map(str, missing))}")
@@ -211,16 +258,40 @@ def _predict(args: argparse.Namespace) -> int:
     import zoo
     from zoo.datasets import pictures
 
-    network, transform, classes = zoo.load(args.id), zoo.transforms(args.id), zoo.classes(args.id)
+    _check_device(args.device)
+    network, transform = zoo.load(args.id, device=args.device), zoo.transforms(args.id)
+    classes = None if isinstance(source, Path) and not zoo.info(source).classes else zoo.classes(args.id)
+    name, status, results = source if isinstance(source, Path) else source.id, 0, []
     for path in args.image:
-        batch = transform(pictures.read(path))
+        try:
+            batch = transform([pictures.read(path)])
+        except (ZooError, OSError, ValueError) as error:
+            message = str(error) if str(path) in str(error) else f"{path} is no readable picture ({error})"
+            status = _fail(message)
+            results.append({"picture": str(path), "error": message})
+            continue
         with torch.inference_mode():
-            chances = network(batch)[0].softmax(0)
+            chances = network(batch.to(args.device))[0].softmax(0)
         top = chances.topk(min(args.top, len(chances)))
-        print(f"{path}  ({entry.id})")
-        for chance, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-            print(f"  {100 * chance:6.2f} %  {classes[index]}")
-    return 0
+        best = [(chance, classes[i] if classes else f"class {i}", i)
+                for chance, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]  # fmt: skip
+        results.append({"picture": str(path), "classes": [{"name": n, "index": i, "probability": c} for c, n, i in best]})
+        if not args.json:
+            print(f"{path}  ({name})")
+            for chance, label, _ in best:
+                print(f"  {100 * chance:6.2f} %  {label}")
+    if args.json:
+        _json(results)
+    return status
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both, over many lines
+        raise ZooError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def _decode(args: argparse.Namespace) -> int:
@@ -237,6 +308,15 @@ def _decode(args: argparse.Namespace) -> int:
     times = f"{len(data) / len(blob):,.1f} times the {len(blob):,} of the model file"
     print(f"{args.out}: {header.network}, {len(state)} tensors, {len(data):,} bytes, {times}")
     return 0
+
+
+# ---------------------------------------------------------------------------------------------- compress
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from zoo.compress import command
+
+    return command.main(args)
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -279,6 +359,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: zoo verify --bytes-only",
     )
     parser.set_defaults(run=None)
+    parser.add_argument("--version", action="store_true", help="print the version of this library")
     commands = parser.add_subparsers(metavar="COMMAND")
 
     def add(name: str, run: Callable, help: str, example: str, to=commands) -> argparse.ArgumentParser:
@@ -293,17 +374,20 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("list", _list, "the entries, with their bytes and errors", "zoo list 'lenet*'")
     command.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="shell pattern of ids (default: all)")
+    command.add_argument("--json", action="store_true", help="as JSON")
 
     command = add("info", _info, "the record of an entry", "zoo info lenet5-caffe-sq --json")
-    command.add_argument("id", metavar="ID")
+    command.add_argument("id", metavar="ID", help="id, or path of a model file or of an entry's folder")
     command.add_argument("--json", action="store_true", help="as in its entry.json")
 
     command = add("show", _show, "where the bytes of a model file go", "zoo show lenet5-caffe-sq")
     command.add_argument("id", metavar="ID", help="id, or path of a model file")
+    command.add_argument("--json", action="store_true", help="as JSON")
 
     derived = "bytes, digests, network, parameters, golden outputs, predictions and errors"
     command = add("verify", _verify, f"derive {derived} again, from the files", "zoo verify lenet5-caffe-sq")
-    command.add_argument("ids", nargs="*", metavar="ID", help="entries (default: all)")
+    command.add_argument("ids", nargs="*", metavar="ID", help="entries, or paths of theirs or of files (default: all entries)")
+    command.add_argument("--json", action="store_true", help="as JSON")
     command.add_argument("--bytes-only", action="store_true", help="no test set: length, digests, decoding, golden outputs")
     command.add_argument("--data", type=Path, metavar="PATH",
                          help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
@@ -313,7 +397,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", default="cpu", help="where networks run (default: cpu)")
 
     command = add("predict", _predict, "the classes of some pictures", "zoo predict resnet50-dft cat.jpg dog.jpg")
-    command.add_argument("id", metavar="ID")
+    command.add_argument("id", metavar="ID", help="id, or path of a model file")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.add_argument("--device", default="cpu", help="where the network runs (default: cpu)")
     command.add_argument("image", nargs="+", type=Path, metavar="IMAGE")
     command.add_argument("--top", type=_positive, default=5, metavar="K", help="classes to print (default: 5)")
 
@@ -321,11 +407,35 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("id", metavar="ID", help="id, or path of a model file")
     command.add_argument("out", type=Path, metavar="OUT.safetensors")
 
+    command = add("compress", _compress, "make a checkpoint small", "zoo compress weights.pth --out small.zoo --bits 3")
+    _compress_arguments(command)
+
     command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
     actions = command.add_subparsers(metavar="ACTION")
     fetch = add("fetch", _fetch, "bring a data set into the cache", "zoo data fetch mnist", actions)
     fetch.add_argument("dataset", metavar="DATASET", help="one that `zoo data` lists")
     return parser
+
+
+def _compress_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pth, .pt, .bin or .safetensors file, an index of shards, a "
+                        "folder with one; or timm/NAME, torchvision/NAME, OWNER/NAME of the Hugging Face Hub")  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="model file to write, e.g. small.zoo")
+    bound = parser.add_mutually_exclusive_group(required=True)
+    bound.add_argument("--bytes", metavar="SIZE", help="bound of the whole file: 2MB, 400kB, or bytes")
+    bound.add_argument("--bits", type=float, metavar="B", help="the same, in bits for each number of the network")
+    bound.add_argument("--error", metavar="+PERCENT", help="as small as the error on --pictures allows, e.g. +1%%")
+    parser.add_argument("--network", metavar="NAME", help="what the weights are of, so that zoo.load builds it: a network of "
+                        "the zoo as resnet18:10, timm/NAME or torchvision/NAME")  # fmt: skip
+    parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
+                        "classes are known; or mnist, cifar10")  # fmt: skip
+    parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
+    parser.add_argument("--preprocessing", metavar="NAME", help="of the pictures (default: the network's)")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")
+    parser.add_argument("--key", help="which of several nested state dicts, e.g. ema")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of tuning batch normalisation (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="intermediate results, from which a stopped run goes on")
 
 
 def _positive(text: str) -> int:

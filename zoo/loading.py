@@ -56,7 +56,6 @@ def module(
     computes something else than that of the named network with the same tensors; ValueError for `compact` where it cannot be.
     """
     header = codec.read_header(blob)
-    folded = header.version != codec.described.VERSION
     if into is None and not header.network:
         raise UnknownName("the file names no network: give one, zoo.load(path, into=module), or take zoo.load_state_dict(path)")
     if compact and (into is not None or not _ours(header.network)):
@@ -67,8 +66,8 @@ def module(
     else:
         network = into
         _fill(network, state, header.network)
-    if folded:
-        freeze(network)  # batch normalisation is folded: it must not normalise in train mode
+    if _folded(state):
+        freeze(network)  # batch normalisation holds no statistics: it must not normalise in train mode
     if compact:
         from zoo.compact import remove_dead
 
@@ -144,6 +143,15 @@ def _fill(into: nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None
         named.assign(into, state)
     else:
         into.load_state_dict(dict(state), strict=True)
+
+
+def _folded(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether batch normalisation is folded to a scale and a bias: all its statistics are the constants of that."""
+    constants = [(name, tensor) for name, tensor in state.items() if name.endswith(("running_mean", "running_var"))]
+    values = {"running_mean": 0.0, "running_var": 1.0 - partitionings.BN_EPS}
+    return bool(constants) and all(
+        torch.equal(tensor, torch.full_like(tensor, values[name.rpartition(".")[2]])) for name, tensor in constants
+    )
 
 
 def _describe(network: nn.Module, blob: bytes, header: codec.Header) -> None:

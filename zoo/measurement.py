@@ -109,14 +109,15 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
     """Identity of decoded weights: SHA-256 (hex) over the tensors of a state dict, in its order.
 
     Hashed are the line "zoo weights 1", then for each tensor a line "<name> <dtype> <shape as decimal numbers joined by
-    x>" and its bytes, little-endian and in C order; every line in ASCII and ended by one newline.
+    x>" and its bytes, little-endian and in C order; every line in UTF-8 and ended by one newline.
     """
+    import torch
+
     digest = hashlib.sha256(b"zoo weights 1\n")
     for name, tensor in state.items():
-        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name} {array.dtype.name} {'x'.join(map(str, tensor.shape))}\n".encode("ascii"))
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        kind = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name} {kind} {'x'.join(map(str, tensor.shape))}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -9,7 +9,8 @@ has to guess it. Agrees with torchvision's Resize, CenterCrop and Normalize with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-
-LONGEST = 50  # times the shorter side: the longer one grows with it when the shorter one is resized
+MEGAPIXELS, RATIO = 89, 100  # of pictures: the most that are resized, and the most sides may differ
+_log = logging.getLogger("zoo")
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,45 @@ class Preprocessing:
     interpolation: str = "bilinear"  # of the resizing, antialiased
 
 
+@dataclass(frozen=True)
+class Transform:
+    """What turns pictures into network input: see `preprocess`, which makes it. It can be pickled and compared."""
 
-def preprocess(spec: str | Preprocessing) -> Callable[..., torch.Tensor]:
-    """The function that makes network input, float32 (N, C, H, W), for a preprocessing or its name.
+    spec: Preprocessing
+
+    def __call__(self, images) -> torch.Tensor:
+        single = hasattr(images, "getexif")  # a PIL image
+        batch = normalise(self.spec, _batch(self.spec, images))
+        return batch[0] if single else batch
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        cut = f"both sides to {spec.size}"
+        if spec.resize is not None:
+            cut = f"shorter side to {spec.resize}, centre {spec.size} x {spec.size}"
+        larger = f", pixels {spec.enlarge} times" if spec.enlarge > 1 else ""
+        numbers = f"(pixel / {spec.scale:g} - {_numbers(spec.mean)}) / {_numbers(spec.deviation)}"
+        return f"Transform({spec.name}: {spec.mode}, {cut} ({spec.interpolation}), {numbers}{larger})"
+
+
+def preprocess(spec: str | Preprocessing) -> Transform:
+    """The function that makes network input, float32, for a preprocessing or its name.
 
     It takes
-    - a PIL image of any size and mode, giving N = 1, or a list of them: converted to grey or RGB, then
-      resized (bilinear, antialiased) to 28 or 32 pixels squared; for ImageNet to a shorter side of 256 and
-      cropped to the central 224;
+    - a PIL image of any size and mode, giving (C, H, W), or a list of them, giving (N, C, H, W): turned as its EXIF
+      orientation says, blended on white where it is transparent, brought to 8 bits, converted to grey or RGB, resized
+      (bilinear, antialiased) and cropped;
     - a uint8 numpy array or torch tensor (N, H, W), (N, H, W, C) or (N, C, H, W) already of the network's
-      size, which is only normalised; a tensor's device is kept.
+      size, which is only normalised, giving (N, C, H, W); a tensor's device is kept.
 
-    Raises ValueError for an unknown name or another shape, TypeError for another type.
+    Raises ValueError for an unknown name, another shape, pictures of more than 89 megapixels or 100 times as long as wide,
+    and numbers that no picture has; TypeError for another type. Warns of digits that are black on white.
     """
     if isinstance(spec, str):
         from zoo import datasets
 
         spec = datasets.preprocessing(spec)
-
-    def transform(images) -> torch.Tensor:
-        return normalise(spec, _batch(spec, images))
-
-    transform.__doc__ = f"PIL image, list of them or uint8 batch -> float32 (N, C, H, W); {spec}"
-    return transform
+    return Transform(spec)
 
 
 def normalise(spec: Preprocessing, batch: torch.Tensor) -> torch.Tensor:
@@ -83,17 +100,69 @@ def resize_and_crop(spec: Preprocessing, image: Image) -> Image:
         image = image.convert(spec.mode)
     except ValueError as error:
         raise WrongData(f"a picture of mode {image.mode} cannot be seen as {spec.mode}: {error}") from error
+    filtered = Image.Resampling[spec.interpolation.upper()]
     width, height = image.size
     if spec.resize is None:
-        return image.resize((spec.size, spec.size), Image.Resampling.BILINEAR)
+        return image.resize((spec.size, spec.size), filtered)
     short, long = sorted((width, height))
-    if long > LONGEST * short:
-        raise WrongData(f"a picture of {width:,} x {height:,} pixels is longer than {LONGEST} times its shorter side")
+    if long > RATIO * short:  # the longer side grows with the shorter one
+        raise WrongData(f"a picture of {width:,} x {height:,} pixels is longer than {RATIO} times its shorter side")
     longer = int(spec.resize * long / short)
     width, height = (spec.resize, longer) if width <= height else (longer, spec.resize)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), filtered)
     left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)
     return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+def upright(image: Image) -> Image:
+    """A PIL image as people see it, in 8 bits a channel and without transparency. Raises ValueError as `preprocess` does."""
+    from PIL import ImageOps
+
+    width, height = image.size
+    if width * height > MEGAPIXELS * 10**6 or max(width, height) > RATIO * min(width, height):
+        limits = f"at most {MEGAPIXELS} megapixels, and {RATIO} times as long as wide"
+        raise ValueError(f"a picture of {width} x {height} pixels: {limits}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        from PIL import Image
+
+        _log.info("a transparent picture was blended on white")
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image
+
+
+def _eight_bits(image: Image) -> Image:
+    """Modes I;16, I and F as L: scaled by their range, never clipped."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image, np.float64)
+    low, high = pixels.min(), pixels.max()
+    if image.mode == "F":
+        largest = 1.0 if high <= 1 else 255.0
+    else:
+        largest = 65535.0 if image.mode.startswith("I;16") or high > 255 else 255.0
+    if not (low >= 0 and high <= largest):  # nor NaN
+        raise ValueError(f"a picture of mode {image.mode} with numbers from {low:g} to {high:g}, expected 0 to {largest:g}")
+    return Image.fromarray(np.rint(pixels * (255 / largest)).astype(np.uint8))
+
+
+def _warn_if_inverted(spec: Preprocessing, image: Image) -> None:
+    """MNIST's digits are white on black."""
+    import numpy as np
+
+    if spec.mode != "L" or not spec.name.startswith("mnist"):
+        return
+    pixels = np.asarray(image)
+    if np.median(np.concatenate([pixels[[0, -1]], pixels[:, [0, -1]].T])) > 200:
+        warnings.warn("the border of the picture is white: MNIST's digits are white on black (PIL.ImageOps.invert)", stacklevel=4)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else "(" + ", ".join(f"{value:g}" for value in values) + ")"
 
 
 def _batch(spec: Preprocessing, images) -> torch.Tensor:
@@ -107,7 +176,10 @@ def _batch(spec: Preprocessing, images) -> torch.Tensor:
     if isinstance(images, (list, tuple)):
         if not images or not all(isinstance(image, Image.Image) for image in images):
             raise TypeError("a list must hold PIL images, at least one; give arrays as one uint8 batch")
-        images = np.stack([np.asarray(resize_and_crop(spec, image)) for image in images])  # (N, H, W[, C])
+        images = [resize_and_crop(spec, upright(image)) for image in images]
+        for image in images:
+            _warn_if_inverted(spec, image)
+        images = np.stack([np.asarray(image) for image in images])  # (N, H, W[, C])
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8:
             raise TypeError(f"expected uint8 pixels (0..255), got {images.dtype}")

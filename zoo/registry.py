@@ -50,8 +50,14 @@ class Quoted:
 
 
 def roots() -> list[Path]:
-    """Folders that may hold entries, first to last in the order of precedence; they need not exist."""
-    found = [files.expanded(part) for part in os.environ.get("ZOO_ARTIFACTS", "").split(os.pathsep) if part]
+    """Folders that may hold entries, first to last in the order of precedence; they need not exist.
+
+    Raises `ZooError` for a ZOO_ARTIFACTS of which no folder exists.
+    """
+    setting = os.environ.get("ZOO_ARTIFACTS", "")
+    found = [files.expanded(part) for part in setting.split(os.pathsep) if part]
+    if found and not any(folder.is_dir() for folder in found):
+        raise ZooError(f"ZOO_ARTIFACTS={setting}: no such folder")
     found.append(PACKAGE / "artifacts")
     if (PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, not a site-packages with some artifacts beside us
         found.append(PACKAGE.parent / "artifacts")

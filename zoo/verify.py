@@ -19,10 +19,11 @@ import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from zoo import codec, datasets, evidence, files, measurement, partitionings, registry
+from zoo import codec, datasets, evidence, files, loading, measurement, partitionings, registry
 from zoo.codec.bits import Reader
 from zoo.datasets.validation import not_official
 from zoo.errors import (
@@ -106,11 +107,21 @@ def verify(
 
 
 def _find(name: str) -> Entry | Outcome:
-    """The entry, or the verdict on a record that cannot be read."""
+    """The entry, or the verdict on a record that cannot be read and on a file that has none."""
     try:
-        return registry.find(name)
+        source = registry.described(name)
+        return _file(name, source) if isinstance(source, Path) else source
     except CorruptArtifact as error:
         return Outcome(name, problems=[str(error)])
+
+
+def _file(name: str, path: Path) -> Outcome:
+    """What can be said of a file without a record: that it is whole, and which weights it holds."""
+    start = time.perf_counter()
+    blob = registry.read(path)
+    digest = measurement.weights_digest(loading.state_dict(blob))
+    note = f"it has no record to compare with; it decodes, and its weights have digest {digest}"
+    return Outcome(name, len(blob), notes=[note], seconds=time.perf_counter() - start)
 
 
 def check(
@@ -233,7 +244,8 @@ def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tup
     start = reader.position
     found = [("the header", 0, start)]
     for part in parts:
-        for what, length in (("the decoder parameters", part.psi_bytes), ("the tables", part.table_bytes)):
+        for what, length in (("the decoder parameters", part.psi_bytes), ("the tables", part.table_bytes),
+                             ("the symbols in lanes", part.payload_bytes)):  # fmt: skip
             found.append((f"{what} of group {part.group}", start, start + length))
             start += length
     return [*found, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]

@@ -89,12 +89,12 @@ def take_apart(blob: bytes, layout) -> File:
 
     columns = container._columns
 
-    def begin_of_group(decoder, shapes, *sizes):  # called once a group, after its flags and names
+    def begin_of_group(*arguments):  # called once a group, after its flags and names
         tokens, at = readers[0].tokens, len(readers[0].tokens)
         while tokens[at - 1].method == "text":
             at -= 1
         begins.append(at - 1)
-        return columns(decoder, shapes, *sizes)
+        return columns(*arguments)
 
     with mock.patch.object(container, "Reader", OfThisFile), mock.patch.object(container, "_columns", begin_of_group):
         codec.decode(blob, layout)

@@ -118,10 +118,10 @@ _FAMILY = constriction and constriction.stream.model.Categorical(perfect=False) 
 
 
 class _Coder:
-    """A coder counts the symbols that it codes as work."""
+    """A coder counts the symbols that it codes as work, and keeps what the models of several groups share."""
 
     def __init__(self, work: Work | None):
-        self.work = work or Work()
+        self.work, self.shared = work or Work(), {}
 
     def _spend(self, symbols: int) -> None:
         self.work.spend(symbols * SYMBOL, f"{symbols:,} symbols")

@@ -57,7 +57,8 @@ class Classes:
         l = phi.shape[1]
         model = cls(shapes, l, [], [], [])
         wanted = [_measure(cube, spacing) for cube in model._cubes(phi)]
-        lowest = min((base + float(r.min() + c.min() + p.min()) for base, p, r, c in wanted if r.size and c.size), default=0.0)
+        quietest = (base + float(r.min() + c.min() + p.min()) for base, p, r, c in wanted if r.size and c.size and p.size)
+        lowest = min(quietest, default=0.0)
         lowest = max(lowest, spacing * math.log2(QUIET))
         model.shares = [
             np.clip(np.rint(np.concatenate([[base - lowest], places, rows, columns])), -MAX_SHARE, MAX_SHARE).astype(np.int64)
@@ -87,8 +88,7 @@ class Classes:
 
     def push(self, coder: Ans, phi: np.ndarray) -> None:
         self._spend(coder)
-        for table, values in list(zip(self.tables, self._gather(phi, len(self.tables)), strict=True))[::-1]:
-            table.push(coder, values)
+        self._push_classes(coder, self._gather(phi, len(self.tables)))
         for alphabet, values in list(zip(self.kinds, self._by_kind(), strict=True))[::-1]:
             alphabet.push(coder, values)
 
@@ -105,8 +105,8 @@ class Classes:
                 for k, rows, columns in rectangles:
                     work[k].append((plane, rows, columns))
                     counts[k] += (rows.stop - rows.start) * (columns.stop - columns.start)
-        for table, jobs, count in zip(self.tables, work, counts, strict=True):
-            values, begin = table.pop(coder, count), 0
+        for values, jobs in zip(self._pop_classes(coder, counts), work, strict=True):
+            begin = 0
             for plane, rows, columns in jobs:
                 height, width = rows.stop - rows.start, columns.stop - columns.start
                 plane[rows, columns] = values[begin : begin + height * width].reshape(height, width)
@@ -117,6 +117,15 @@ class Classes:
                 plane[:] = np.take(np.take(ordered, columns, axis=1), rows, axis=0)
             buffers[t] = None
         return out.T
+
+    def _push_classes(self, coder: Ans, symbols: list[np.ndarray]) -> None:
+        for table, values in list(zip(self.tables, symbols, strict=True))[::-1]:
+            table.push(coder, values)
+
+    def _pop_classes(self, coder: Ans, counts: list[int]):
+        """The integers of each class, int32."""
+        for table, count in zip(self.tables, counts, strict=True):
+            yield table.pop(coder, count)
 
     def bits(self, phi: np.ndarray) -> float:
         gathered = self._gather(phi, len(self.tables))

@@ -65,6 +65,7 @@ class Part:
     coded_bits: float
     psi_bytes: int
     table_bytes: int
+    payload_bytes: int = 0  # symbols that stand beside the tables instead of in the stream, counted in coded_bits, too
 
 
 def psi_round(values) -> np.ndarray:
@@ -127,7 +128,13 @@ def _write(
     version: int, start: bytes, groups: Mapping[str, Coded], psi: Mapping, models: Mapping
 ) -> tuple[bytes, dict[str, int]]:
     """The file, and the work (steps) that each group takes to decode."""
-    writer, previous, work = Writer(), USUAL, {}
+    coder, work = Ans(), {}
+    coder.shared["lane_bytes"] = math.fsum(getattr(model, "lane_bytes", 0.0) for model in models.values())
+    for name, group in reversed(groups.items()):
+        before = coder.work.steps
+        models[name].push(coder, group.phi)
+        work[name] = coder.work.steps - before
+    writer, previous = Writer(), USUAL
     writer.raw(start)
     for name, group in groups.items():
         before = writer.work.steps
@@ -140,12 +147,7 @@ def _write(
                 writer.text("" if text == usual else text)
         writer.raw(arrays)
         models[name].write(writer)
-        work[name] = writer.work.steps - before
-    coder = Ans()
-    for name, group in reversed(groups.items()):
-        before = coder.work.steps
-        models[name].push(coder, group.phi)
-        work[name] += coder.work.steps - before
+        work[name] += writer.work.steps - before
     body = writer.to_bytes() + coder.words().astype("<u4").tobytes().rstrip(b"\0")  # the last word is never zero
     fixed = len(MAGIC) + 1 + len(body) + 4
     length = fixed + 1
@@ -219,7 +221,8 @@ def read_groups(
         model = kind.read(reader, l, tensors)
         models.append(model)
         groups[group] = Coded(decoder, name, None, psi)
-        parts.append(Part(group, decoder, name, 0, 0.0, 0.0, middle - begin, reader.position - middle))
+        payload = getattr(model, "payload_bytes", 0)
+        parts.append(Part(group, decoder, name, 0, 0.0, 0.0, middle - begin, reader.position - middle - payload, payload))
     coder = Ans(_words(reader.data[reader.position :]), reader.work)
     for group, model, part in zip(groups.values(), models, parts, strict=True):
         before = coder.size_bits
@@ -227,8 +230,9 @@ def read_groups(
         if group.decoder == "float32" and not np.isfinite(group.phi.view(np.float32)).all():
             raise CorruptArtifact(f"group {part.group} holds a weight that is not finite")
         if measure:
-            part.symbols, part.ideal_bits, part.coded_bits = group.phi.size, model.bits(group.phi), before - coder.size_bits
-    if not coder.empty:
+            part.symbols, part.ideal_bits = group.phi.size, model.bits(group.phi)
+            part.coded_bits = before - coder.size_bits + 8 * part.payload_bytes
+    if not coder.empty or coder.shared:
         raise CorruptArtifact(f"the stream does not end with the last weight of {what}: it belongs to something else")
     return groups, parts
 

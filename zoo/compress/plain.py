@@ -33,6 +33,8 @@ DEPTHWISE = 0.25  # finer: a kernel of few numbers averages no errors, and its c
 FINEST, COARSEST = 2.0**-20, 2.0**6  # steps
 ATTEMPTS = 14
 FULL = 0.97  # of a bound
+LEAST = 0.3  # bits by which a step moves until the size lies between two: where nearly all is zero, bits cost little
+NARROW = 1.01  # ratio of two steps between which the price of a bit is varied instead
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,22 @@ def within(
     rounder = _Rounder(state, facts)
     goal, weights = (1 + FULL) / 2 * size, sum(state[name].numel() for names in kinds(state).values() for name in names)
     tried: list[tuple[float, bytes]] = []
-    step = min(max(_guess(state, size, weights), FINEST), COARSEST)
+    step, price, low, high = min(max(_guess(state, size, weights), FINEST), COARSEST), 1.0, 0.0, 1.0
     for _ in range(ATTEMPTS):
-        blob = rounder.at(step)
+        blob = rounder.at(step, price * PRICE)
         tell(f"step {step:.4g}: {len(blob):,} bytes of {size:,}")
         tried.append((step, blob))
         if FULL * size <= len(blob) <= size or (step == FINEST and len(blob) <= size):
             return blob
-        if step == COARSEST and len(blob) > size:
+        above = max((s for s, b in tried if len(b) > size), default=None)
+        below = min((s for s, b in tried if len(b) <= size), default=None)
+        if step == COARSEST and below is None:
             break
+        if price < 1 or (above and below and below < NARROW * above):  # sizes jump where steps are large: bits for less, then
+            if price < 1:
+                low, high = (low, price) if len(blob) <= size else (price, high)
+            step, price = below, (low + high) / 2
+            continue
         step = _next([(s, len(b)) for s, b in tried], goal, weights)
     fitting = [blob for _, blob in tried if len(blob) <= size]
     if not fitting:
@@ -145,11 +154,12 @@ def _next(tried: list[tuple[float, int]], goal: float, weights: int) -> float:
     above = max((pair for pair in tried if pair[1] >= goal), default=None)
     below = min((pair for pair in tried if pair[1] < goal), default=None)
     if above and below:
-        share = min(max((above[1] - goal) / (above[1] - below[1]), 0.05), 0.95)
+        share = min(max(math.log(above[1] / goal) / math.log(above[1] / below[1]), 0.05), 0.95)
         return above[0] * (below[0] / above[0]) ** share
     step, size = tried[-1]
     bits = 8 * (size - goal) / max(weights, 1)
-    return min(max(step * 2.0 ** min(max(bits, -6.0), 6.0), FINEST), COARSEST)
+    bits = min(max(bits, LEAST), 6.0) if bits > 0 else max(min(bits, -LEAST), -6.0)
+    return min(max(step * 2.0**bits, FINEST), COARSEST)
 
 
 class _Rounder:
@@ -164,11 +174,11 @@ class _Rounder:
         aliases = states.tied(state)
         self.state.update({name: self.state[first] for name, first in aliases.items()})
 
-    def at(self, step: float) -> bytes:
-        groups = [Quantised(tuple(names), self._group(kind, names, step)) for kind, names in self.kinds.items()]
+    def at(self, step: float, price: float = PRICE) -> bytes:
+        groups = [Quantised(tuple(names), self._group(kind, names, step, price)) for kind, names in self.kinds.items()]
         return states.pack(self.state, groups, **self.facts)
 
-    def _group(self, kind: Kind, names: list[str], step: float) -> Coded:
+    def _group(self, kind: Kind, names: list[str], step: float, price: float) -> Coded:
         shapes = tuple(tuple(self.state[name].shape) for name in names)
         l = reparam.columns(kind.decoder, shapes[0])
         scales, phi = [], []
@@ -177,15 +187,15 @@ class _Rounder:
             size = float(np.sqrt(np.mean(np.square(rows, dtype=np.float64)))) or 1.0
             scale = codec.psi_round(np.float32(step * kind.finer * size))
             scales.append(np.full(l, scale))
-            phi.append(round_rows(to_latents(kind.decoder, rows, l) / scale))
+            phi.append(round_rows(to_latents(kind.decoder, rows, l) / scale, price))
         psi = {"scale": np.stack(scales)}
         phi = np.concatenate(phi)
         options = [Coded(kind.decoder, model, phi, psi) for model in ("static", "classes")]
         return coding.shortest(Group(kind.label, kind.decoder, tuple(names), shapes), options)
 
 
-def round_rows(y: np.ndarray, sweeps: int = 2) -> np.ndarray:
-    """Integers int32 (d, l) of y in units of the step: each column at the least squared error plus PRICE times its bits."""
+def round_rows(y: np.ndarray, price: float = PRICE, sweeps: int = 2) -> np.ndarray:
+    """Integers int32 (d, l) of y in units of the step: each column at the least squared error plus the price of its bits."""
     out = np.empty(y.shape, np.int32)
     for j in range(y.shape[1]):
         column = np.ascontiguousarray(y[:, j])
@@ -196,9 +206,9 @@ def round_rows(y: np.ndarray, sweeps: int = 2) -> np.ndarray:
             low = min(int(q.min()), 0)
             counts = np.bincount(q - low, minlength=max(int(near.max()), 0) - low + 1) + 0.1
             bits = np.log2(counts.sum()) - np.log2(counts)
-            best, cost = near, (column - near) ** 2 + PRICE * _cost(bits, near - low)
+            best, cost = near, (column - near) ** 2 + price * _cost(bits, near - low)
             for other in (lower, np.zeros_like(near)):
-                trial = (column - other) ** 2 + PRICE * _cost(bits, other - low)
+                trial = (column - other) ** 2 + price * _cost(bits, other - low)
                 best, cost = np.where(trial < cost, other, best), np.minimum(trial, cost)
             q = best
         out[:, j] = q

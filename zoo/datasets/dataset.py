@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,5 +121,10 @@ def digest(pixels: np.ndarray, labels: np.ndarray) -> str:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ZOO_CACHE, else ~/.cache/zoo."""
-    return files.expanded(os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo")
+    """Where downloads are kept: ZOO_CACHE, else ~/.cache/zoo, or without a home a folder for temporary files."""
+    if folder := os.environ.get("ZOO_CACHE"):
+        return files.expanded(folder)
+    try:
+        return Path.home() / ".cache" / "zoo"
+    except RuntimeError:  # a container's user may have none
+        return Path(tempfile.gettempdir()) / "zoo-cache"

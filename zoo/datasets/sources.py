@@ -53,6 +53,8 @@ def _roots(root: str | os.PathLike | None) -> list[tuple[Path, str]]:
     if root is not None:
         return [(files.expanded(root), f"local folder {os.fspath(root)}")]
     if folder := os.environ.get("ZOO_DATA"):
+        if not files.expanded(folder).is_dir():
+            raise DataUnavailable(f"ZOO_DATA={folder}: no such folder")
         return [(files.expanded(folder), f"ZOO_DATA={folder}")]
     return []
 

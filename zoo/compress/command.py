@@ -1,0 +1,281 @@
+"""`zoo compress`: a checkpoint in, a small model file out, and what that did to its answers.
+
+    checkpoint --names, shapes, finite--> weights --plain.within--> file          always
+                     pictures --second order (network.py)--> file                 for this zoo's networks, with pictures
+                     pictures --answers before and after--> the better file, errors or agreement
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from zoo import (
+    codec,
+    datasets,
+    loading,
+    mismatch,
+    named,
+    networks,
+    partitionings,
+    preprocessing,
+    saving,
+    states,
+)
+from zoo.compress import checkpoints, plain, reference
+from zoo.datasets import download
+from zoo.errors import LayoutMismatch, ZooError
+from zoo.files import write
+from zoo.preprocessing import Preprocessing
+from zoo.states import Quantised
+
+PICTURES = 400  # at most, unless asked for
+BATCH = 50
+LOST = 0.01  # of the pictures: more new errors than that are a warning
+FINE = 5.0  # bits a number: above, plain rounding is as good as exact, and second-order rounding is not tried
+HALVINGS = 7  # of the range of steps, for a bound of the error
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Calibration pictures as the network sees them: uint8 (N, H, W[, C]), and their classes (N,) where they are known."""
+
+    pixels: np.ndarray
+    labels: np.ndarray | None
+    spec: Preprocessing
+
+    def answers(self, network: nn.Module) -> np.ndarray:
+        """int64 (N,): the class of the largest output."""
+        transform, out = preprocessing.preprocess(self.spec), []
+        with torch.inference_mode():
+            for begin in tqdm(range(0, len(self.pixels), BATCH), desc="answers", disable=None, leave=False):
+                out.append(network(transform(self.pixels[begin : begin + BATCH])).argmax(1))
+        return torch.cat(out).numpy()
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command; raises `ZooError` for whatever the user can mend."""
+    try:
+        return _run(args)
+    except (ValueError, TypeError) as error:
+        raise ZooError(str(error)) from error
+
+
+def _run(args: argparse.Namespace) -> int:
+    wanted = _wanted(args)
+    checkpoint, name = checkpoints.find(args.checkpoint, args.key)
+    name = args.network or name
+    for note in checkpoint.notes:
+        print(f"{args.checkpoint}: {note}")
+    state = states.check(complete(checkpoint.state, name) if name else checkpoint.state)
+    plain.refuse(state)
+    count = states.numbers(state)
+    print(f"{name or 'a network without a name'}: {len(state)} tensors, {count:,} numbers, {_memory(state):,} bytes uncompressed")
+    if not name:
+        hint = mismatch.nearest({tensor: tuple(t.shape) for tensor, t in state.items()})
+        print("zoo.load(file, into=module) will need the module" + (f". {hint}: --network would name it" if hint else ""))
+    spec = _preprocessing(args, name)
+    pictures = read_pictures(args.pictures, spec, args.images) if args.pictures else None
+    if pictures is not None and not name:
+        raise ZooError("pictures need a network to look at them: --network NAME")
+    facts = {"network": name, "picture": saving.picture(spec), "classes": _classes(args)}
+    before = pictures.answers(named.module(name, state)) if pictures is not None else None
+    if wanted[0] == "error":
+        blob = _within_error(state, wanted[1], pictures, before, name, facts)
+    else:
+        bound = plain.bound(state, *wanted)
+        blob = plain.within(state, bound, print, **facts)
+        if pictures is not None and name and "/" not in name and 8 * bound / count <= FINE and len(blob) > plain.FULL * bound:
+            blob = _better(blob, _second_order(args, state, name, bound, pictures, facts), pictures, before)
+    write(args.out, blob)
+    ratio = _memory(state) / len(blob)
+    print(f"{args.out}: {len(blob):,} bytes, 1/{ratio:,.1f} of the weights, {8 * len(blob) / count:.2f} bits a number")
+    _report(blob, state, pictures, before)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- what is asked for
+
+
+def _wanted(args: argparse.Namespace) -> tuple:
+    """("error", share) or what `plain.bound` takes."""
+    if args.error is None:
+        return args.bytes, args.bits
+    text = args.error.strip()
+    try:
+        share = float(text.removeprefix("+").removesuffix("%")) / 100
+    except ValueError:
+        share = math.nan
+    if not text.endswith("%") or not 0 <= share < 1:
+        raise ZooError(f"--error {args.error}: write how much the error may rise, as +1%")
+    if not args.pictures:
+        raise ZooError("--error needs pictures on which to measure it: --pictures FOLDER")
+    return "error", share
+
+
+def complete(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The state dict in the named network's order, with the counters of batch normalisation that old files lack.
+
+    Raises `UnknownName`, and `LayoutMismatch` with what is missing, unexpected or of another shape.
+    """
+    with torch.device("meta"):
+        expected = named.build(name).state_dict()
+    state = dict(state)
+    for tensor, meta in expected.items():
+        if tensor.endswith("num_batches_tracked") and not meta.dim():
+            state.setdefault(tensor, torch.zeros((), dtype=torch.int64))
+    present, wanted = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (state, expected))
+    problem = mismatch.explain(present, wanted, name)
+    if problem:
+        raise LayoutMismatch(problem)
+    return {tensor: state[tensor] for tensor in expected}
+
+
+def _preprocessing(args: argparse.Namespace, name: str) -> Preprocessing | None:
+    if args.preprocessing:
+        return datasets.preprocessing(args.preprocessing)
+    picture = named.picture(name) if name else None
+    return None if picture is None else loading.from_picture(picture)
+
+
+def _classes(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.classes is None:
+        return ()
+    return tuple(line.strip() for line in args.classes.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Pictures:
+    """At most so many pictures, evenly spaced: of class folders, of a folder without classes, or "mnist", "cifar10" (the
+    last of the training set). Class folders that are no synsets of ImageNet stand for classes in their sorted order.
+    """
+    if spec is None:
+        raise ZooError("it is not known what the network's pictures go through: --preprocessing NAME")
+    if folder in ("mnist", "cifar10"):
+        images = datasets.load(folder, "train")
+        return Pictures(np.asarray(images.pixels[-most:]), np.asarray(images.labels[-most:], np.int64), spec)
+    top = Path(folder).expanduser()
+    if not top.is_dir():
+        raise ZooError(f"no folder {top}")
+    paths, labels = sorted(p for p in top.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp")), None
+    if not paths:
+        found = datasets.image_folder(top, None)
+        paths, labels = [found.root / path for path in found.paths], np.asarray(found.labels, np.int64)
+    order = [i * len(paths) // min(most, len(paths)) for i in range(min(most, len(paths)))]
+    from PIL import Image
+
+    pixels = []
+    for i in tqdm(order, desc="pictures", disable=None):
+        with download.readable(paths[i]), Image.open(paths[i]) as image:
+            pixels.append(np.asarray(preprocessing.resize_and_crop(spec, image)))
+    return Pictures(np.stack(pixels), None if labels is None else labels[order], spec)
+
+
+# ---------------------------------------------------------------------------------------------- ways to a file
+
+
+def _second_order(args, state, name: str, bound: int, pictures: Pictures, facts: dict) -> bytes | None:
+    """The file of `Job` within the bound; None, with the reason, where it finds none."""
+    from zoo.compress.network import Job
+    from zoo.compress.search import compress
+
+    source = Path(args.checkpoint).name
+    floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
+    weights = reference.Reference(name, pictures.spec, floats, source, None, reference.digest(floats), "")
+    folder = (args.work or datasets.cache_folder() / "compress") / work_key(weights, pictures.pixels, args.seed)
+    print(f"second-order rounding on {len(pictures.pixels)} pictures; work folder {folder}")
+    job = Job(weights, "dft", pictures.pixels, folder, args.seed)
+    usual = not facts["classes"] and pictures.spec == datasets.preprocessing(networks.spec(name).dataset)
+    room = bound if usual else bound - len(states.pack({n: torch.zeros_like(t) for n, t in state.items()}, **facts))
+    try:
+        blob = compress(job, max(room, 1), folder / f"dft-{room}", args.epochs)
+        return blob if usual else described(blob, facts)
+    except (ValueError, IndexError) as error:
+        print(f"second-order rounding found no file of {bound:,} bytes ({error}): plain rounding it is")
+        return None
+
+
+def described(blob: bytes, facts: dict) -> bytes:
+    """A file of version 1 as one that describes itself, with the same integers and with these facts."""
+    header, groups = codec.decode(blob, partitionings.layout)
+    quantised = [Quantised(group.tensors, groups[group.name]) for group in partitionings.get(header.network).groups]
+    return states.pack(states.check(loading.state_dict(blob)), quantised, **facts)
+
+
+def work_key(weights: reference.Reference, pixels: np.ndarray, seed: int) -> str:
+    """Names the folder of intermediate results: by everything that decides them."""
+    digest = hashlib.sha256(f"{weights.digest} {weights.preprocessing} {pixels.shape} {seed} ".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return f"{weights.network}-{digest.hexdigest()[:16]}".replace(":", "-").replace("/", "-")
+
+
+def _better(first: bytes, second: bytes | None, pictures: Pictures, before: np.ndarray) -> bytes:
+    """Of two files the one with fewer errors, or fewer answers that changed; the second where they are as good."""
+    if second is None:
+        return first
+    lost = []
+    for what, blob in (("plain", first), ("second-order", second)):
+        answers = pictures.answers(loading.module(blob))
+        wrong = int((answers != (before if pictures.labels is None else pictures.labels)).sum())
+        print(f"{what} rounding: {len(blob):,} bytes, {wrong} of {len(answers)} {_what(pictures)}")
+        lost.append(wrong)
+    return first if lost[0] < lost[1] else second
+
+
+def _within_error(state, share: float, pictures: Pictures, before: np.ndarray, name: str, facts: dict) -> bytes:
+    """The smallest file found whose errors rise by no more than that share of the pictures."""
+    wanted = before if pictures.labels is None else pictures.labels
+    allowed = int((before != wanted).sum()) + math.floor(share * len(wanted))
+    best = states.pack(state, **facts)
+    low, high = -6.0, 2.0  # steps of 1/64 and of 4 root mean squares
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        blob = plain.at_step(state, 2.0**middle, **facts)
+        wrong = int((pictures.answers(named.module(name, states.unpack(blob)[1])) != wanted).sum())
+        print(f"step {2.0**middle:.4g}: {len(blob):,} bytes, {wrong} of {len(wanted)} {_what(pictures)}, {allowed} allowed")
+        if wrong <= allowed:
+            low, best = middle, min(best, blob, key=len)
+        else:
+            high = middle
+    return best
+
+
+# ---------------------------------------------------------------------------------------------- what it did
+
+
+def _report(blob: bytes, state, pictures: Pictures | None, before: np.ndarray | None) -> None:
+    if pictures is None:
+        again = loading.state_dict(blob)
+        squares = [(float((again[n].double() - t.double()).square().sum()), float(t.double().square().sum()))
+                   for n, t in state.items() if t.is_floating_point() and t.dim() > 1 and t.isfinite().all()]  # fmt: skip
+        error = math.sqrt(sum(e for e, _ in squares) / max(sum(s for _, s in squares), 1e-300))
+        print(f"error of the weights: {100 * error:.2g} % of their root mean square; --pictures FOLDER measures the answers")
+        return
+    after = pictures.answers(loading.module(blob))
+    count, same = len(after), int((after == before).sum())
+    print(f"agreement: {same} of {count} pictures are answered as before ({100 * same / count:.1f} %)")
+    lost = count - same
+    if pictures.labels is not None:
+        first, now = (int((answers != pictures.labels).sum()) for answers in (before, after))
+        print(f"errors: {first} of {count} before ({100 * first / count:.2f} %), {now} after ({100 * now / count:.2f} %)")
+        if first > count / 2:
+            print("warning: more than half were wrong before, too: is the preprocessing right, and the order of the classes?")
+        lost = now - first
+    if lost > max(LOST * count, 1):
+        advice = "more bytes" if count >= PICTURES else f"more bytes, or more than {count} pictures to calibrate on"
+        print(f"warning: {lost} of {count} answers are lost; {advice} may keep them")
+
+
+def _what(pictures: Pictures) -> str:
+    return "answered otherwise" if pictures.labels is None else "wrong"
+
+
+def _memory(state) -> int:
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in state.values()}.values())
