@@ -220,6 +220,7 @@ def _verify(args: argparse.Namespace) -> int:
         names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device, jobs=jobs
     ):
         statuses.append(outcome.status)
+        stated |= set(outcome.stated)
         told = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "stated", "unavailable", "seconds")
         results.append({name: getattr(outcome, name) for name in told})
         if args.json:
@@ -235,7 +236,6 @@ def _verify(args: argparse.Namespace) -> int:
             for note in outcome.notes:
                 print(f"    note: {note}")
             sys.stdout.flush()
-        stated |= set(outcome.stated)
     if stated and not args.json:
         print(f"stated in records, not checked here: {', '.join(sorted(stated))}")
     good = statuses.count("OK")
@@ -275,8 +275,9 @@ def _predict(args: argparse.Namespace) -> int:
         try:
             batch = transform([pictures.read(path)])
         except (ZooError, OSError) as error:
-            status = _fail(str(error))
-            results.append({"picture": str(path), "error": str(error)})
+            message = str(error) if str(path) in str(error) else f"{path} is no readable picture ({error})"
+            status = _fail(message)
+            results.append({"picture": str(path), "error": message})
             continue
         with torch.inference_mode():
             chances = network(batch.to(args.device))[0].softmax(0)

@@ -105,7 +105,7 @@ def resize_and_crop(spec: Preprocessing, image: Image) -> Image:
     if spec.resize is None:
         return image.resize((spec.size, spec.size), filtered)
     short, long = sorted((width, height))
-    if long > RATIO * short:
+    if long > RATIO * short:  # the longer side grows with the shorter one
         raise WrongData(f"a picture of {width:,} x {height:,} pixels is longer than {RATIO} times its shorter side")
     longer = int(spec.resize * long / short)
     width, height = (spec.resize, longer) if width <= height else (longer, spec.resize)
