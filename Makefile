@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help verify test test-all lint leaderboard clean
+.PHONY: help verify test test-all lint leaderboard page clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s:
@@ -25,8 +25,11 @@ lint: $(READY)
 leaderboard: $(READY)  ## render leaderboard.md, its figures and the table in README.md from the records
 	@$(BIN)/python -m benchmarks leaderboard
 
+page: $(READY)  ## write the page of the leaderboard into site/: open site/index.html
+	@$(BIN)/python -m benchmarks page
+
 clean:  ## remove the environment and what tests and builds left; runs/ and artifacts/ stay
-	@rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # Installed again only when the pinned set or the package's metadata changes.
 $(READY): requirements.txt pyproject.toml

@@ -10,41 +10,13 @@ Images of a sample (ImageNet) are used where the whole test set was not measured
 from __future__ import annotations
 
 import argparse
-import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.report import paired
+from benchmarks.report.paired import Comparison
 from zoo import datasets, evidence, measurement, registry
 from zoo.records import Entry
-
-LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Paired outcomes of A and B on `examples` images: how many both, only A, only B answer wrongly; p is two-sided."""
-
-    images: str
-    examples: int
-    both_wrong: int
-    only_a_wrong: int
-    only_b_wrong: int
-
-    @property
-    def p(self) -> float:
-        return exact_mcnemar(self.only_a_wrong, self.only_b_wrong)
-
-    @property
-    def points(self) -> float:
-        """Error of B minus error of A, in percentage points."""
-        return 100 * (self.only_b_wrong - self.only_a_wrong) / self.examples
-
-    @property
-    def standard_error(self) -> float:
-        """Of `points`: of the mean of paired differences."""
-        n, b, c = self.examples, self.only_a_wrong, self.only_b_wrong
-        return 100 * math.sqrt(b + c - (b - c) ** 2 / n) / n
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     a, b = registry.find(args.a), registry.find(args.b)
-    c = compare(a, b)
+    images, c = compare(a, b)
     wrong = {"A": c.both_wrong + c.only_a_wrong, "B": c.both_wrong + c.only_b_wrong}
     for name, e in (("A", a), ("B", b)):
         share = 100 * wrong[name] / c.examples
@@ -62,14 +34,17 @@ def main(args: argparse.Namespace) -> None:
     less = a.size_bytes - b.size_bytes
     word = "smaller" if less > 0 else "larger"
     print(f"bytes: B is {abs(less):,} bytes ({100 * abs(less) / a.size_bytes:.1f} %) {word}" if less else "bytes: equal")
-    print(f"wrong on {c.images}: both {c.both_wrong:,}, only A {c.only_a_wrong:,}, only B {c.only_b_wrong:,}")
-    verdict = "a difference" if c.p < LEVEL else "no difference shown"
+    print(f"wrong on {images}: both {c.both_wrong:,}, only A {c.only_a_wrong:,}, only B {c.only_b_wrong:,}")
+    verdict = "a difference" if c.p < paired.LEVEL else "no difference shown"
     print(f"error of B minus A: {c.points:+.2f} points, standard error {c.standard_error:.2f}")
-    print(f"exact McNemar, two-sided: p = {c.p:.3g}, {verdict} at the {100 * LEVEL:g} % level")
+    print(f"exact McNemar, two-sided: p = {c.p:.3g}, {verdict} at the {100 * paired.LEVEL:g} % level")
 
 
-def compare(a: Entry, b: Entry) -> Comparison:
-    """Raises ValueError where the two have no images in common that both were measured on."""
+def compare(a: Entry, b: Entry) -> tuple[str, Comparison]:
+    """The images in words, and the paired outcomes on them.
+
+    Raises ValueError where the two have no images in common that both were measured on.
+    """
     if a.test_errors is not None and b.test_errors is not None:
         if a.test_set != b.test_set:
             raise ValueError(f"{a.id} and {b.id} were measured on different test sets ({a.dataset} and {b.dataset})")
@@ -84,21 +59,4 @@ def compare(a: Entry, b: Entry) -> Comparison:
     for e, found in zip((a, b), answers, strict=True):
         if len(found) != len(labels):
             raise ValueError(f"{e.id}: {len(found):,} predictions for {len(labels):,} images")
-    wrong_a, wrong_b = answers[0] != labels, answers[1] != labels
-    return Comparison(
-        images,
-        len(labels),
-        int((wrong_a & wrong_b).sum()),
-        int((wrong_a & ~wrong_b).sum()),
-        int((wrong_b & ~wrong_a).sum()),
-    )
-
-
-def exact_mcnemar(b: int, c: int) -> float:
-    """Two-sided p of b against c discordant pairs: binomial with n = b + c and probability 1/2, in integers."""
-    n, k = b + c, min(b, c)
-    tail, term = 0, 1
-    for i in range(k + 1):
-        tail += term
-        term = term * (n - i) // (i + 1)
-    return min(1.0, 2 * tail / 2**n) if n < 1000 else min(1.0, math.exp(math.log(2 * tail) - n * math.log(2)))
+    return images, paired.compare(answers[0] != labels, answers[1] != labels)

@@ -89,6 +89,16 @@ def test_cutout_greys_one_square(cifar):
     assert max(changed) <= 36 and min(changed) >= 9 and source.train(2, 0, 1)[0].abs().max() < 3
 
 
+@pytest.mark.parametrize("augment, count", [({"crop": 2}, 25), ({"shift": 1}, 9), ({}, 1)])
+def test_every_image_that_training_can_show_has_a_number(augment, count, cifar):
+    source = resident(augment=augment)
+    assert source.variants == 60 * count
+    for step in (0, 7):
+        numbers = [source.numbers(step, rank, 3) for rank in range(3)]
+        assert torch.equal(source.shown(torch.cat(numbers)), source.train(step, 0, 1)[0])
+    assert resident(augment={**augment, "flip": True}).variants is None
+
+
 def test_enlarged_pixels(cifar):
     large, plain = resident(preprocessing="cifar10-64").train(0, 0, 1)[0], resident().train(0, 0, 1)[0]
     assert large.shape == (12, 3, 64, 64) and torch.equal(large[:, :, 1::2, ::2], plain)

@@ -121,13 +121,14 @@ def test_show_adds_the_counting_of_the_paper_where_the_record_has_it(capsys):
 def test_verify_prints_one_line_an_entry(entry, artifacts, lenet_blob, capsys):
     make_entry(artifacts, "another", lenet_blob)
     status, lines, _ = run(capsys, "verify", entry.id)
-    assert status == 0 and len(lines) == 2
+    assert status == 0 and len(lines) == 3
     assert re.fullmatch(
         rf"{entry.id} +{entry.size_bytes:,} bytes +{entry.test_errors} of 200 wrong \([\d.]+ %\) +[\d.]+ s  OK", lines[0]
     )
-    assert lines[1] == "1 of 1 entries agree with their records"
+    assert lines[1] == "stated in records, not checked here: license, method, versions"
+    assert lines[2] == "1 of 1 entries agree with their records"
     status, lines, _ = run(capsys, "verify", "--bytes-only", "--threads", torch.get_num_threads())
-    assert status == 0 and len(lines) == 3 and "wrong" not in lines[0] and lines[1].endswith("OK")
+    assert status == 0 and len(lines) == 4 and "wrong" not in lines[0] and lines[1].endswith("OK")
 
 
 def test_verify_fails_with_the_exact_difference(entry, capsys):
@@ -144,7 +145,7 @@ def test_verify_goes_on_after_a_record_that_cannot_be_read(entry, artifacts, cap
     (artifacts / "broken" / "entry.json").write_text("{")
     for names in ((), ("broken", entry.id)):
         status, lines, err = run(capsys, "verify", "--bytes-only", *names)
-        assert status == 1 and err == "" and len(lines) == 4
+        assert status == 1 and err == "" and len(lines) == 5
         assert lines[0].startswith("broken") and "FAILED" in lines[0] and "cannot be read" in lines[1]
         assert lines[2].startswith(entry.id) and lines[2].endswith("OK")
 

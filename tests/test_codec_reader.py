@@ -189,6 +189,71 @@ def read_classes(stream, l, shapes, alphabets, lanes=None):
     return [flat[j::l] for j in range(l)]
 
 
+class Decisions:
+    """Symbols 0 and 1, by how often each came before."""
+
+    def __init__(self, stream):
+        self.stream, self.before = stream, {}
+
+    def weighed(self, zero, one):
+        return self.stream.symbol(edges([zero, one]))
+
+    def counted(self, what):
+        before = self.before.setdefault(what, [0, 0])
+        answer = self.weighed(1 + 2 * before[0], 1 + 2 * before[1])
+        before[answer] += 1
+        return answer
+
+
+def read_mask(decisions, what, count, g):
+    answers = []
+    for j in range(count - 1):
+        context = answers[j - 1] if j >= 1 else 1, answers[j - g] if j >= g else 0
+        answers.append(decisions.counted((what, *context)))
+    return [j for j, answer in enumerate([*answers, 1]) if answer]
+
+
+def read_live_size(decisions):
+    for size in range(1, 14):
+        if not decisions.counted(size):
+            return size
+    digits = "1"
+    while decisions.weighed(1, 1):
+        digits += "x"
+    return 14 + int("".join(str(decisions.weighed(1, 1)) if d == "x" else d for d in digits), 2) - 1
+
+
+def read_live(stream, l, shapes, sides):
+    """Columns of phi."""
+    flat = []
+    for shape, side in zip(shapes, sides, strict=True):
+        o, i, p = (shape[0], shape[1], math.prod(shape[2:])) if len(shape) > 1 else (1, math.prod(shape), 1)
+        cells = [0] * (o * i * p)
+        if side is not None:
+            rows, columns, a, b, g = side
+            decisions = Decisions(stream)
+            rows, columns = read_mask(decisions, "rows", rows, 1), read_mask(decisions, "columns", columns, g)
+            all_of, in_column = [0, 0], {column: [0, 0] for column in columns}
+            for row in rows:
+                in_row = [0, 0]
+                for column, place in itertools.product(columns, range(p)):
+                    zeros, others = 1 + 2 * all_of[0], 1 + 2 * all_of[1]
+                    ratio = [others, zeros]
+                    for counts, prior in ((in_row, a), (in_column[column], b)):
+                        for bit, whole in enumerate((zeros, others)):
+                            ratio[bit] *= whole if prior == 7 else counts[bit] * (zeros + others) + 2**prior * whole
+                    while max(ratio) >= 2**38:
+                        ratio = [x // 2 for x in ratio]
+                    bit = decisions.weighed(*(max(x, 1) for x in ratio))
+                    for counts in (all_of, in_row, in_column[column]):
+                        counts[bit] += 1
+                    if bit:
+                        negative = decisions.counted("sign")
+                        cells[(row * i + column) * p + place] = read_live_size(decisions) * (-1 if negative else 1)
+        flat += cells
+    return [flat[j::l] for j in range(l)]
+
+
 @functools.cache
 def basis(decoder, k):
     def grid(x):
@@ -217,13 +282,26 @@ def basis(decoder, k):
     return [[grid(x) for x in row] for row in rows]
 
 
+def pool(decoder, shape, rows):
+    """Rows of one integer, with the first of its block of pixels added to each other."""
+    side = int(decoder[5:]) if decoder.startswith("pool:") else 0
+    if not side or len(shape) != 2 or not shape[1] or shape[1] % side**2:
+        return rows
+    added = []
+    for n, (phi,) in enumerate(rows):
+        y, x = n // side % side, n % side
+        first = n - y % 2 * side - x % 2
+        added.append((phi + (rows[first][0] if first != n else 0),))
+    return added
+
+
 def weights_of(decoder, row, scale, shift, codebook, l):
     if decoder == "float32":
         return list(struct.unpack(f"<{len(row)}f", struct.pack(f"<{len(row)}i", *row)))
     if decoder == "codebook":
         return [codebook[i] for i in row]
     y = [p * a + b for p, a, b in zip(row, scale, shift, strict=True)]
-    if decoder in ("scalar", "sq"):
+    if decoder in ("scalar", "sq") or decoder.startswith("pool:"):
         return y
 
     def mix(terms):
@@ -257,7 +335,7 @@ def read(blob, layouts):
         (flags,) = data.raw(1)
         if not flags >> 7:
             decoder, model = data.text() or "scalar", data.text() or "static"
-        l = 1 if decoder in ("scalar", "codebook", "float32") else shapes[0][-1] ** 2
+        l = 1 if decoder in ("scalar", "codebook", "float32") or decoder.startswith("pool:") else shapes[0][-1] ** 2
         d = sum(map(math.prod, shapes)) // l
         psi = []
         for field in (flags & 7, flags >> 3 & 7):
@@ -274,8 +352,18 @@ def read(blob, layouts):
         if model == "raw":
             flat = struct.unpack(f"<{d * l}i", data.raw(4 * d * l))
             groups.append((decoder, l, d, shapes, psi, [flat[i::l] for i in range(l)], None))
+        elif model == "live" and data.bits(1) == 0:
+            sides = []
+            for shape in shapes:
+                o, i = shape[:2] if len(shape) > 1 else (1, math.prod(shape))
+                rows = data.bits(o.bit_length())
+                columns = data.bits(i.bit_length()) if rows else 0
+                weighed = (data.bits(3), data.bits(3), data.eg(3) + 1) if rows and o > 1 else (7, 7, 1)
+                sides.append((rows, columns, *weighed) if rows else None)
+            groups.append((decoder, l, d, shapes, psi, None, (model, sides)))
+            data.raw(0)
         else:
-            assert model in ("static", "classes", "interleaved")
+            assert model in ("static", "classes", "live", "interleaved")
             count = l if model == "static" else 4 + data.eg(3)
             alphabets = [read_alphabet(data) for _ in range(count)]
             if model == "interleaved":
@@ -285,13 +373,15 @@ def read(blob, layouts):
                 lanes = Lanes(2 ** data.bits(4)) if begins else before[-1]
                 words = struct.unpack(f"<{(size := data.varint())}H", data.raw(2 * size))
                 alphabets = alphabets, lanes, words, ends
-            groups.append((decoder, l, d, shapes, psi, None, (model, alphabets)))
+            groups.append((decoder, l, d, shapes, psi, None, ("classes" if model == "live" else model, alphabets)))
             data.raw(0)
     assert data.data[-1:] != b"\0" or data.at == len(data.data)
     stream, out = Stream(data.data[data.at :]), {}
     for name, (decoder, l, d, shapes, psi, columns, alphabets) in zip(layout, groups, strict=True):
         if columns is None and alphabets[0] == "classes":
             columns = read_classes(stream, l, shapes, alphabets[1])
+        elif columns is None and alphabets[0] == "live":
+            columns = read_live(stream, l, shapes, alphabets[1])
         elif columns is None and alphabets[0] == "interleaved":
             tables, lanes, words, ends = alphabets[1]
             lanes.begin(words)
@@ -304,7 +394,8 @@ def read(blob, layouts):
         for t, shape in enumerate(shapes):
             first, second = ([a[min(t, len(a) - 1)] if a else [0.0] * l for a in psi])
             count = math.prod(shape) // l
-            part = [weights_of(decoder, row, first, second, first, l) for row in rows[start : start + count]]
+            pooled = pool(decoder, shape, rows[start : start + count])
+            part = [weights_of(decoder, row, first, second, first, l) for row in pooled]
             tensors.append(list(itertools.chain.from_iterable(part)))
             start += count
         out[name] = rows, tensors
@@ -374,11 +465,13 @@ def files(draw):
     """A network of one to three groups with any decoder: layout, groups."""
     layout, groups = {}, {}
     for name in ("a", "b", "c")[: draw(st.integers(1, 3))]:
-        decoder = draw(st.sampled_from(["scalar", "sq", "dft", "orth:3", "orth:123456789", "codebook", "float32"]))
+        decoder = draw(
+            st.sampled_from(["scalar", "pool:2", "sq", "dft", "orth:3", "orth:123456789", "codebook", "float32"])
+        )
         tensors = draw(st.integers(1, 3))
         k = draw(st.sampled_from([1, 2, 3, 5]))
-        if decoder in ("scalar", "codebook", "float32"):
-            shapes = tuple(draw(st.sampled_from([(4, 3), (5,), (2, 1, 3, 3), (1, 1)])) for _ in range(tensors))
+        if decoder in ("scalar", "pool:2", "codebook", "float32"):
+            shapes = tuple(draw(st.sampled_from([(4, 3), (5,), (3, 8), (2, 1, 3, 3), (1, 1)])) for _ in range(tensors))
             l = 1
         else:
             shapes = tuple((draw(st.integers(1, 3)), draw(st.integers(1, 3)), k, k) for _ in range(tensors))
@@ -400,7 +493,8 @@ def files(draw):
             if draw(st.booleans()):
                 psi[array] = codec.psi_round(psi[array])
         layout[name] = shapes
-        groups[name] = codec.Coded(decoder, draw(st.sampled_from(["static", "raw", "classes", "interleaved"])), phi, psi)
+        model = draw(st.sampled_from(["static", "raw", "classes", "live", "interleaved"]))
+        groups[name] = codec.Coded(decoder, model, phi, psi)
     return layout, groups
 
 

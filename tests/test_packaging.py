@@ -24,7 +24,7 @@ def pins() -> dict[str, str]:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     wanted = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
     for requirement in wanted:
-        assert re.fullmatch(r"==[0-9.]+", str(requirement.specifier)), f"{requirement} is not pinned"
+        assert re.fullmatch(r"==[0-9.]+(post[0-9]+)?", str(requirement.specifier)), f"{requirement} is not pinned"
     return {canonical(r.name): str(r.specifier)[2:] for r in wanted}
 
 
@@ -53,6 +53,10 @@ def test_the_wheel_carries_every_entry_and_the_first_test_set(wheel):
     for name in ("zoo/py.typed", "zoo/quoted.json", "zoo/codec/FORMAT.md", "zoo/testdata/t10k-images-idx3-ubyte.gz"):
         assert name in names
     assert not any(name.startswith(("benchmarks", "tests", "runs")) or name.endswith(".part") for name in names)
+
+
+def test_the_wheel_is_small_enough_to_publish(wheel):
+    assert wheel.stat().st_size < 60e6, "entries of more than a few megabytes belong on the Hub: see CONTRIBUTING.md"
 
 
 def test_an_installed_wheel_loads_an_entry_without_a_checkout(wheel, tmp_path):
@@ -105,7 +109,8 @@ def test_what_zoo_imports_is_a_dependency():
     used = names - set(sys.stdlib_module_names) - {"zoo", "benchmarks"}
     known = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "pydantic_core": "pydantic"}
     declared = {canonical(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
-    declared |= {canonical(Requirement(line).name) for line in PROJECT["project"]["optional-dependencies"]["bench"]}
+    extras = PROJECT["project"]["optional-dependencies"]
+    declared |= {canonical(Requirement(line).name) for name in extras if name != "dev" for line in extras[name]}
     assert {known.get(name, name) for name in used} <= declared
     assert "benchmarks" not in names  # the library knows nothing of training
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import zoo
 from benchmarks import __main__ as commands
@@ -21,7 +22,8 @@ from zoo import cli, datasets, networks, registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md")
-LANGUAGES = {"bash", "python", "text", "toml"}  # each is checked below, but for drawings
+# Each is checked below, but for drawings, and for what test_additions.py runs.
+LANGUAGES = {"bash", "python", "text", "toml", "bibtex", "python title=dataset", "python title=network"}
 CHEAP = ("zoo list", "zoo info", "zoo show")  # run for real
 
 
@@ -83,7 +85,7 @@ def test_commands_exist_and_take_these_arguments(monkeypatch, capsys):
         elif words[:3] == ["python", "-m", "benchmarks"]:
             check_benchmarks(words[3:])
         else:
-            assert words[:2] == ["pip", "install"], f"nothing checks {line!r}"
+            assert words[:2] in (["pip", "install"], ["git", "clone"]), f"nothing checks {line!r}"
     capsys.readouterr()
 
 
@@ -165,3 +167,17 @@ def test_the_method_of_contributing_trains_and_makes_a_file(lasso, tmp_path, mon
     network = zoo.load(tmp_path / "0.001" / "model.zoo")
     weights = network.fc1.weight.detach() * 16
     assert torch.equal(weights, weights.round()) and networks.spec("lenet300-100").parameters == 266_610
+
+
+def test_the_bibtex_entry_is_that_of_the_citation_file():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    (entry,) = blocks("README.md", "bibtex")
+    assert f"{{{citation['title']}}}" in entry and f"{{{citation['version']}}}" in entry
+    assert citation["authors"][0]["name"] in entry
+
+
+def test_words_of_the_field_are_explained_before_they_are_used():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = text[text.index("## Results") :]
+    for word in ("phi", "psi", "partitioning"):
+        assert text.index(word) == text.index(f"**{word}**") + 2

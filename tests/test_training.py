@@ -23,6 +23,7 @@ from zoo.compress import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(recipe.FOLDER.glob("*.toml"))
+CHANGELOG = (recipe.FOLDER.parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 # --- recipes ------------------------------------------------------------------------------------------------
@@ -36,7 +37,9 @@ def test_recipe(path):
     partitioning = partitionings.get(own.network, own.partitioning)
     groups = {group.name: group for group in partitioning.groups}
     for name in (own.warm_start, own.teacher):
-        assert not name or name in reference.SOURCES or (recipe.FOLDER / f"{name}.toml").exists()
+        id, _, digest = name.partition("@")
+        known = id in reference.SOURCES or (recipe.FOLDER / f"{id}.toml").exists() or f"`{digest}`" in CHANGELOG
+        assert not name or known, f"{name}: no recipe, and CHANGELOG.md does not say that it left"
     for group, decoder in getattr(own.options, "decoders", {}).items():
         reparam.columns(decoder, groups[group].shapes[0])
     if isinstance(levels := getattr(own.options, "levels", None), dict):
@@ -328,7 +331,7 @@ def short(id: str, *overrides: str) -> recipe.Recipe:
 def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifar, tmp_path, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
-    monkeypatch.setattr(loop, "_entry", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
+    monkeypatch.setattr(loop.history, "load", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
     monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
     own = short("resnet20-4-sq", f"precision={precision}", "teacher=taught", "distill=0.7", "temperature=2.0")
     whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
@@ -345,6 +348,24 @@ def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifa
     assert abs(errors - outcome["heldout_errors"]) <= 1  # random answers may tie
 
 
+def test_what_the_teacher_answers_is_computed_once_and_changes_nothing(cifar, monkeypatch):
+    torch.manual_seed(5)
+    teacher, calls = networks.build("resnet20-4").eval(), []
+    monkeypatch.setattr(distill, "_load", lambda name: (teacher, "cifar10"))
+    monkeypatch.setattr(loop, "KNOWN", [])
+    settings = ("precision=float32", "teacher=taught", "distill=0.7", "augment={shift=1}", "steps=1000", "keep={}", "warm_start=")
+    own = short("resnet20-4-sq", *settings)
+    training, other = loop.Run(own, 0), loop.Run(own, 1)
+    assert training.known is other.known and len(training.known) == training.batches.variants
+    handle = teacher.register_forward_hook(lambda *call: calls.append(call))
+    losses = [float(training.train_step()) for _ in range(2)]
+    assert not calls
+    again = loop.Run(own, 0)
+    again.known = None
+    assert [float(again.train_step()) for _ in range(2)] == pytest.approx(losses, rel=1e-4) and len(calls) == 2
+    handle.remove()
+
+
 def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4")
@@ -353,7 +374,7 @@ def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch
         reference.get_submodule(name).weight.data.uniform_(0.1, 2.0)
     reference.load_state_dict(partitionings.constants(parts), strict=False)
     reference.eval()
-    monkeypatch.setattr(loop, "_entry", lambda name: reference)
+    monkeypatch.setattr(loop.history, "load", lambda name: reference)
     own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "keep={}")
     training = loop.Run(own, 0)
     images, _ = training.batches.train(0, 0, 1)
@@ -381,7 +402,7 @@ def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
 )
 def test_recipes_for_cifar_run(id, cifar, tmp_path, monkeypatch):
     own = short(id)
-    monkeypatch.setattr(loop, "_entry", lambda name: networks.build(own.network).eval())
+    monkeypatch.setattr(loop.history, "load", lambda name: networks.build(own.network).eval())
     blob = loop.run(own, 0, tmp_path).read_bytes()
     codec.decode(blob, partitionings.layout)
     assert json.loads((tmp_path / "outcome.json").read_text())["heldout_examples"] == 20

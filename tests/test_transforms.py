@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 import zoo
 from zoo import preprocessing
+from zoo.errors import WrongData
 from zoo.preprocessing import preprocess
 
 
@@ -98,5 +99,5 @@ def test_pictures_of_no_sensible_size_are_refused_before_they_are_resized(size, 
     monkeypatch.setattr(Image.Image, "convert", None)
     image = Image.new("L", (1, 1))
     image._size = size  # nothing is allocated
-    with pytest.raises(ValueError, match="89 megapixels, and 100 times"):
+    with pytest.raises(WrongData, match="89 megapixels, and 100 times"):
         preprocess("imagenet")(image)

@@ -381,11 +381,11 @@ def test_a_record_that_cannot_be_read_does_not_stop_the_others(entry, artifacts,
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(entry, monkeypatch):
-    def refuse(self):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path, count):
+        raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(entry.path), "read_bytes", refuse)
+        patch.setattr(registry.files, "head", refuse)
         found = outcome(entry)
     assert found.status == "FAILED" and found.problems == [f"[Errno 13] Permission denied: '{entry.path}'"]
 
@@ -399,6 +399,24 @@ def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_sta
     assert now == registry.find("untested")
     assert now.test_errors == found.errors and now.test_set == mnist_standin.digest
     assert outcome(now).notes == []
+
+
+def test_what_the_log_says_is_compared_with_the_record(entry):
+    logged = {"network": "lenet300-100", "method": "epr", "warm_start": "", "teacher": "", "partitioning": "paper"}
+    log = entry.folder / "train.log"
+    log.write_text(f"recipe {json.dumps(logged)}\nversions\nseed 3, device cpu\n")
+    assert outcome(entry, bytes_only=True).problems == [
+        "method: the record says plain, train.log epr", "seed: the record says None, train.log 3"
+    ]  # fmt: skip
+    rewrite(entry, method="epr", seed=3)
+    now = outcome(registry.find(entry.id), bytes_only=True)
+    assert now.ok and "method" not in now.stated and {"license", "versions"} <= set(now.stated)
+    log.unlink()
+    assert {"method", "seed"} <= set(outcome(entry, bytes_only=True).stated)
+    for text in ("recipe {", "recipe [1]", "recipe " + "[" * 100_000):
+        log.write_text(text)
+        (problem,) = outcome(entry, bytes_only=True).problems
+        assert "train.log cannot be read" in problem
 
 
 # ------------------------------------------------------------------------------------------ damage
@@ -534,6 +552,9 @@ def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
     assert len(outcome(made).notes) == 1
 
     rewrite(made, sample=record | {"agreement": 4, "errors": found.errors + 1})
+    first, second = outcome(made).problems  # without pictures, from sample.json
+    assert first == f"sample errors: the record says {found.errors + 1}, sample.json {found.errors}"
+    assert second == "sample agreement: the record says 4, sample.json 3"
     problems = outcome(made, sample_root=pictures).problems
     assert problems == [
         f"sample errors: expected {found.errors + 1}, found {found.errors}", "sample agreement: expected 4, found 3"

@@ -215,12 +215,13 @@ def _verify(args: argparse.Namespace) -> int:
     jobs = args.jobs or (1 if args.threads or args.device != "cpu" else _cores())
     _check_device(args.device)
     width = max(map(len, names)) + 2
-    statuses, results = [], []
+    statuses, results, stated = [], [], set()
     for outcome in verify.verify(
         names, bytes_only=args.bytes_only, data_root=args.data, sample_root=args.sample, device=args.device, jobs=jobs
     ):
         statuses.append(outcome.status)
-        told = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "unavailable", "seconds")
+        stated |= set(outcome.stated)
+        told = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "stated", "unavailable", "seconds")
         results.append({name: getattr(outcome, name) for name in told})
         if args.json:
             continue
@@ -235,6 +236,8 @@ def _verify(args: argparse.Namespace) -> int:
             for note in outcome.notes:
                 print(f"    note: {note}")
             sys.stdout.flush()
+    if stated and not args.json:
+        print(f"stated in records, not checked here: {', '.join(sorted(stated))}")
     good = statuses.count("OK")
     what = "bytes, digests and golden outputs" if args.bytes_only else "records"
     if args.json:
@@ -260,10 +263,9 @@ def _predict(args: argparse.Namespace) -> int:
     if missing:
         raise ZooError(f"no such file: {', '.join(map(str, missing))}")
     import torch
-    from PIL import Image
 
     import zoo
-    from zoo.datasets import download
+    from zoo.datasets import pictures
 
     _check_device(args.device)
     network, transform = zoo.load(args.id, device=args.device), zoo.transforms(args.id)
@@ -271,11 +273,11 @@ def _predict(args: argparse.Namespace) -> int:
     name, status, results = source if isinstance(source, Path) else source.id, 0, []
     for path in args.image:
         try:
-            with download.readable(path), Image.open(path) as image:
-                batch = transform([image])
+            batch = transform([pictures.read(path)])
         except (ZooError, OSError) as error:
-            status = _fail(str(error))
-            results.append({"picture": str(path), "error": str(error)})
+            message = str(error) if str(path) in str(error) else f"{path} is no readable picture ({error})"
+            status = _fail(message)
+            results.append({"picture": str(path), "error": message})
             continue
         with torch.inference_mode():
             chances = network(batch.to(args.device))[0].softmax(0)

@@ -10,17 +10,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
+from pydantic import Field, ValidationError
 
 from zoo import datasets, files
 from zoo.errors import CorruptArtifact, DataUnavailable
+from zoo.records import Fields, Name, faults, inside
 
-GOLDEN, PREDICTIONS, SAMPLE = "golden.json", "predictions.npy", "sample.json"
+LARGEST = 1 << 24  # bytes of such a file; golden outputs of 32,768 classes have 2 MB
+GOLDEN, PREDICTIONS, SAMPLE, LOG = "golden.json", "predictions.npy", "sample.json", "train.log"
 SHOWN = 20  # items listed in a complaint
+
+COLUMNS = ("path", "label", "prediction", "reference")
+
+Class = Annotated[int, Field(ge=0, lt=1 << 15)]
+Parsed = TypeVar("Parsed", bound=Fields)
 
 
 def write_golden(folder: Path, logits: np.ndarray) -> Path:
@@ -33,14 +43,13 @@ def write_golden(folder: Path, logits: np.ndarray) -> Path:
 def read_golden(folder: Path) -> np.ndarray:
     """float32 (4, C). Raises `CorruptArtifact`."""
     path = Path(folder) / GOLDEN
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        logits = np.array(content["logits"] if isinstance(content, dict) else content, np.float32)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptArtifact(f"{path} cannot be read: {error}") from error
-    if logits.ndim != 2:
-        raise CorruptArtifact(f"{path} holds no table of logits, but an array of shape {logits.shape}")
-    return logits
+    rows = _parsed(path, _Golden).logits
+    logits = np.array([row for row in rows if len(row) == len(rows[0])], np.float64)
+    if logits.ndim != 2 or len(logits) != len(rows) or not logits.size:
+        raise CorruptArtifact(f"{path} cannot be read: it holds no table of logits with rows of one length")
+    if np.abs(logits).max() > np.finfo(np.float32).max:
+        raise CorruptArtifact(f"{path} cannot be read: {logits.flat[np.abs(logits).argmax()]:g} is no float32")
+    return logits.astype(np.float32)
 
 
 def write_predictions(folder: Path, predictions: np.ndarray) -> Path:
@@ -51,15 +60,24 @@ def write_predictions(folder: Path, predictions: np.ndarray) -> Path:
 
 
 def read_predictions(folder: Path) -> np.ndarray:
-    """(N,) integers. Raises `CorruptArtifact`."""
+    """(N,) integers. Raises `CorruptArtifact`. What the file declares is checked before memory is asked for."""
     path = Path(folder) / PREDICTIONS
     try:
-        predictions = np.load(path, allow_pickle=False)
+        content = io.BytesIO(files.read(path, LARGEST))
+        version = np.lib.format.read_magic(content)
+        if version != (1, 0):
+            raise ValueError(f"version {version} of the format, expected (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(content)
     except (OSError, ValueError, EOFError) as error:
         raise CorruptArtifact(f"{path} cannot be read: {error}") from error
-    if predictions.ndim != 1 or predictions.dtype.kind != "u":
-        raise CorruptArtifact(f"{path} holds {predictions.dtype} of shape {predictions.shape}, expected classes (N,)")
-    return predictions
+    if dtype.hasobject:
+        raise CorruptArtifact(f"{path} cannot be read: it holds Python objects, a pickle")
+    if len(shape) != 1 or dtype.kind != "u":
+        raise CorruptArtifact(f"{path} holds {dtype} of shape {shape}, expected classes (N,)")
+    rest = content.read()
+    if len(rest) != shape[0] * dtype.itemsize:
+        raise CorruptArtifact(f"{path} cannot be read: {len(rest):,} bytes for {shape[0]:,} numbers of {dtype.itemsize}")
+    return np.frombuffer(rest, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +103,7 @@ class Sample:
 
     def images(self, root: str | os.PathLike) -> datasets.ImageFolder:
         """These images below `root`, which may hold more. Raises `DataUnavailable` naming what is missing."""
-        root = Path(root).expanduser()
+        root = files.expanded(root)
         missing = [path for path in self.paths if not (root / path).is_file()]
         if missing:
             raise DataUnavailable(f"{root} has {len(self.paths) - len(missing)} of the {len(self.paths)} images of the sample; "
@@ -101,21 +119,57 @@ class Sample:
         """The content of sample.json, one line an image: path, class, the entry's answer, the reference's answer."""
         columns = zip(self.paths, self.labels, self.predictions, self.reference, strict=True)
         rows = ",\n  ".join(json.dumps([path, *map(int, rest)]) for path, *rest in columns)
-        return f'{{"columns": ["path", "label", "prediction", "reference"],\n "images": [\n  {rows}\n]}}\n'.encode()
+        return f'{{"columns": {json.dumps(COLUMNS)},\n "images": [\n  {rows}\n]}}\n'.encode()
 
 
 def read_sample(folder: Path) -> Sample:
     """sample.json of an entry. Raises `CorruptArtifact`."""
     path = Path(folder) / SAMPLE
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["images"]
-        paths, *numbers = zip(*rows, strict=True)
-        labels, predictions, reference = (np.array(column, np.int64) for column in numbers)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptArtifact(f"{path} cannot be read: {error}") from error
-    if any(not isinstance(p, str) or Path(p).is_absolute() or ".." in Path(p).parts for p in paths):
+    paths, *numbers = zip(*_parsed(path, _Sample).images, strict=True)
+    labels, predictions, reference = (np.array(column, np.int64) for column in numbers)
+    if not all(map(inside, paths)):
         raise CorruptArtifact(f"{path} names a file outside the sample's folder")
     return Sample(paths, labels, predictions, reference)
+
+
+class _Golden(Fields):
+    logits: Annotated[list[list[Annotated[float, Field(allow_inf_nan=False)]]], Field(min_length=1)]
+
+
+class _Sample(Fields):
+    columns: tuple[Literal["path"], Literal["label"], Literal["prediction"], Literal["reference"]] = COLUMNS
+    images: Annotated[list[tuple[Name, Class, Class, Class]], Field(min_length=1)]
+
+
+def _parsed(path: Path, model: type[Parsed]) -> Parsed:
+    """A JSON file as this model. Raises `CorruptArtifact` with every fault."""
+    try:
+        return model.model_validate_json(files.read(path, LARGEST))
+    except OSError as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error}") from error
+    except ValidationError as error:
+        raise CorruptArtifact(f"{path} cannot be read: {some(faults(error))}") from error
+
+
+def read_log(folder: Path) -> tuple[dict, int | None] | None:
+    """(recipe as it was run, seed) from an entry's train.log; None where there is no log, or none of a recipe.
+
+    The first line is "recipe <JSON>", a later one begins with "seed <number>,". Raises `CorruptArtifact`.
+    """
+    path = Path(folder) / LOG
+    if not path.is_file():
+        return None
+    lines = files.read(path, LARGEST).decode(errors="replace").split("\n", 3)
+    if not lines[0].startswith("recipe "):
+        return None
+    try:
+        recipe = json.loads(lines[0].removeprefix("recipe "))
+        if not isinstance(recipe, dict):
+            raise ValueError("its first line holds no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error}") from error
+    seeds = [match[1] for line in lines[1:3] if (match := re.match(r"seed (\d{1,9}),", line))]
+    return recipe, int(seeds[0]) if seeds else None
 
 
 def some(items: Sequence[str]) -> str:

@@ -45,6 +45,22 @@ def read(path: Path, limit: int) -> bytes:
     return content
 
 
+def expanded(path: str | os.PathLike) -> Path:
+    """The path with ~ replaced by a home directory; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Whether a file is there; no name is too long to ask."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def head(path: Path, count: int) -> bytes:
     """The first `count` bytes of a file, or fewer where it is shorter. Raises as `read` does."""
     with open(_regular(path), "rb") as file:

@@ -132,7 +132,7 @@ def get(network: str, name: str = "paper") -> Partitioning:
     """
     try:
         spec = networks.spec(network)
-        known = PARTITIONINGS[spec.base]
+        known = PARTITIONINGS.get(spec.base, {})
     except ZooError as error:
         raise UnknownName(str(error)) from error
     rules = known.get(name)
@@ -142,7 +142,7 @@ def get(network: str, name: str = "paper") -> Partitioning:
         rules = tuple((n.removesuffix(".weight"), (n,), "scalar") for n in weights)
         rules += (*_BN, ("biases", ("*.bias",), "scalar"))
     if rules is None:
-        raise UnknownName(f"network {network!r} has no partitioning {name!r}; known: layers, {', '.join(known)}")
+        raise UnknownName(f"network {network!r} has no partitioning {name!r}; known: {', '.join(['layers', *known])}")
     members: dict[str, list[str]] = {rule[0]: [] for rule in rules}
     constants = {}
     for tensor, shape in shapes.items():

@@ -14,6 +14,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zoo.errors import WrongData
+
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
@@ -94,11 +96,17 @@ def resize_and_crop(spec: Preprocessing, image: Image) -> Image:
     """A PIL image of any size and mode -> spec.mode, size x size pixels."""
     from PIL import Image
 
-    image, filtered = image.convert(spec.mode), Image.Resampling[spec.interpolation.upper()]
+    filtered = Image.Resampling[spec.interpolation.upper()]
+    try:
+        image = image.convert(spec.mode)
+    except ValueError as error:
+        raise WrongData(f"a picture of mode {image.mode} cannot be seen as {spec.mode}: {error}") from error
     width, height = image.size
     if spec.resize is None:
         return image.resize((spec.size, spec.size), filtered)
     short, long = sorted((width, height))
+    if long > RATIO * short:  # the longer side grows with the shorter one
+        raise WrongData(f"a picture of {width:,} x {height:,} pixels is longer than {RATIO} times its shorter side")
     longer = int(spec.resize * long / short)
     width, height = (spec.resize, longer) if width <= height else (longer, spec.resize)
     image = image.resize((width, height), filtered)
@@ -107,13 +115,13 @@ def resize_and_crop(spec: Preprocessing, image: Image) -> Image:
 
 
 def upright(image: Image) -> Image:
-    """A PIL image as people see it, in 8 bits a channel and without transparency. Raises ValueError as `preprocess` does."""
+    """A PIL image as people see it, in 8 bits a channel and without transparency. Raises WrongData beyond MEGAPIXELS or RATIO."""
     from PIL import ImageOps
 
     width, height = image.size
     if width * height > MEGAPIXELS * 10**6 or max(width, height) > RATIO * min(width, height):
         limits = f"at most {MEGAPIXELS} megapixels, and {RATIO} times as long as wide"
-        raise ValueError(f"a picture of {width} x {height} pixels: {limits}")
+        raise WrongData(f"a picture of {width:,} x {height:,} pixels: {limits}")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return _eight_bits(image)

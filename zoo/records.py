@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path, PurePosixPath
+import reprlib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -97,7 +98,7 @@ class Entry(Fields):
     """
 
     schema_version: Literal[1] = Field(SCHEMA, alias="schema")
-    id: Name
+    id: Annotated[Name, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=-]*$")]  # a folder's name
     network: Name  # as in the file's header
     method: Name  # epr | plain | lc | hemp | ...
     partitioning: Name = "paper"
@@ -131,7 +132,7 @@ class Entry(Fields):
     @field_validator("recipe")
     @classmethod
     def _inside(cls, recipe: str | None) -> str | None:
-        if recipe is not None and (PurePosixPath(recipe).is_absolute() or {"..", "~"} & set(recipe.split("/")) or "\\" in recipe):
+        if recipe is not None and not inside(recipe):
             raise PydanticCustomError("recipe", "expected a path inside the repository")
         return recipe
 
@@ -199,22 +200,30 @@ def _validated(content: bytes, folder: Path | None) -> Entry:
     try:
         return Entry.model_validate_json(content, context={"folder": folder})
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        if faults[0]["type"] in ("json_invalid", "model_type"):
-            raise CorruptArtifact(f"{where} cannot be read: {_fault(faults[0])}") from error
-        raise CorruptArtifact(f"{where} is wrong: {'; '.join(map(_fault, faults))}") from error
+        unreadable = error.errors(include_url=False)[0]["type"] in ("json_invalid", "model_type")
+        raise CorruptArtifact(f"{where} {'cannot be read' if unreadable else 'is wrong'}: {'; '.join(faults(error))}") from error
+
+
+def inside(path: str) -> bool:
+    """Whether a path stays inside the folder that it is relative to."""
+    steps = path.split("/")
+    return not (path.startswith(("/", "~")) or ".." in steps or "\\" in path or "\0" in path)
+
+
+def faults(error: ValidationError) -> list[str]:
+    """Everything that is wrong with a file, each in words."""
+    return [_fault(fault) for fault in error.errors(include_url=False)]
 
 
 def _fault(fault: ErrorDetails) -> str:
     """One thing that is wrong, in words."""
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault["loc"]).lstrip(".")
-    value = repr(fault["input"])
-    value = value if len(value) < 80 else value[:80] + "..."
+    value = reprlib.repr(fault["input"])
     if fault["type"] == "missing":
         return f"{place} is missing"
     if fault["type"] == "extra_forbidden":
         return f"{place} is not a field of schema {SCHEMA}"
-    if fault["type"] == "string_pattern_mismatch":
+    if fault["type"] == "string_pattern_mismatch" and place != "id":
         return f"{place} is no SHA-256"
     if place == "schema":
         return f"it has schema {value}, this version reads schema {SCHEMA}"

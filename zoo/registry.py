@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.records import Entry
 
 MODEL, RECORD = "model.zoo", "entry.json"
+HEAD = 200  # bytes at the beginning of a model file that hold its length and the name of its network
 PACKAGE = Path(__file__).parent
 
 
@@ -54,7 +55,7 @@ def roots() -> list[Path]:
     Raises `ZooError` for a ZOO_ARTIFACTS of which no folder exists.
     """
     setting = os.environ.get("ZOO_ARTIFACTS", "")
-    found = [Path(part).expanduser() for part in setting.split(os.pathsep) if part]
+    found = [files.expanded(part) for part in setting.split(os.pathsep) if part]
     if found and not any(folder.is_dir() for folder in found):
         raise ZooError(f"ZOO_ARTIFACTS={setting}: no such folder")
     found.append(PACKAGE / "artifacts")
@@ -89,12 +90,12 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
     """
     text = os.fspath(name_or_path)
     if _is_path(name_or_path):
-        path = Path(text).expanduser()
-        if path.is_file():
+        path = files.expanded(text)
+        if files.exists(path):
             return path
-        if (path / RECORD).is_file():
+        if files.exists(path / RECORD):
             return load_record(path)
-        if (path / MODEL).is_file():
+        if files.exists(path / MODEL):
             return path / MODEL
         raise UnknownModel(f"{path} is neither a model file nor the folder of an entry")
     folder = _folder(text)
@@ -111,10 +112,11 @@ def described(name_or_path: str | os.PathLike) -> Entry | Path:
     if not _is_path(name_or_path):
         return find(os.fspath(name_or_path))
     source = locate(name_or_path)
-    if not isinstance(source, Path) or source.name != MODEL or not (source.parent / RECORD).is_file():
+    if not isinstance(source, Path) or source.name != MODEL or not files.exists(source.parent / RECORD):
         return source
     entry = load_record(source.parent)
-    return entry if differs(entry, source.read_bytes()) is None else source
+    _, complaint = content(source, entry)
+    return entry if complaint is None else source
 
 
 def load_record(folder: str | os.PathLike) -> Entry:
@@ -143,12 +145,9 @@ def read(source: Entry | Path) -> bytes:
     `ArtifactUnavailable` where the file is not here and cannot be fetched.
     """
     path = source if isinstance(source, Path) else model_file(source)
-    blob = path.read_bytes()
-    complaint = None
-    if not isinstance(source, Path):
-        complaint = differs(source, blob)
-        if complaint is None:
-            return blob
+    blob, complaint = content(path, None if isinstance(source, Path) else source)
+    if complaint is None and not isinstance(source, Path):
+        return blob
     from zoo import codec
 
     try:
@@ -160,17 +159,39 @@ def read(source: Entry | Path) -> bytes:
     return blob
 
 
-def differs(entry: Entry, blob: bytes) -> str | None:
-    """How these bytes differ from the recorded ones, in words; None if they do not."""
-    if len(blob) != entry.size_bytes:
-        return f"expected {entry.size_bytes:,} bytes, found {len(blob):,}"
-    found = hashlib.sha256(blob).hexdigest()
-    return None if found == entry.sha256 else f"expected SHA-256 {entry.sha256}, found {found}"
+def content(path: Path, entry: Entry | None = None) -> tuple[bytes, str | None]:
+    """The bytes of a model file, and in words how they differ from the recorded ones; None if they do not.
+
+    Of a file that is longer than its record and its header say, only one byte more than that is read.
+    """
+    blob = files.head(path, max(_declared(files.head(path, HEAD)), entry.size_bytes if entry else HEAD) + 1)
+    size = path.stat().st_size
+    if entry is None:
+        return blob, f"the file has {size:,} bytes" if size > len(blob) else None
+    if size != entry.size_bytes:
+        return blob, f"expected {entry.size_bytes:,} bytes, found {size:,}"
+    sha256 = hashlib.sha256(blob).hexdigest()
+    return blob, None if sha256 == entry.sha256 else f"expected SHA-256 {entry.sha256}, found {sha256}"
+
+
+def _declared(head: bytes) -> int:
+    """How long a model file that begins so says it is, in version 1 as far as its network allows; 0 where it does not say."""
+    from zoo import networks
+    from zoo.codec.bits import Reader
+    from zoo.codec.work import most_bytes
+
+    reader = Reader(head)
+    try:
+        version = reader.raw(9)[8]  # after the magic number: FORMAT.md, section 1
+        length = reader.varint()
+        return length if version > 1 else min(length, most_bytes(networks.spec(reader.text()).parameters))
+    except ZooError:
+        return 0
 
 
 def model_file(entry: Entry) -> Path:
     """Path of the entry's model file: beside the record, else in the Hub's cache, else downloaded into that."""
-    if entry.path is not None and entry.path.is_file():
+    if entry.path is not None and files.exists(entry.path):
         return entry.path
     where = entry.path or f"the model file of {entry.id}"
     if entry.hub is None:
@@ -214,7 +235,7 @@ def _stays(entry: Entry, path: Path) -> str | None:
     size = path.stat().st_size
     complaint = f"expected {entry.size_bytes:,} bytes, found {size:,}"
     if size == entry.size_bytes:
-        complaint = differs(entry, files.head(path, size))
+        _, complaint = content(path, entry)
     if complaint is not None:
         path.resolve().unlink(missing_ok=True)  # the blob, to which the name in the snapshot is a link
         path.unlink(missing_ok=True)
@@ -245,7 +266,7 @@ def _folder(name: str) -> Path | None:
     if not name or Path(name).name != name or name in (".", ".."):
         return None
     places = [root / name for root in roots()]
-    return next((p for p in places if (p / RECORD).is_file() or (p / MODEL).is_file()), None)
+    return next((p for p in places if files.exists(p / RECORD) or files.exists(p / MODEL)), None)
 
 
 def _unknown(name: str) -> str:

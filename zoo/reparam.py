@@ -5,7 +5,8 @@
 A tensor is cut into d rows of l numbers. `scalar` has l = 1 for any tensor; `sq`, `dft` and `orth:SEED`
 take the k x k kernels of a convolution (O, I, k, k) as rows, so d = O * I and l = k * k. The decoders differ in
 the basis alone: identity (sq), orthonormal real DFT (dft), random orthogonal (orth). `codebook` looks up one
-table per tensor; `float32` stores the bits of the numbers themselves.
+table per tensor; `pool:SIDE` is `scalar`, but where the columns of a matrix are images of that side, the integer of
+a block of 2 x 2 pixels is added to each of them; `float32` stores the bits of the numbers themselves.
 
 `decode` is the path of a file: float64 in one fixed order of operations, no BLAS, rounded once to float32, hence
 bit-identical on every IEEE machine. `apply` is the path of training: the same map in torch, with gradients.
@@ -30,13 +31,13 @@ def columns(decoder: str, shape: tuple[int, ...]) -> int:
 
     Raises `UnknownName` for a decoder that does not exist, `LayoutMismatch` where it does not fit the shape.
     """
-    if decoder in ("scalar", "codebook", "float32"):
+    if decoder in ("scalar", "codebook", "float32") or _side(decoder):
         return 1
     if decoder in ("sq", "dft") or _seed(decoder) is not None:
         if len(shape) != 4 or shape[2] != shape[3]:
             raise LayoutMismatch(f"decoder {decoder!r} takes convolutions (O, I, k, k), found a tensor of shape {tuple(shape)}")
         return shape[2] * shape[3]
-    raise UnknownName(f"unknown parameter decoder {decoder!r}; known: scalar, sq, dft, orth:SEED, codebook, float32")
+    raise UnknownName(f"unknown parameter decoder {decoder!r}; known: scalar, pool:SIDE, sq, dft, orth:SEED, codebook, float32")
 
 
 def psi_shapes(decoder: str, tensors: int, l: int) -> dict[str, tuple[tuple[int, int | None], ...]]:
@@ -90,6 +91,8 @@ def decode(decoder: str, phi: np.ndarray, psi: dict[str, np.ndarray], shapes: li
         if decoder == "codebook":
             weights.append(_lookup(own["codebook"].astype(np.float32), part[0], shape))
         else:
+            if pools(decoder, shape):
+                part = pooled(part.astype(np.float64).reshape(-1), _side(decoder))[None]
             weights.append(_affine(decoder, part, own["scale"], own.get("shift"), shape))
     return weights
 
@@ -98,7 +101,7 @@ def apply(decoder: str, phi, scale, shift, shape: tuple[int, ...]):
     """The same map on torch tensors: phi (d, l), scale and shift (l,) or None -> theta of `shape`, differentiable."""
     import torch
 
-    y = phi * scale
+    y = (pooled(phi, _side(decoder)).reshape(phi.shape) if pools(decoder, shape) else phi) * scale
     if shift is not None:
         y = y + shift
     matrix = basis(decoder, phi.shape[1])
@@ -107,10 +110,32 @@ def apply(decoder: str, phi, scale, shift, shape: tuple[int, ...]):
     return y.reshape(shape)
 
 
+def pools(decoder: str, shape: tuple[int, ...]) -> bool:
+    """Whether the decoder takes the columns of a tensor as images of its side, two by two pixels sharing an integer."""
+    side = _side(decoder)
+    return side > 0 and len(shape) == 2 and shape[1] > 0 and shape[1] % side**2 == 0
+
+
+def pooled(phi, side: int):
+    """phi (.., n * side^2), numpy or torch: the integer of each block's first pixel is added to the block's three others."""
+    blocks = phi.reshape(-1, side // 2, 2, side // 2, 2)
+    first = blocks[:, :, :1, :, :1]
+    rest = blocks * 0 + first
+    rest[:, :, :1, :, :1] = 0
+    return (blocks + rest).reshape(phi.shape)
+
+
 def invert(decoder: str, weight, l: int):
     """Torch rows y = T theta, (d, l), whose `apply` with scale 1 is `weight`: where a warm start begins."""
     import torch
 
+    if pools(decoder, tuple(weight.shape)):
+        side = _side(decoder)
+        blocks = weight.reshape(-1, side // 2, 2, side // 2, 2).clone()
+        first = blocks[:, :, :1, :, :1].clone()
+        blocks -= first
+        blocks[:, :, :1, :, :1] = first
+        return blocks.reshape(-1, 1)
     rows = weight.reshape(-1, l)
     matrix = basis(decoder, l)
     if matrix is None:
@@ -184,6 +209,13 @@ def _cut(flat: np.ndarray, shapes) -> list[np.ndarray]:
 def _seed(decoder: str) -> int | None:
     name, _, seed = decoder.partition(":")
     return int(seed) if name == "orth" and seed.isascii() and seed.isdigit() and len(seed) < 10 else None
+
+
+def _side(decoder: str) -> int:
+    """SIDE of `pool:SIDE`, even and at most 64; 0 for any other decoder."""
+    name, _, side = decoder.partition(":")
+    digits = name == "pool" and side.isascii() and side.isdigit() and len(side) < 3 and side[0] != "0"
+    return int(side) if digits and int(side) <= 64 and int(side) % 2 == 0 else 0
 
 
 def _grid(x: float) -> float:

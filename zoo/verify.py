@@ -5,15 +5,16 @@
     predictions.npy, sample.json ─────────┘
 
 Of a record, `verify` derives again: size_bytes, sha256, network, partitioning, parameters, weights_sha256; with the test
-set test_set, test_examples, test_errors; with the sample of ImageNet the numbers in `sample`. recipe_sha256 and quoted are
-looked up. All else is what the program that wrote the record said (paper_bytes, which a test counts again; seeds; versions).
+set test_set, test_examples, test_errors; with the sample of ImageNet the numbers in `sample`, which are also counted in
+sample.json. dataset and preprocessing decide the golden outputs. method, warm_start, teacher and seed are compared with
+train.log, recipe with the recipe, quoted with the quoted results. All else (STATED) is what the program that wrote the
+record said; each outcome lists it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 import tomllib
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo import codec, datasets, evidence, loading, measurement, partitionings, registry
+from zoo import codec, datasets, evidence, files, loading, measurement, partitionings, registry
 from zoo.codec.bits import Reader
 from zoo.datasets.validation import not_official
 from zoo.errors import (
@@ -38,8 +39,12 @@ from zoo.evidence import PREDICTIONS, some
 from zoo.measurement import Measurement
 from zoo.records import Entry
 
-TOLERANCE = 1e-4  # of the largest logit: what float32 sums in another order may change
+# Fields that only the program which wrote the record can know; a test of the repository counts paper_bytes again.
+STATED = ("paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "license", "hub", "versions")
+LOGGED = ("network", "method", "partitioning", "warm_start", "teacher")  # as in the recipe in train.log
 IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields of a recipe that do not change what a run of one seed gives
+
+TOLERANCE = 1e-4  # of the largest logit: what float32 sums in another order may change
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Outcome:
     examples: int | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stated: list[str] = field(default_factory=list)  # fields of the record that nothing here can confirm
     unavailable: str | None = None  # why something could not be checked
     measurement: Measurement | None = field(default=None, repr=False)  # of the model file, where it could be decoded
     seconds: float = 0.0
@@ -220,11 +226,11 @@ def _judging(entry: Entry, outcome: Outcome) -> Iterator[None]:
 
 def _offline(entry: Entry, options: _Options) -> Outcome:
     """What can be derived without images. The outcome has a measurement where the rest can follow."""
-    outcome = Outcome(entry.id)
+    outcome = Outcome(entry.id, stated=[name for name in STATED if getattr(entry, name)])
     with _judging(entry, outcome):
-        blob = registry.model_file(entry).read_bytes()
-        outcome.size_bytes = len(blob)
-        complaint = registry.differs(entry, blob)
+        path = registry.model_file(entry)
+        outcome.size_bytes = path.stat().st_size
+        blob, complaint = registry.content(path, entry)
         if complaint:
             outcome.problems.append(_damaged(entry, blob, complaint))
             return outcome
@@ -234,7 +240,11 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
             if expected != value:
                 outcome.problems.append(f"{name}: expected {_number(expected)}, found {_number(value)}")
         outcome.problems += _golden_differences(evidence.read_golden(entry.folder), derived.golden)
-        if changes := _recipe_changes(entry):
+        log = evidence.read_log(entry.folder)
+        _check_log(entry, outcome, log)
+        if not options.samples(entry):
+            _check_sample_file(entry, outcome)
+        if changes := _recipe_changes(entry, log):
             before = "train.log begins with the recipe as it was run"
             outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; {before}")
         if entry.quoted is not None and entry.quoted not in registry.quoted():
@@ -281,6 +291,27 @@ def _usual(entry: Entry, options: _Options) -> dict:
     return {"dataset": entry.dataset, "preprocess": entry.preprocessing, "device": options.device}
 
 
+def _check_log(entry: Entry, outcome: Outcome, log: tuple[dict, int | None] | None) -> None:
+    """What the record says of the run that shipped, against the first lines of its log."""
+    if log is None:
+        outcome.stated += [name for name in ("method", "warm_start", "teacher", "seed") if getattr(entry, name)]
+        return
+    recipe, seed = log
+    run = {name: recipe[name] or None for name in LOGGED if name in recipe} | ({} if seed is None else {"seed": seed})
+    outcome.problems += [f"{name}: the record says {getattr(entry, name)}, {evidence.LOG} {value}" for name, value in run.items()
+                         if getattr(entry, name) != value]  # fmt: skip
+
+
+def _check_sample_file(entry: Entry, outcome: Outcome) -> None:
+    """The counts of a sample, from the answers in sample.json."""
+    if entry.sample is None:
+        return
+    answers = evidence.read_sample(entry.folder)
+    for name, count in (("examples", len(answers.paths)), ("errors", answers.errors), ("agreement", answers.agreement)):
+        if getattr(entry.sample, name) != count:
+            outcome.problems.append(f"sample {name}: the record says {getattr(entry.sample, name)}, {evidence.SAMPLE} {count}")
+
+
 def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
     """What is wrong with the bytes."""
     text = f"{registry.MODEL}: {complaint}"
@@ -311,7 +342,7 @@ def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tup
 def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:
     if expected.shape != found.shape:
         return [f"golden outputs: expected shape {expected.shape}, found {found.shape}"]
-    allowed = TOLERANCE * float(np.abs(expected).max())
+    allowed = TOLERANCE * float(np.abs(found).max())  # of what was derived: no record can widen its own tolerance
     distance = np.abs(expected.astype(np.float64) - found)
     wrong = ~(distance <= allowed)  # NaN is wrong
     if not wrong.any():
@@ -383,16 +414,21 @@ def _rate(errors: int, examples: int) -> str:
     return f"{errors:,} of {examples:,} wrong ({100 * errors / examples:.2f} %)"
 
 
-def _recipe_changes(entry: Entry) -> str:
+def _recipe_changes(entry: Entry, log: tuple[dict, int | None] | None) -> str:
     """What the recipe's file says otherwise than the first line of train.log, but for fields that decide nothing of a run."""
-    recipe, log = registry.PACKAGE.parent / (entry.recipe or ""), entry.folder / "train.log"
-    if not recipe.is_file() or hashlib.sha256(recipe.read_bytes()).hexdigest() == entry.recipe_sha256:
+    path = registry.PACKAGE.parent / (entry.recipe or "")
+    if not path.is_file():
         return ""
+    content = files.read(path, evidence.LARGEST)
+    if hashlib.sha256(content).hexdigest() == entry.recipe_sha256:
+        return ""
+    if log is None:
+        return f"it cannot be compared with {evidence.LOG}, which is missing"
     try:
-        trained = json.loads(log.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("recipe "))
-        present = tomllib.loads(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"it cannot be compared with train.log ({error})"
+        present = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        return f"it cannot be compared with {evidence.LOG} ({error})"
+    trained, _ = log
     missing = object()
 
     def changes(present: Mapping, trained: Mapping, prefix: str = "") -> Iterator[str]:

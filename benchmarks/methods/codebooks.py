@@ -99,64 +99,18 @@ def kmeans(w: np.ndarray, start: np.ndarray, iterations: int = 200) -> tuple[np.
 
 
 def kmeans_exact(w: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The global optimum of one-dimensional k-means, by dynamic programming over the sorted weights.
+    """The global optimum of one-dimensional k-means: codebook (k,), ascending, and indices (n,).
 
-    D_j(i), the cost of the first i weights in j intervals, is min over m of D_{j-1}(m) + cost(m, i). The best m never
-    decreases with i, so all i of one level of bisection are found together in O(n): O(k n log n) in all.
     Fewer than k distinct weights: the last one is repeated.
     """
-    centre = float(np.mean(w))  # keeps the differences of prefix sums accurate
-    ordered, weight = np.unique(w - centre, return_counts=True)
-    n = len(ordered)
-    if n <= k:
-        codebook = np.concatenate([ordered, np.full(k - n, ordered[-1])]) + centre
-        return codebook, np.searchsorted(ordered, w - centre)
-    count = np.concatenate([[0.0], np.cumsum(weight, dtype=np.float64)])
-    first = np.concatenate([[0.0], np.cumsum(weight * ordered)])
-    second = np.concatenate([[0.0], np.cumsum(weight * ordered**2)])
+    import kmeans1d
 
-    def cost(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-        total = count[end] - count[begin]
-        return second[end] - second[begin] - (first[end] - first[begin]) ** 2 / np.maximum(total, 1.0)
-
-    distance = cost(np.zeros(n + 1, np.int64), np.arange(n + 1))
-    splits = []
-    for _ in range(1, k):
-        distance, best = _one_more_interval(distance, cost, n)
-        splits.append(best)
-    ends, end = [n], n
-    for best in splits[::-1]:
-        end = int(best[end])
-        ends.append(end)
-    ends = np.array([0, *ends[::-1]])
-    codebook = np.diff(first[ends]) / np.diff(count[ends]) + centre
-    return codebook, np.repeat(np.arange(k), np.diff(ends))[np.searchsorted(ordered, w - centre)]
-
-
-def _one_more_interval(before: np.ndarray, cost, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """min and argmin over m <= i of before[m] + cost(m, i), for every i of 0..n, level by level of a bisection."""
-    value, best = np.full(n + 1, np.inf), np.zeros(n + 1, np.int64)
-    known = np.array([-1, n + 1])  # sentinels: below it the best m is >= 0, above it <= n
-    while True:
-        middles = (known[:-1] + known[1:]) // 2
-        middles = middles[np.diff(known) > 1]
-        if not len(middles):
-            return value, best
-        left = known[np.searchsorted(known, middles) - 1]
-        right = known[np.searchsorted(known, middles)]
-        low = np.where(left < 0, 0, best[np.maximum(left, 0)])
-        high = np.minimum(np.where(right > n, n, best[np.minimum(right, n)]), middles)
-        lengths = high - low + 1
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        m = np.arange(lengths.sum()) - np.repeat(starts - low, lengths)
-        total = before[m] + cost(m, np.repeat(middles, lengths))
-        value[middles] = np.minimum.reduceat(total, starts)
-        hit = np.flatnonzero(total == np.repeat(value[middles], lengths))
-        segment = np.searchsorted(starts, hit, side="right") - 1
-        chosen = np.full(len(middles), -1)
-        chosen[segment[::-1]] = m[hit[::-1]]  # the first of equals
-        best[middles] = chosen
-        known = np.sort(np.concatenate([known, middles]))
+    distinct = np.unique(w)
+    if len(distinct) <= k:
+        return np.concatenate([distinct, np.full(k - len(distinct), distinct[-1])]), np.searchsorted(distinct, w)
+    centred = w - np.mean(w)  # keeps the differences of prefix sums accurate
+    indices = np.asarray(kmeans1d.cluster(centred, k).clusters)
+    return np.bincount(indices, centred) / np.bincount(indices) + np.mean(w), indices
 
 
 def binary(w: np.ndarray, scaled: bool) -> tuple[np.ndarray, np.ndarray]:

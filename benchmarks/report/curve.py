@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.report import plot
 from zoo import files, networks, registry
 
 PAPER_STEPS = {"mnist": 200_000, "cifar10": 512_000}  # Oktay et al. 2019, sections 3.1 and 3.2
@@ -47,61 +46,41 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def draw(path: Path) -> Path:
-    """The SVG beside the CSV, its path: deterministic, so that it changes only with the numbers."""
-    out = io.BytesIO()
-    with _axes(out, "bytes of the whole file [decimal MB]", "same answer as the uncompressed network [%]", "lower right") as axes:
-        rows = read(path)
-        for method, marker in (("dft", "o"), ("sq", "s")):
-            own = [r for r in rows if r["method"] == method]
-            if own:
-                x = [int(r["bytes"]) / 1e6 for r in own]
-                y = [100 * int(r["agreement"]) / int(r["images"]) for r in own]
-                axes.plot(x, y, marker=marker, label=f"{method.upper()} (measured, {own[0]['images']} images kept out)")
-        other = path.with_name(path.name.replace("-curve", "-nncodec"))
-        if other != path and other.is_file():
-            points = sorted((int(r["bytes"]) / 1e6, float(r["agreement_percent"])) for r in read(other))
-            axes.plot(*zip(*points, strict=True), "x--", color="gray", label="NNCodec 2.1, no calibration (1,000 images)")
-    return files.write(path.with_suffix(".svg"), out.getvalue())
+    """The SVG beside the CSV, its path: it changes only with the numbers."""
+    rows, lines, references = read(path), {}, []
+    for method in ("dft", "sq"):
+        own = sorted((r for r in rows if r["method"] == method), key=lambda r: int(r["bytes"]))
+        if own:
+            points = [(int(r["bytes"]) / 1e6, 100 * int(r["agreement"]) / int(r["images"])) for r in own]
+            lines[f"{method.upper()} (measured, {own[0]['images']} images kept out)"] = points
+    other = path.with_name(path.name.replace("-curve", "-nncodec"))
+    if other != path and other.is_file():
+        references = [{"label": "", "x": float(r["bytes"]) / 1e6, "y": float(r["agreement_percent"])} for r in read(other)]
+    network = path.stem.removesuffix("-curve")
+    subtitle = "compressed without training; × NNCodec 2.1, no calibration (1,000 images)" if references else ""
+    axes = "bytes of the whole file, decimal MB", "same answer as the uncompressed network, %"
+    spec = plot.curves(f"{network}: answers kept", subtitle, *axes, lines, references)
+    return files.write(path.with_suffix(".svg"), plot.svg(spec))
 
 
 def sweeps(network: str, folder: Path) -> bytes:
     """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it."""
-    out, schedules = io.BytesIO(), []
-    with _axes(out, "bytes of the whole file [decimal kB]", "top-1 error on the test set [%]", "best") as axes:
-        found = {path: [r for r in read(path) if r.get("test_errors")] for path in sorted(folder.glob(f"{network}-*.csv"))}
-        tested = [(path, rows) for path, rows in found.items() if rows]
-        for (path, rows), marker in zip(tested, itertools.cycle("osD^v"), strict=False):
-            rows.sort(key=lambda r: int(r["size_bytes"]))
-            schedules += [f"{int(r['steps']):,} steps of {r['batch']} images from {r['warm_start'] or 'scratch'}" for r in rows]
-            error = [100 * int(r["test_errors"]) / int(r["test_examples"]) for r in rows]
-            recipe, *overrides = path.stem.removeprefix(f"{network}-").split(",")
-            name = ", ".join([recipe.partition("-")[0].upper(), *overrides])
-            axes.plot([int(r["size_bytes"]) / 1e3 for r in rows], error, marker=marker, label=f"{name}, measured")
-        quoted = [q for q in registry.quoted().values() if q.network == network]
-        for q in quoted:
-            if q.method == "Uncompressed":
-                axes.axhline(q.error, color="0.4", linewidth=0.8, linestyle=":", label=f"{q.method}, quoted: {q.size}")
-        for q, marker in zip((q for q in quoted if q.method.startswith("EPR")), itertools.cycle("x+"), strict=False):
-            axes.plot(q.size_bytes / 1e3, q.error, marker, color="0.4", label=f"{q.method}, quoted")
-        own, paper = "; ".join(dict.fromkeys(schedules)), PAPER_STEPS.get(networks.spec(network).dataset)
-        axes.set_title(f"measured: {own}" + (f"\nquoted: {paper:,} steps" if paper else ""), fontsize=7)
-    return out.getvalue()
-
-
-@contextmanager
-def _axes(out: io.BytesIO, x: str, y: str, legend: str) -> Iterator:
-    """Axes to draw on; then the figure is written to `out` as SVG, the same bytes for the same numbers."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.hashsalt": "zoo", "font.size": 9}):
-        figure, axes = pyplot.subplots(figsize=(5.6, 3.6))
-        yield axes
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        axes.grid(alpha=0.3)
-        axes.legend(loc=legend)
-        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
-        pyplot.close(figure)
+    schedules, lines = [], {}
+    for path in sorted(folder.glob(f"{network}-*.csv")):
+        rows = sorted((r for r in read(path) if r.get("test_errors")), key=lambda r: int(r["size_bytes"]))
+        if not rows:
+            continue
+        schedules += [f"{int(r['steps']):,} steps of {r['batch']} images from {r['warm_start'] or 'scratch'}" for r in rows]
+        recipe, *overrides = path.stem.removeprefix(f"{network}-").split(",")
+        name = ", ".join([recipe.partition("-")[0].upper(), *overrides, "measured"])
+        lines[name] = [(int(r["size_bytes"]) / 1e3, 100 * int(r["test_errors"]) / int(r["test_examples"])) for r in rows]
+    references = []
+    for q in (q for q in registry.quoted().values() if q.network == network):
+        if q.method == "Uncompressed":
+            references.append({"label": f"{q.method}, quoted: {q.size}", "y": q.error})
+        elif q.method.startswith("EPR"):
+            references.append({"label": f"{q.method}, quoted", "x": q.size_bytes / 1e3, "y": q.error})
+    ours, paper = "; ".join(dict.fromkeys(schedules)), PAPER_STEPS.get(networks.spec(network).dataset)
+    subtitle = f"measured: {ours}" + (f"; × quoted: {paper:,} steps" if paper else "")
+    axes = "bytes of the whole file, decimal kB", "top-1 error on the test set, %"
+    return plot.svg(plot.curves(f"{network}: sweeps", subtitle, *axes, lines, references))

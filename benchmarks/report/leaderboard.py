@@ -3,9 +3,10 @@
     python -m benchmarks leaderboard
     python -m benchmarks leaderboard --check       writes nothing, fails where a committed file is out of date
 
-    artifacts/*/entry.json ─┬─> measured table of each network (pandas), Pareto mark
+    artifacts/*/entry.json ─┬─> measured table of each network: Pareto mark, paired test, cost of training
     zoo/quoted.json ────────┼─> quoted table of each network, never in one column with what was measured
-                            └─> figures/<network>.svg: error against bytes
+                            ├─> figures/<network>.svg: error against bytes
+                            └─> benchmarks/results/outcomes.csv: which test images each entry answers wrongly
 """
 
 from __future__ import annotations
@@ -13,19 +14,32 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from benchmarks.report import figures
-from benchmarks.report.records import ROOT, by_network, pareto, read_entries, size
-from benchmarks.training import recipe as recipes
+from tabulate import tabulate
+
+from benchmarks.report import cost, figures, paired, standing
+from benchmarks.report.records import (
+    RESULTS,
+    ROOT,
+    Point,
+    beaten_by,
+    by_network,
+    front,
+    heading,
+    points,
+    read_entries,
+    size,
+)  # fmt: skip
 from zoo import datasets, files, networks, registry
 from zoo.records import Entry
 from zoo.registry import Quoted
 
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
-RESULTS = "benchmarks/results"  # curves that `sweep` and `compress` wrote; people may put a caption NAME.md beside NAME.svg
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
 README_ROWS = 4  # of a network
+TIE = "≈"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,26 +48,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     entries, quoted = read_entries(), list(registry.quoted().values())
-    groups = by_network(entries, quoted)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    texts = {
-        ROOT / "leaderboard.md": render(entries, quoted),
-        ROOT / "README.md": insert(readme, readme_table(entries)),
-    }
-    stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    drawn = {ROOT / figures.figure_path(name): group for name, group in groups.items() if figures.is_drawn(*group)}
-    stale += [path for path, group in drawn.items() if figures.figure_digest(path) != figures.points_digest(*group)]
     if args.check:
+        stale = list(_outdated(entries, quoted))
         for path in stale:
             print(f"{path.relative_to(ROOT)} is out of date: run `make leaderboard`", file=sys.stderr)
         return 1 if stale else 0
-    contents = {path: text.encode() for path, text in texts.items()}
-    contents |= {path: figures.figure(path.stem, *group) for path, group in drawn.items()}
-    changed = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
-    for path in changed:
-        files.write(path, contents[path])
-    print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {len(changed)} files changed")
+    changed = [_write(paired.OUTCOMES, paired.update(entries))]
+    changed += [_write(path, text.encode()) for path, text in _texts(entries, quoted).items()]
+    changed += [_write(path, figures.figure(path.stem, *group)) for path, group in _drawn(entries, quoted).items()]
+    print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {sum(changed)} files changed")
     return 0
+
+
+def _texts(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return {
+        ROOT / "leaderboard.md": render(entries, quoted),
+        ROOT / "README.md": insert(readme, readme_table(entries, quoted)),
+    }
+
+
+def _drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, tuple[list[Entry], list[Quoted]]]:
+    groups = by_network(entries, quoted)
+    return {ROOT / figures.figure_path(name): group for name, group in groups.items() if figures.is_drawn(*group)}
+
+
+def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Path]:
+    if any(e.test_errors is not None and paired.outcomes(e) is None for e in entries):
+        yield paired.OUTCOMES
+    for path, text in _texts(entries, quoted).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            yield path
+    for path, group in _drawn(entries, quoted).items():
+        if figures.digest_in(path) != figures.digest(figures.specification(path.stem, *group)):
+            yield path
+
+
+def _write(path: Path, content: bytes) -> bool:
+    """Whether the file changed."""
+    if path.exists() and path.read_bytes() == content:
+        return False
+    files.write(path, content)
+    return True
 
 
 # ----------------------------------------------------------------------------------------------- the tables
@@ -73,7 +109,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
             parts.append(f"![{name}: top-1 error against bytes of the file]({figures.figure_path(name)})\n")
         if own:
             parts.append("**Measured** here, from the committed files:\n")
-            parts.append(_markdown(measured_rows(own)))
+            parts.append(_markdown(measured_rows(own, others)))
         else:
             parts.append(f"No entry yet: `zoo show {name}-dft` prints the commands that make one.\n")
         curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
@@ -89,9 +125,10 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
     return "\n".join(parts)
 
 
-def measured_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
+def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> list[dict[str, str]]:
     """One row an entry, every cell ready to print. Sample measurements have columns of their own."""
-    best = pareto(entries)
+    measured = points(entries)
+    own = {p.entry.id: p for p in measured if p.entry is not None}
     sampled = any(e.sample for e in entries)
     rows = []
     for e in entries:
@@ -99,16 +136,19 @@ def measured_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
             "entry": f"[{e.id}](artifacts/{e.id}/entry.json)",
             "method": e.method,
             "bytes": f"{e.size_bytes:,}",
-            "ratio": f"{e.ratio:,.0f}x" if e.ratio >= 20 else f"{e.ratio:.1f}x",
+            "ratio": _ratio(e),
             "errors": UNMEASURED if e.test_errors is None else f"{e.test_errors:,} of {e.test_examples:,}",
-            "error": "" if e.top1_error is None else f"{e.top1_error:.2f} %",
-            "Pareto": "●" if e.id in best else "",
+            "error ± standard error": _error(e),
+            "Pareto": _pareto(own[e.id], measured) if e.id in own else "",
+            "against the best smaller entry": _against(e, entries),
         }
         if sampled:
             row["sample: same answer as the uncompressed network"] = _agreement(e)
         row["bytes, the paper's counting"] = "" if e.paper_bytes is None else f"{e.paper_bytes:,}"
-        row["aimed at"] = _claim(e)
+        row["aimed at"] = standing.claim(e)
+        row["strongest published at no larger error"] = _strongest(e, quoted)
         row["all seeds"] = _seeds(e)
+        row["training"] = _training(e)
         rows.append(row)
     return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]  # no empty columns
 
@@ -122,36 +162,85 @@ def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
             "ratio, as printed": "" if q.ratio is None else f"{q.ratio:g}x",
             "error, as printed": f"{q.error:g} %",
             "how": q.note,
-            "source": q.source,
+            "source": _linked(q.source),
         }
         for q in quoted
     ]
 
 
-def readme_table(entries: Sequence[Entry]) -> str:
-    """The front of each network: entries that no other entry beats, and the published result that each stands beside.
+def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
+    """The front of each network: entries that nothing measured beats, each beside the strongest published result.
 
     Of a long front the smallest entries and the most accurate one.
     """
-    quoted, rows = registry.quoted(), []
-    for own, _ in by_network(entries, ()).values():
-        best = pareto(own)
-        front = [e for e in own if e.id in best or e.test_errors is None]
-        for e in [*front[: README_ROWS - 1], *front[README_ROWS - 1 :][-1:]]:
-            beside = quoted.get(e.quoted or "")
+    rows = []
+    for members, _ in by_network(entries, ()).values():
+        best = {p.name for p in front(points(members))}
+        shown = [e for e in members if e.id in best or e.test_errors is None]
+        for e in [*shown[: README_ROWS - 1], *shown[README_ROWS - 1 :][-1:]]:
+            tie = " " + TIE if _tied(e, members) else ""
             rows.append({
                 "network": e.network,
                 "entry": f"`{e.id}`",
                 "bytes of the file": f"{e.size_bytes:,}",
-                "ratio": f"{e.ratio:,.0f}x",
-                "error, measured": "not yet measured" if e.top1_error is None else f"{e.top1_error:.2f} %",
-                "published result beside it (quoted)": "" if beside is None else _published(beside),
+                "ratio": _ratio(e),
+                "error, measured": "not yet measured" if e.top1_error is None else _error(e) + tie,
+                "training": _training(e),
+                "strongest published at no larger error (quoted)": _strongest(e, quoted),
             })  # fmt: skip
     return _markdown(rows) if rows else "No entries yet.\n"
 
 
-def _published(q: Quoted) -> str:
-    return f"{q.method}: {q.size}, {q.error:g} %" + (" (second-hand)" if q.note == "second-hand" else "")
+def _linked(source: str) -> str:
+    """A source with its address as a link."""
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
+
+
+def _ratio(e: Entry) -> str:
+    return f"{e.ratio:,.0f}x" if e.ratio >= 20 else f"{e.ratio:.1f}x"
+
+
+def _error(e: Entry) -> str:
+    return "" if e.top1_error is None else f"{e.top1_error:.2f} ± {standing.standard_error(e):.2f} %"
+
+
+def _pareto(point: Point, measured: Sequence[Point]) -> str:
+    """The mark of the front, or what beats the point on both axes."""
+    winner = beaten_by(point, measured)
+    return "●" if winner is None else f"beaten by {winner.name}"
+
+
+def _against(e: Entry, entries: Sequence[Entry]) -> str:
+    """The paired test against the most accurate smaller entry, in words."""
+    test = standing.against_smaller(e, entries)
+    if test is None:
+        return ""
+    other, c = test
+    p = "p < 0.001" if c.p < 0.001 else f"p = {c.p:.2g}"
+    verdict = TIE if c.p > paired.LEVEL else "worse than" if c.points > 0 else "better than"
+    return f"{verdict} {other.id} ({p})"
+
+
+def _tied(e: Entry, entries: Sequence[Entry]) -> bool:
+    test = standing.against_smaller(e, entries)
+    return test is not None and test[1].p > paired.LEVEL
+
+
+def _strongest(e: Entry, quoted: Sequence[Quoted]) -> str:
+    """The rival in words, and whether it is ahead; a network of which nothing is published has no such cell."""
+    if not any(heading(q.network) == heading(e.network) for q in quoted):
+        return ""
+    q = standing.strongest(e, quoted)
+    if q is None:
+        return "none"
+    ahead = ", **smaller**" if q.size_bytes < e.size_bytes else ""
+    return f"{q.method}: {q.size}, {q.error:g} %{' (second-hand)' if q.note == 'second-hand' else ''}{ahead}"
+
+
+def _training(e: Entry) -> str:
+    """What the run that ships cost, and what it began with."""
+    spent = cost.of(e)
+    return f"{spent}{f', from {spent.start}' if spent.start else ''}".removeprefix(", ")
 
 
 def insert(text: str, table: str) -> str:
@@ -163,12 +252,8 @@ def insert(text: str, table: str) -> str:
 
 
 def _markdown(rows: Sequence[dict[str, str]]) -> str:
-    import pandas as pd
-
-    frame = pd.DataFrame(list(rows))
-    numbers = ("bytes", "ratio", "error", "size")
-    align = ["right" if column.startswith(numbers) else "left" for column in frame.columns]
-    text = frame.to_markdown(index=False, colalign=align, disable_numparse=True)
+    align = ["right" if column.startswith(("bytes", "ratio", "error", "size")) else "left" for column in rows[0]]
+    text = tabulate(rows, headers="keys", tablefmt="pipe", colalign=align, disable_numparse=True)
     return re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text)) + "\n"  # a change of one cell is a change of one line
 
 
@@ -177,26 +262,6 @@ def _agreement(e: Entry) -> str:
         return ""
     agreement, count = e.sample.agreement, e.sample.examples
     return "" if agreement is None else f"{agreement:,} of {count:,} ({100 * agreement / count:.1f} %)"
-
-
-def _claim(e: Entry) -> str:
-    """What the recipe aims at, and whether the measured numbers reach it."""
-    path = ROOT / (e.recipe or "")
-    if not e.recipe or not path.is_file():
-        return ""
-    claim = recipes.read(path).claim
-    parts, found = [], "reached"
-    if claim.bytes is not None:
-        parts.append(f"{claim.bytes:,} bytes")
-    if claim.error_percent is not None:
-        parts.append(f"{claim.error_percent:g} %")
-        if e.top1_error is None:
-            found = "not yet measured"
-        elif e.top1_error > claim.error_percent:
-            found = "missed"
-    if claim.bytes is not None and e.size_bytes > claim.bytes:
-        found = "missed"
-    return f"{' and '.join(parts)}: {found}" if parts else ""
 
 
 def _seeds(e: Entry) -> str:
@@ -218,13 +283,20 @@ _INTRODUCTION = """# Leaderboard
 - **bytes** is the length of the whole file, which holds all that inference needs; decimal kB and MB.
 - **ratio** is 4 bytes times the parameters of the uncompressed network, over the bytes.
 - **errors** are wrong answers of the network decoded from that file, in float32, over the whole test set. `zoo verify`
-  derives them again. At 5 % of 10,000 images one standard error is 22 images; `python -m benchmarks compare A B`
-  gives the paired test.
-- **Pareto** marks the entries that no other measured entry of the network beats.
+  derives them again. The **standard error** is that of a share of so many images.
+- **Pareto** marks with ● the entries that nothing measured here beats, points of published sweeps included. Of the others
+  it names what is at most as large and errs at most as often.
+- **against the best smaller entry**: exact paired test (McNemar) on the same images, against the most accurate entry of fewer
+  bytes. ≈ is a tie (p > 0.05): the larger file shows no gain. `python -m benchmarks compare A B` tests any two.
 - **bytes, the paper's counting** is what the paper of the method would count for the same file; what that leaves out is
   in the record (`paper_counting`).
 - **sample**: on how many of 100 ImageNet *training* images, kept out of calibration, an entry answers as the uncompressed
   network does; `artifacts/<id>/sample.json` names the images, `zoo verify <id> --sample FOLDER` derives the number again.
-- **aimed at** is the goal that the recipe states, and whether the entry reached it; **all seeds** the spread over the
-  seeds of the recipe, of which the one that ships was chosen on held-out training images.
+- **aimed at** is the goal that the recipe states, and under which counting the entry reached it.
+- **strongest published at no larger error** is the smallest published result whose error, at the precision in which it is
+  printed, is at most the entry's; where ours is not measured, at most that of the row it aims at. It is quoted, by its own
+  counting; **smaller** says that it has fewer bytes than the entry.
+- **all seeds** is the spread over the seeds of the recipe, of which the one that ships was chosen on held-out training images.
+- **training** is what the run that ships took: images that passed forward and backward, and wall clock times threads on a
+  shared machine, without what its starting weights cost. An id that is no entry here any more is in [CHANGELOG.md](CHANGELOG.md).
 """

@@ -65,14 +65,54 @@ class Resident:
 
     def train(self, step: int, rank: int, world: int) -> Batch:
         """The rank's equal share of batch number `step`."""
+        index, mine = self._index(step, rank, world)
+        return self._normalise(self._augmented(index, step, mine)), self.labels[index]
+
+    @property
+    def variants(self) -> int | None:
+        """How many different training images there are, shifted ones counted apart; None where they are too many to list."""
+        if self.augment.flip or self.augment.cutout:
+            return None
+        count = len(self.labels) * (2 * self.border + 1) ** 2
+        return count if count <= 1_000_000 else None
+
+    def numbers(self, step: int, rank: int, world: int) -> torch.Tensor:
+        """Which of the variants the rank's share of batch number `step` shows, int64 (B,)."""
+        index, mine = self._index(step, rank, world)
+        sides = 2 * self.border + 1
+        if not self.border:
+            return index
+        corner = self._corners(self._generator(step))[:, mine].to(self.device)
+        return index * sides**2 + corner[0] * sides + corner[1]
+
+    def shown(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The variants of these numbers, as a network gets them."""
+        sides, along = 2 * self.border + 1, torch.arange(self.size, device=self.device)
+        rows, columns = (numbers % sides**2 // sides)[:, None] + along, (numbers % sides)[:, None] + along
+        return self._normalise(self._cut(numbers // sides**2, rows, columns))
+
+    def _index(self, step: int, rank: int, world: int) -> tuple[torch.Tensor, slice]:
+        """Training images of the rank's share of a batch, and which part of the batch it is."""
         batch = self.recipe.batch
         epoch, position = divmod(step, len(self.labels) // batch)
         if epoch != self._epoch:
             self._order, self._epoch = permutation(len(self.labels), self.seed, epoch).to(self.device), epoch
         share = batch // world
         mine = slice(rank * share, (rank + 1) * share)
-        index = self._order[position * batch : (position + 1) * batch][mine]
-        return self._normalise(self._augmented(index, step, mine)), self.labels[index]
+        return self._order[position * batch : (position + 1) * batch][mine], mine
+
+    def _corners(self, generator: torch.Generator) -> torch.Tensor:
+        """What the images of a batch are moved by: (2, batch), rows and columns."""
+        return torch.randint(0, 2 * self.border + 1, (2, self.recipe.batch), generator=generator)
+
+    def _generator(self, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(mixed(self.seed, step << 8))
+
+    def _cut(self, index: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """These rows and columns (B, size) of the bordered images: uint8 (B, C, size, size)."""
+        full, picture = self.images.shape[-1], self.images[index].flatten(2)  # (B, C, full * full)
+        pixel = (rows[:, :, None] * full + columns[:, None, :]).reshape(len(index), 1, -1)
+        return picture.gather(2, pixel.expand(-1, picture.shape[1], -1)).reshape(len(index), -1, self.size, self.size)
 
     def heldout(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """The rank's part of the held-out images."""
@@ -85,17 +125,14 @@ class Resident:
         augment, batch, size = self.augment, self.recipe.batch, self.size
         if not self.border and not augment.flip and not augment.cutout:
             return self.images[index]
-        generator = torch.Generator().manual_seed(mixed(self.seed, step << 8))
-        corner = torch.randint(0, 2 * self.border + 1, (2, batch), generator=generator)[:, mine].to(self.device)
+        generator = self._generator(step)
+        corner = self._corners(generator)[:, mine].to(self.device)
         along = torch.arange(size, device=self.device)
         rows, columns = corner[0][:, None] + along, corner[1][:, None] + along  # (B, size)
         if augment.flip:
             mirrored = torch.randint(0, 2, (batch, 1), generator=generator)[mine].bool().to(self.device)
             columns = torch.where(mirrored, columns.flip(1), columns)
-        full = self.images.shape[-1]
-        picture = self.images[index].flatten(2)  # (B, C, full * full)
-        pixel = (rows[:, :, None] * full + columns[:, None, :]).reshape(len(index), 1, -1)
-        images = picture.gather(2, pixel.expand(-1, picture.shape[1], -1)).reshape(len(index), -1, size, size)
+        images = self._cut(index, rows, columns)
         if side := augment.cutout:  # DeVries & Taylor 2017: the square's centre is anywhere in the image
             centre = torch.randint(0, size, (2, batch, 1), generator=generator)[:, mine].to(self.device)
             inside = [(along >= c - side // 2) & (along < c - side // 2 + side) for c in centre]  # (B, size) each

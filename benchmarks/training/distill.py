@@ -66,10 +66,16 @@ class Teacher(nn.Module):
         """int64 (B,)"""
         return self.logits(images).argmax(1)
 
-    def loss(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-        """The mean over the batch, right after the student has seen `images`. Labels below 0 are not known."""
+    def loss(
+        self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, smoothing: float,
+        known: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The mean over the batch, right after the student has seen `images`. Labels below 0 are not known.
+
+        known: the teacher's logits for the images, where they need not be computed anew.
+        """
         t = self.temperature
-        target = (self.logits(images) / t).softmax(1)
+        target = ((self.logits(images) if known is None else known) / t).softmax(1)
         soft = nn.functional.kl_div((logits / t).log_softmax(1), target, reduction="none").sum(1) * t * t  # (B,)
         hard = nn.functional.cross_entropy(logits, labels, ignore_index=-100, label_smoothing=smoothing, reduction="none")
         total = torch.where(labels >= 0, self.share * soft + (1 - self.share) * hard, soft).mean()
@@ -94,7 +100,7 @@ def _load(name: str) -> tuple[nn.Module, str]:
         return weights.build(), weights.preprocessing
     import zoo
 
-    return zoo.load(name), zoo.info(name)["preprocessing"]
+    return zoo.load(name), zoo.info(name).preprocessing
 
 
 def _affine(student: preprocessing.Preprocessing, teacher: preprocessing.Preprocessing):

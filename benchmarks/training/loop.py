@@ -24,13 +24,15 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from benchmarks import methods
-from benchmarks.training import batches, bn, checkpoint, thin
+from benchmarks.training import batches, bn, checkpoint, history, thin
 from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
 from benchmarks.versions import versions
 from zoo import codec, compact, files, networks, partitionings
 from zoo.files import write
+
+KNOWN: list = []  # what the answers of a teacher are to, and the answers: the seeds of a recipe share them
 
 
 class Run:
@@ -46,7 +48,7 @@ class Run:
         self.network = networks.build(recipe.network)
         self.batches = batches.open_(recipe, seed, self.device)
         if recipe.warm_start:
-            self.network.load_state_dict(_entry(recipe.warm_start).state_dict())
+            self.network.load_state_dict(history.load(recipe.warm_start).state_dict())
             self.network.to(self.device)
             with self._autocast():
                 bn.unfold(self.network, self._first_batches(recipe.finish.images_on_the_way), self._sum)
@@ -61,6 +63,7 @@ class Run:
                 self.teacher.inherit(self.network, recipe.inherit)
             self.teacher.to(self.device)
             self.batches.answer = self._answers
+        self.known = self._known()
         method = methods.find(recipe.method)
         self.method: methods.Method = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
@@ -269,8 +272,23 @@ class Run:
         smoothing = self.recipe.label_smoothing
         if self.teacher is None:
             return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        known = None if self.known is None else self.known[self.batches.numbers(self.step, self.rank, self.world)]
         with self._autocast():
-            return self.teacher.loss(logits, images, labels, smoothing)
+            return self.teacher.loss(logits, images, labels, smoothing, known)
+
+    @torch.no_grad()
+    def _known(self) -> torch.Tensor | None:
+        """The teacher's logits for every image that training can show; None where these are too many to be worth it."""
+        r, count = self.recipe, getattr(self.batches, "variants", None)
+        if self.teacher is None or r.features or r.shrink or count is None or count > r.steps * r.batch // 2:
+            return None
+        key = r.teacher, r.dataset, r.preprocess, r.augment.plain(), count, self.device, self.bf16
+        if not KNOWN or KNOWN[0] != key:
+            parts = torch.arange(count, device=self.device).split(500)
+            bar = tqdm(parts, desc=f"answers of {r.teacher}", disable=self.rank != 0, mininterval=1.0)
+            with self._autocast():
+                KNOWN[:] = key, torch.cat([self.teacher.logits(self.batches.shown(part)) for part in bar])
+        return KNOWN[1]
 
     def _answers(self, images: torch.Tensor) -> torch.Tensor:
         with self._autocast():
@@ -386,12 +404,6 @@ def _schedule(recipe: Recipe, step: int) -> float:
     if o.schedule == "constant":
         return 1.0
     return o.drop ** sum(step >= milestone for milestone in o.milestones)  # "step"
-
-
-def _entry(name: str) -> nn.Module:
-    import zoo
-
-    return zoo.load(name)
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

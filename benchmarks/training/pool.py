@@ -30,6 +30,7 @@ from tqdm import tqdm
 from benchmarks.training import batches
 from benchmarks.training.recipe import Recipe
 from zoo import datasets, files, preprocessing
+from zoo.datasets import pictures
 from zoo.errors import DataUnavailable, WrongData
 
 UNKNOWN = -100  # label of a picture whose class is not known; torch's own index to ignore
@@ -227,19 +228,16 @@ def read(folder: Path) -> Pictures:
     return Pictures(names, pixels, start, height, width, labels, digest)
 
 
-def _decode(folder: Path, pictures: list[Path], cached: Path, index: Path) -> None:
-    from PIL import Image, UnidentifiedImageError
+def _decode(folder: Path, sources: list[Path], cached: Path, index: Path) -> None:
+    from PIL import Image
 
     names, labels, start, height, width, position = [], [], [], [], [], 0
     cached.parent.mkdir(parents=True, exist_ok=True)
     part = cached.with_name(f"{cached.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as out:
-            for name, blob in tqdm(_blobs(folder, pictures), desc="decoding the pool", unit=" pictures"):
-                try:
-                    image = Image.open(io.BytesIO(blob)).convert("RGB")
-                except (OSError, UnidentifiedImageError, ValueError) as error:
-                    raise WrongData(f"{folder}: {name} is no readable picture ({error})") from error
+            for name, blob in tqdm(_blobs(folder, sources), desc="decoding the pool", unit=" pictures"):
+                image = pictures.read(io.BytesIO(blob), f"{folder}: {name}", mode="RGB")
                 if min(image.size) > CAP:
                     factor = CAP / min(image.size)
                     image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)

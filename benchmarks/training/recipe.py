@@ -107,7 +107,7 @@ class Recipe(Table):
     partitioning: str = "paper"
     data: str = ""  # data set, where it is not the network's own, "hf:REPOSITORY" or "pool:FOLDER": see training/batches.py
     preprocessing: str = ""  # name for zoo.preprocessing, where it is not that of the data set
-    warm_start: str = ""  # id of the entry whose weights training starts from
+    warm_start: str = ""  # id of the entry whose weights training starts from; ID@SHA-256 of one that left: see history.py
     keep: dict[str, int] = {}  # channels that stay of the warm start's, by space: see benchmarks/training/thin.py
     teacher: str = ""  # id of the entry, or source of weights ("keras/resnet50"), whose logits are distilled
     distill: float = 0.0  # weight of the teacher's divergence against the labels' cross-entropy, where a label is known
@@ -247,7 +247,8 @@ def read(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 def deciding(recipe: Recipe) -> dict:
     """The fields that decide what a run of one seed gives: two recipes that agree in them are the same training."""
-    return {key: value for key, value in recipe.plain().items() if key not in IDLE}
+    values = {key: value for key, value in recipe.plain().items() if key not in IDLE}
+    return values | {"warm_start": recipe.warm_start.partition("@")[0]}  # the digest came when the entry left the shelf
 
 
 def from_dict(content: dict, where: str = "recipe") -> Recipe:

@@ -18,7 +18,7 @@ try:
 except ImportError:  # no wheel for this platform
     constriction = None
 
-from zoo.codec.work import SYMBOL, Work
+from zoo.codec.work import DECISION, SYMBOL, Work
 
 PRECISION = 24  # bits: probabilities are multiples of 2^-24
 ONE = 1 << PRECISION
@@ -168,6 +168,13 @@ class ConstrictionAns(_Coder):
             parts.append(self._coder.decode(model, end - first))
         return np.concatenate(parts)
 
+    def plain(self) -> PythonAns:
+        """The same stack in Python, where decisions one by one are faster; `take` takes it back."""
+        return PythonAns(self.words(), self.work)
+
+    def take(self, plain: PythonAns) -> None:
+        self._coder = constriction.stream.stack.AnsCoder(plain.words())
+
     @property
     def empty(self) -> bool:
         return self._coder.is_empty()
@@ -215,6 +222,22 @@ class PythonAns(_Coder):
         edges = edges_of(counts).tolist()
         return np.array([self._pop(edges[table]) for table in index.tolist()], np.int32)
 
+    def plain(self) -> PythonAns:
+        return self
+
+    def take(self, plain: PythonAns) -> None:
+        """Nothing: it is this one."""
+
+    def push_bit(self, bit: int, zero: int, one: int) -> None:
+        """Pushes a symbol 0 or 1 under the table of these two weights, both less than 2^39 and not both 0."""
+        self.work.spend(DECISION, "a decision")
+        self._push(bit, _edges_of_two(zero, one))
+
+    def pop_bit(self, zero: int, one: int) -> int:
+        """The inverse of `push_bit`."""
+        self.work.spend(DECISION, "a decision")
+        return self._pop(_edges_of_two(zero, one))
+
     def _push(self, symbol: int, edges: list[int]) -> None:
         left, width = edges[symbol], edges[symbol + 1] - edges[symbol]
         if self._state >> (64 - PRECISION) >= width:
@@ -244,6 +267,13 @@ class PythonAns(_Coder):
         while state and state[-1] == 0:
             state.pop()
         return np.array([*self._words, *state], np.uint32)
+
+
+def _edges_of_two(zero: int, one: int) -> tuple[int, int, int]:
+    """The edges of a table of two weights, without its arrays."""
+    total = zero + one
+    count = (zero << PRECISION) // total if one > zero else ONE - (one << PRECISION) // total
+    return 0, (count * (ONE - 2) >> PRECISION) + 1, ONE
 
 
 Ans = PythonAns if constriction is None else ConstrictionAns

@@ -20,6 +20,7 @@ TABLE = 5_000  # a table beside its entries; an alphabet of one integer, which n
 ENTRY = 2  # a symbol of a table
 SYMBOL = 3  # a symbol of the stream
 ESCAPED = 64  # an escaped integer: memory is what counts here
+DECISION = 300  # one that depends on those before, and the counts that it moves (live.py)
 RECTANGLE = 512  # of one class (classes.py)
 
 

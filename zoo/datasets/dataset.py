@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo import files
 from zoo.errors import WrongData
 from zoo.preprocessing import Preprocessing
 
@@ -122,7 +123,7 @@ def digest(pixels: np.ndarray, labels: np.ndarray) -> str:
 def cache_folder() -> Path:
     """Where downloads are kept: ZOO_CACHE, else ~/.cache/zoo, or without a home a folder for temporary files."""
     if folder := os.environ.get("ZOO_CACHE"):
-        return Path(folder).expanduser()
+        return files.expanded(folder)
     try:
         return Path.home() / ".cache" / "zoo"
     except RuntimeError:  # a container's user may have none

@@ -48,17 +48,6 @@ def describe(blob: bytes) -> str:
     return f"{len(blob)} bytes beginning with {blob[:8].hex(' ')}"
 
 
-@contextmanager
-def readable(picture: object) -> Iterator[None]:
-    """Raises WrongData, with the picture's name, for whatever Pillow raises at a broken one."""
-    from PIL import Image
-
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise WrongData(f"{picture} is no readable picture ({error})") from error
-
-
 # ---------------------------------------------------------------------------------------------- reading
 
 

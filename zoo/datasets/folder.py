@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo.datasets.download import readable
+from zoo import files
+from zoo.datasets import pictures
 from zoo.datasets.imagenet import IMAGENET, synsets
 from zoo.errors import DataUnavailable, WrongData
 
@@ -36,11 +37,7 @@ class ImageFolder(Sequence):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
-        from PIL import Image
-
-        path = self.root / self.paths[index]
-        with readable(path), Image.open(path) as image:
-            return image.convert("RGB"), int(self.labels[index])
+        return pictures.read(self.root / self.paths[index], mode="RGB"), int(self.labels[index])
 
     def digest(self) -> str:
         """Identity of the folder: SHA-256 (hex) over the encoded files in order.
@@ -81,7 +78,7 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
     if root is None:
         raise DataUnavailable("no folder of pictures named: give its path or set ZOO_DATA. ImageNet cannot "
                               "be fetched without an account: https://image-net.org/download.php")
-    top = Path(root).expanduser()
+    top = files.expanded(root)
     places = [top / split, top / "imagenet" / split, top] if split else [top]
     for place in places:
         names = class_folders(place)

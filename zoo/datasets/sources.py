@@ -59,11 +59,11 @@ def place(dataset: Dataset, split: str) -> str | None:
 def _roots(root: str | os.PathLike | None) -> list[tuple[Path, str]]:
     """The local folder to look in and how to call it in messages; an explicit one hides ZOO_DATA."""
     if root is not None:
-        return [(Path(root).expanduser(), f"local folder {os.fspath(root)}")]
+        return [(files.expanded(root), f"local folder {os.fspath(root)}")]
     if folder := os.environ.get("ZOO_DATA"):
-        if not Path(folder).expanduser().is_dir():
+        if not files.expanded(folder).is_dir():
             raise DataUnavailable(f"ZOO_DATA={folder}: no such folder")
-        return [(Path(folder).expanduser(), f"ZOO_DATA={folder}")]
+        return [(files.expanded(folder), f"ZOO_DATA={folder}")]
     return []
 
 

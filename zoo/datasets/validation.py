@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo.datasets.download import readable
+from zoo.datasets import pictures
 from zoo.datasets.folder import PICTURES, ImageFolder, class_folders, image_folder
 from zoo.datasets.imagenet import IMAGENET, synsets
 from zoo.errors import DataUnavailable, WrongData
@@ -75,10 +75,8 @@ class ParquetPictures(Sequence):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
-        from PIL import Image
-
-        with readable(self.paths[index]), Image.open(io.BytesIO(self._blob(index))) as image:
-            return image.convert("RGB"), int(self.labels[index])
+        picture = pictures.read(io.BytesIO(self._blob(index)), self.paths[index], mode="RGB")
+        return picture, int(self.labels[index])
 
     def digest(self) -> str:
         """Identity of pictures and labels, as `ImageFolder.digest`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -28,7 +29,8 @@ class Spec:
 
     ``parameters`` counts every learnable number of the uncompressed network with ``classes_count`` outputs
     (weights, biases, BN gamma and beta; not the BN statistics): the numerator of every compression ratio is
-    4 bytes times this. ``input_shape`` is (C, H, W), ``features`` the width of the last dense layer's input.
+    4 bytes times this. ``input_shape`` is (C, H, W), ``features`` the width of the last dense layer's input,
+    ``builder`` the file here and what in it takes a number of classes and gives the module.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Spec:
     classes_count: int
     input_shape: tuple[int, int, int]
     features: int
+    builder: str
 
     @property
     def base(self) -> str:
@@ -47,13 +50,13 @@ class Spec:
 SPECS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("lenet300-100", "mnist", 266_610, 10, (1, 28, 28), 100),
-        Spec("lenet5-caffe", "mnist", 431_080, 10, (1, 28, 28), 500),
-        Spec("vgg16", "cifar10", 15_249_354, 10, (3, 32, 32), 512),
-        Spec("resnet20-4", "cifar10", 4_286_026, 10, (3, 32, 32), 256),
-        Spec("resnet18", "imagenet", 11_689_512, 1000, (3, 224, 224), 512),
-        Spec("resnet50", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048),
-        Spec("resnet50-v1.5", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048),
+        Spec("lenet300-100", "mnist", 266_610, 10, (1, 28, 28), 100, "lenet.LeNet300100"),
+        Spec("lenet5-caffe", "mnist", 431_080, 10, (1, 28, 28), 500, "lenet.LeNet5Caffe"),
+        Spec("vgg16", "cifar10", 15_249_354, 10, (3, 32, 32), 512, "vgg.VGG16"),
+        Spec("resnet20-4", "cifar10", 4_286_026, 10, (3, 32, 32), 256, "resnet.resnet20_4"),
+        Spec("resnet18", "imagenet", 11_689_512, 1000, (3, 224, 224), 512, "resnet.resnet18"),
+        Spec("resnet50", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048, "resnet.resnet50"),
+        Spec("resnet50-v1.5", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048, "resnet.resnet50_v1_5"),
     )
 }
 
@@ -101,20 +104,9 @@ def build(name: str) -> nn.Module:
     Raises:
         ZooError: as :func:`spec`.
     """
-    own = spec(name)
-
-    from zoo.networks import lenet, resnet, vgg
-
-    builders = {
-        "lenet300-100": lenet.LeNet300100,
-        "lenet5-caffe": lenet.LeNet5Caffe,
-        "vgg16": vgg.VGG16,
-        "resnet20-4": resnet.resnet20_4,
-        "resnet18": resnet.resnet18,
-        "resnet50": resnet.resnet50,
-        "resnet50-v1.5": resnet.resnet50_v1_5,
-    }
-    return builders[own.base](own.classes_count)
+    found = spec(name)
+    module, _, builder = found.builder.partition(".")
+    return getattr(importlib.import_module(f"zoo.networks.{module}"), builder)(found.classes_count)
 
 
 @functools.lru_cache
