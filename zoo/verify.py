@@ -298,8 +298,11 @@ def _check_log(entry: Entry, outcome: Outcome, log: tuple[dict, int | None] | No
         return
     recipe, seed = log
     run = {name: recipe[name] or None for name in LOGGED if name in recipe} | ({} if seed is None else {"seed": seed})
-    outcome.problems += [f"{name}: the record says {getattr(entry, name)}, {evidence.LOG} {value}" for name, value in run.items()
-                         if getattr(entry, name) != value]  # fmt: skip
+    stated = {name: getattr(entry, name) for name in run}
+    if entry.warm_start and "@" not in (run.get("warm_start") or "@"):  # an entry that left the zoo: its name and digest
+        stated["warm_start"] = entry.warm_start.partition("@")[0]
+    outcome.problems += [f"{name}: the record says {stated[name]}, {evidence.LOG} {value}" for name, value in run.items()
+                         if stated[name] != value]  # fmt: skip
 
 
 def _check_sample_file(entry: Entry, outcome: Outcome) -> None:
