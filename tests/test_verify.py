@@ -454,7 +454,7 @@ def test_sections_cover_the_file(lenet_blob):
     parts = verify.sections(lenet_blob)
     assert parts[0][1] == 0 and parts[-1][2] == len(lenet_blob)
     assert all(a[2] == b[1] for a, b in zip(parts, parts[1:], strict=False))
-    assert len(parts) == 1 + 2 * 3 + 2
+    assert len(parts) == 1 + 3 * 3 + 2
     _, groups = codec.anatomy(lenet_blob, partitionings.layout)
     stream = dict((name, end - start) for name, start, end in parts)["the stream of symbols"]
     assert 0 <= stream - sum(part.coded_bits for part in groups) / 8 < 5
