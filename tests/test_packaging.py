@@ -129,6 +129,12 @@ def test_ci_runs_make_test():
     assert os.access(script, os.X_OK) and re.search(r"^make test$", script.read_text(), re.MULTILINE)
 
 
+def test_the_repository_has_one_address():
+    """Who publishes changes one line of pyproject.toml."""
+    (address,) = PROJECT["project"]["urls"].values()
+    assert address.startswith("https://") and address.endswith(PROJECT["project"]["name"])
+
+
 def test_the_citation_is_valid_and_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == PROJECT["project"]["version"] and citation["license"] == PROJECT["project"]["license"]
