@@ -439,7 +439,7 @@ def _recipe_changes(entry: Entry, log: tuple[dict, int | None] | None) -> str:
             before = trained.get(key, missing)
             if isinstance(value, dict) and isinstance(before, dict):
                 yield from changes(value, before, f"{prefix}{key}.")
-            elif value != before:
+            elif value != before and f"{value}".partition("@")[0] != before:  # a warm start may have gained its digest
                 yield f"{prefix}{key} is {value!r}" + ("" if before is missing else f", was {before!r}")
 
     return "; ".join(changes({k: v for k, v in present.items() if k not in IDLE}, trained))
