@@ -217,10 +217,11 @@ def test_an_entry_is_compared_with_the_most_accurate_smaller_one(monkeypatch):
 # ------------------------------------------------------------------------------------------------------- costs
 
 
-def test_the_cost_of_training_is_read_from_the_log(tmp_path):
+@pytest.mark.parametrize("precision", ["", ", float32"])  # logs of earlier versions do not say it
+def test_the_cost_of_training_is_read_from_the_log(tmp_path, precision):
     folder = tmp_path / "a"
     folder.mkdir()
-    log = 'recipe {"steps": 8775, "batch": 128}\nversions x\nseed 0, device cpu, processes 1, threads 2\n'
+    log = 'recipe {"steps": 8775, "batch": 128}\nversions x\n' + f"seed 0, device cpu, processes 1, threads 2{precision}\n"
     (folder / "train.log").write_text(log + "step 100, loss 1, 60 s\nstep 8775, loss 0.6, data 0%, 3860 s\nfinished: 1 bytes\n")
     spent = cost.of(entry("a", 1, 1, folder=folder, warm_start=f"b@{'0' * 64}"))
     assert (spent.images, spent.start) == (8775 * 128, "b") and spent.core_minutes == pytest.approx(2 * 3860 / 60)

@@ -1,6 +1,6 @@
 """What a training cost, as its log says: image passes, and minutes of one core.
 
-    train.log: "recipe {json}" ... "seed 0, device cpu, processes 1, threads 2" ... "step 8775, ..., 3860 s"
+    train.log: "recipe {json}" ... "seed 0, device cpu, processes 1, threads 2, float32" ... "step 8775, ..., 3860 s"
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def of(entry: Entry) -> Cost:
     if not first.startswith("recipe "):
         return Cost(None, None, start=start)
     recipe = json.loads(first.removeprefix("recipe "))
-    where = re.search(r"^seed \d+, device (\S+), processes (\d+), threads (\d+)$", text, re.MULTILINE)
+    where = re.search(r"^seed \d+, device (\S+), processes (\d+), threads (\d+)(?:, \w+)?$", text, re.MULTILINE)
     seconds = re.findall(r"^step \d+, .*?(\d+) s$", text, re.MULTILINE)
     if not where or not seconds:
         return Cost(recipe["steps"] * recipe["batch"], None, start=start)
