@@ -83,6 +83,7 @@ class Pool:
         self.pixels = torch.from_numpy(self.pictures.pixels).to(device)
         self.sizes = torch.from_numpy(np.stack([self.pictures.start, self.pictures.height, self.pictures.width])).to(device)
         self.answer: Callable[[torch.Tensor], torch.Tensor] | None = None  # the teacher's, set by the training
+        self._answers: dict[int, torch.Tensor] = {}  # first held-out picture of a batch -> the teacher's answers to it
         self.order = functools.lru_cache(maxsize=2)(self._order)
 
     def train(self, step: int, rank: int, world: int) -> batches.Batch:
@@ -108,21 +109,13 @@ class Pool:
 
     def heldout(self, rank: int = 0, world: int = 1) -> Iterator[batches.Batch]:
         """The rank's part of the held-out pictures; their labels are the teacher's answers."""
-        for images, start in self._heldout_images(rank, world):
-            yield images, self._answers(start, images)
-
-    def _heldout_images(self, rank: int, world: int) -> Iterator[tuple[torch.Tensor, int]]:
         for start in range(rank * 50, len(self.chosen), world * 50):
-            yield self._evaluated(self.chosen[start : start + 50].tolist()), start
-
-    def _answers(self, start: int, images: torch.Tensor) -> torch.Tensor:
-        if not hasattr(self, "_known_answers"):
-            self._known_answers: dict[int, torch.Tensor] = {}
-        if start not in self._known_answers:
-            if self.answer is None:
-                raise ValueError(f"{self.recipe.data} has no labels of its own: the recipe must name a teacher")
-            self._known_answers[start] = self.answer(images)
-        return self._known_answers[start]
+            images = self._evaluated(self.chosen[start : start + 50].tolist())
+            if start not in self._answers:
+                if self.answer is None:
+                    raise ValueError(f"{self.recipe.data} has no labels of its own: the recipe must name a teacher")
+                self._answers[start] = self.answer(images)
+            yield images, self._answers[start]
 
     def _numbers(self, step: int) -> torch.Tensor:
         """Pictures of batch number `step`, int64 (B,), on the device."""
