@@ -319,6 +319,23 @@ def weights_of(decoder, row, scale, shift, codebook, l):
     return [mix((y[i], table[i][j]) for i in range(l)) for j in range(l)]
 
 
+def read_psi(data, flags, tensors, l, decoder):
+    """The arrays that a group's flags announce: rows of floats each, or None for one that is absent."""
+    psi = []
+    for field in (flags & 7, flags >> 3 & 7):
+        if not field & 1:
+            psi.append(None)
+            continue
+        rows = tensors if field & 2 else 1
+        columns = data.varint() if decoder == "codebook" else l
+        numbers = data.raw((4 if field & 4 else 2) * rows * columns)
+        if not field & 4:
+            numbers = b"".join(b"\0\0" + numbers[i : i + 2] for i in range(0, len(numbers), 2))
+        flat = struct.unpack(f"<{rows * columns}f", numbers)
+        psi.append([flat[i : i + columns] for i in range(0, len(flat), columns)])
+    return psi
+
+
 def read(blob, layouts):
     """Bytes -> (network, partitioning, {group: (phi rows, [weights of each tensor, flat])})."""
     assert blob[:9] == b"\x89ZOO\r\n\x1a\n\x01"
@@ -337,18 +354,7 @@ def read(blob, layouts):
             decoder, model = data.text() or "scalar", data.text() or "static"
         l = 1 if decoder in ("scalar", "codebook", "float32") or decoder.startswith("pool:") else shapes[0][-1] ** 2
         d = sum(map(math.prod, shapes)) // l
-        psi = []
-        for field in (flags & 7, flags >> 3 & 7):
-            if not field & 1:
-                psi.append(None)
-                continue
-            rows = len(shapes) if field & 2 else 1
-            columns = data.varint() if decoder == "codebook" else l
-            numbers = data.raw((4 if field & 4 else 2) * rows * columns)
-            if not field & 4:
-                numbers = b"".join(b"\0\0" + numbers[i : i + 2] for i in range(0, len(numbers), 2))
-            flat = struct.unpack(f"<{rows * columns}f", numbers)
-            psi.append([flat[i : i + columns] for i in range(0, len(flat), columns)])
+        psi = read_psi(data, flags, len(shapes), l, decoder)
         if model == "raw":
             flat = struct.unpack(f"<{d * l}i", data.raw(4 * d * l))
             groups.append((decoder, l, d, shapes, psi, [flat[i::l] for i in range(l)], None))

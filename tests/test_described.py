@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_codec_damage import seal
-from test_codec_reader import Bytes, Stream, read_alphabet, read_classes, read_column, weights_of
+from test_codec_reader import Bytes, Stream, read_alphabet, read_classes, read_column, read_psi, weights_of
 
 from zoo import codec
 from zoo.codec import Coded, Description, Picture, Tensor, described
@@ -66,17 +66,7 @@ def read(blob):
             decoder, model = data.text() or "scalar", data.text() or "static"
         l = SIZES[kind] if decoder == "exact" else 1 if decoder in ("scalar", "codebook", "float32") else shapes[0][-1] ** 2
         d = sum(map(math.prod, shapes)) // (1 if decoder == "exact" else l)
-        psi = []
-        for field in (flags & 7, flags >> 3 & 7):
-            if not field & 1:
-                psi.append(None)
-                continue
-            rows = len(shapes) if field & 2 else 1
-            numbers = data.raw((4 if field & 4 else 2) * rows * l)
-            if not field & 4:
-                numbers = b"".join(b"\0\0" + numbers[i : i + 2] for i in range(0, len(numbers), 2))
-            flat = struct.unpack(f"<{rows * l}f", numbers)
-            psi.append([flat[i : i + l] for i in range(0, len(flat), l)])
+        psi = read_psi(data, flags, len(shapes), l, decoder)
         alphabets = [read_alphabet(data) for _ in range(4 + data.eg(3) if model == "classes" else l)]
         data.raw(0)
         groups.append((decoder, model, l, d, shapes, psi, alphabets))
