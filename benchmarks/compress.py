@@ -1,6 +1,6 @@
 """Compression without training: weights in, a model file of a given size out, by rate-aware second-order rounding.
 
-    python -m benchmarks compress resnet50 --weights keras/resnet50 --method dft --bytes 5.4MB --calibration DIR
+    python -m benchmarks compress resnet50 --weights keras/resnet50 --basis dft --bytes 5.4MB --calibration DIR
 
     weights --fold BN--> scale, bias        calibration images --> H of each layer's input, importance s of its outputs
        |                                                              |            (zoo/compress/calibration.py)
@@ -62,9 +62,10 @@ def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[n
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("network", help="a network of the zoo, e.g. resnet50 or resnet18:10")
     parser.add_argument("--weights", required=True, help=f"{', '.join(reference.SOURCES)}, or a .safetensors file")
-    parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
+    parser.add_argument("--basis", "--method", choices=("dft", "sq"), default="dft",  # --method: in logs of older entries
+                        help="of the 3x3 kernels; sq has none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
-    parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
+    parser.add_argument("--calibration", required=True, help="folder of pictures by class; or a data set to download")
     names = datasets.PREPROCESSINGS
     parser.add_argument("--preprocessing", choices=names, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
@@ -86,8 +87,8 @@ def main(args: argparse.Namespace) -> int:
     pixels, kept = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
     base = (args.work or Path("runs") / "compress") / work_key(weights, pixels, args.seed)
     print(f"{weights.source}: {weights.license}\n{len(pixels)} calibration images; work folder {base}")
-    job = Job(weights, args.method, pixels, base, args.seed)
-    folder = base / f"{args.method}-{target}"
+    job = Job(weights, args.basis, pixels, base, args.seed)
+    folder = base / f"{args.basis}-{target}"
     blob = compress(job, target, folder, args.epochs)
     write(folder / "model.zoo", blob)
     print(f"{folder / 'model.zoo'}: {len(blob):,} bytes, {time.perf_counter() - started:.0f} s")
@@ -95,14 +96,14 @@ def main(args: argparse.Namespace) -> int:
     if sample is not None:
         print(f"kept-out images: {sample.agreement} of {len(kept)} answered as by {weights.source}, {sample.errors} errors")
     if args.curve and sample is not None:
-        curve.add(args.curve, point(args.method, blob, args.epochs, weights, sample))
+        curve.add(args.curve, point(args.basis, blob, args.epochs, weights, sample))
     if args.out:
-        options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
+        options = f"--basis {args.basis} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
         command += f" --seed {args.seed}"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
         command += f" --preprocessing {args.preprocessing}" if args.preprocessing else ""
-        quoted = f"{args.network}/epr-{args.method}"
+        quoted = f"{args.network}/epr-{args.basis}"
         publish(args.out, blob, weights, found, sample, args.pictures, args.seed, command, quoted, args.replace_unpublished)
     return 0
 
@@ -123,10 +124,10 @@ def measure(blob: bytes, weights: reference.Reference, kept: datasets.ImageFolde
     return found, evidence.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
 
 
-def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: evidence.Sample) -> dict:
+def point(basis: str, blob: bytes, epochs: float, weights: reference.Reference, sample: evidence.Sample) -> dict:
     """A row of the table of agreement against bytes."""
     return {
-        "method": method,
+        "basis": basis,
         "bytes": len(blob),
         "images": len(sample.paths),
         "agreement": sample.agreement,

@@ -11,12 +11,12 @@ from benchmarks.training import recipe as recipes
 from zoo.errors import UnknownModel
 
 _COMPRESS = (
-    "python -m benchmarks compress {network} --weights timm/{network}.tv_in1k --method {method} --bytes {size} "
-    "--calibration IMAGENET/train --out artifacts/{network}-{method}"
+    "python -m benchmarks compress {network} --weights timm/{network}.tv_in1k --basis {basis} --bytes {size} "
+    "--calibration IMAGENET/train --out artifacts/{network}-{basis}"
 )
 WITHOUT_TRAINING = {  # for anybody who has ImageNet
-    "resnet18-dft": _COMPRESS.format(network="resnet18", method="dft", size="1.97MB"),
-    "resnet18-sq": _COMPRESS.format(network="resnet18", method="sq", size="2.78MB"),
+    "resnet18-dft": _COMPRESS.format(network="resnet18", basis="dft", size="1.97MB"),
+    "resnet18-sq": _COMPRESS.format(network="resnet18", basis="sq", size="2.78MB"),
 }
 
 

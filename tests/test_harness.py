@@ -452,7 +452,7 @@ def test_a_figure_of_sweeps_shows_all_of_them(tmp_path):
 def test_curves_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(curve.files, "write", lambda path, content: (written.append(path.name), path.write_bytes(content)))
-    row = dict.fromkeys(curve.FIELDS, "1") | {"method": "dft"}
+    row = dict.fromkeys(curve.FIELDS, "1") | {"basis": "dft"}
     curve.add(tmp_path / "x-curve.csv", row)
     curve.add(tmp_path / "x-curve.csv", row | {"bytes": 0, "sha256": "2"})
     assert [r["bytes"] for r in curve.read(tmp_path / "x-curve.csv")] == ["0", "1"]

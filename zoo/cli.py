@@ -442,7 +442,7 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", metavar="NAME", help="what the weights are of, so that zoo.load builds it: a network of "
                         "the zoo as resnet18:10, timm/NAME or torchvision/NAME")  # fmt: skip
     parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
-                        "classes are known; or mnist, cifar10")  # fmt: skip
+                        "classes are known; or a data set that zoo data can fetch")  # fmt: skip
     parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
     parser.add_argument("--preprocessing", metavar="NAME", help="of the pictures (default: the network's)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")

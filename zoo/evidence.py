@@ -108,7 +108,7 @@ class Sample:
         if missing:
             raise DataUnavailable(f"{root} has {len(self.paths) - len(missing)} of the {len(self.paths)} images of the sample; "
                                   f"missing: {some(missing)}")  # fmt: skip
-        return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.classes("imagenet"))
+        return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.IMAGENET.class_names())
 
     def record(self, name: str, digest: str, reference: str, note: str) -> dict:
         """The field `sample` of a record. digest: `test_set` of the measurement; reference: whose answers are agreed with."""

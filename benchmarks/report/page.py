@@ -42,6 +42,7 @@ from benchmarks.report.records import (
     size,
 )
 from zoo import codec, datasets, evidence, networks, partitionings, registry
+from zoo.datasets import sources
 from zoo.errors import ZooError
 from zoo.records import Entry
 from zoo.registry import Quoted
@@ -251,7 +252,7 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
 def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | None:
     """One sheet of the images that a comparison of any two entries shows, with labels and answers; None without the data."""
     try:
-        images = datasets.load(dataset, "test") if dataset == "mnist" or _cached(dataset) else None
+        images = datasets.load(dataset, "test") if _at_hand(dataset) else None
     except (ZooError, OSError):
         images = None
     if images is None:
@@ -284,9 +285,9 @@ def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | No
 # ------------------------------------------------------------------------------------------------------ helpers
 
 
-def _cached(dataset: str) -> bool:
-    """Whether the test set is at hand without a download."""
-    return all((datasets.cache_folder() / dataset / f"test-{part}.npy").is_file() for part in ("pixels", "labels"))
+def _at_hand(dataset: str) -> bool:
+    """Whether the test set is there without a download."""
+    return datasets.get(dataset).downloadable and sources.place(datasets.get(dataset), "test") is not None
 
 
 def _json(value) -> Markup:

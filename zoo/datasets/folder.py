@@ -79,7 +79,7 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
         raise DataUnavailable("no folder of pictures named: give its path or set ZOO_DATA. ImageNet cannot "
                               "be fetched without an account: https://image-net.org/download.php")
     top = files.expanded(root)
-    places = [top / split, top / "imagenet" / split, top] if split else [top]
+    places = [top / split, top / IMAGENET.name / split, top] if split else [top]
     for place in places:
         names = class_folders(place)
         if names and (place != top or not {"train", "val"} & set(names)):
