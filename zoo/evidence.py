@@ -75,10 +75,10 @@ def read_predictions(folder: Path) -> np.ndarray:
         raise CorruptArtifact(f"{path} cannot be read: it holds Python objects, a pickle")
     if len(shape) != 1 or dtype.kind != "u":
         raise CorruptArtifact(f"{path} holds {dtype} of shape {shape}, expected classes (N,)")
-    rest = content.read()
-    if len(rest) != shape[0] * dtype.itemsize:
-        raise CorruptArtifact(f"{path} cannot be read: {len(rest):,} bytes for {shape[0]:,} numbers of {dtype.itemsize}")
-    return np.frombuffer(rest, dtype)
+    body = content.read()
+    if len(body) != shape[0] * dtype.itemsize:
+        raise CorruptArtifact(f"{path} cannot be read: {len(body):,} bytes for {shape[0]:,} numbers of {dtype.itemsize}")
+    return np.frombuffer(body, dtype)
 
 
 @dataclass(frozen=True, eq=False)
