@@ -404,7 +404,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, metavar="PATH",
                          help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
                               "(the other data sets: ZOO_DATA, see `zoo data`)")  # fmt: skip
-    command.add_argument("--sample", type=Path, metavar="PATH", help="the sample of ImageNet that the records speak of")
+    command.add_argument("--sample", type=Path, metavar="PATH", help="folder of a sample of ImageNet that records name")
     command.add_argument("--jobs", type=_positive, metavar="N",
                          help="batches at a time, each on one thread (default: as many as there are cores)")  # fmt: skip
     command.add_argument("--threads", type=_positive, metavar="N", help="of torch, for one batch at a time, instead of --jobs")
