@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     ways = commands(args.id)
     if not ways:
-        known = sorted({path.stem for path in recipes.FOLDER.glob("*.toml")} | set(WITHOUT_TRAINING))
-        raise UnknownModel(f"there is no recipe for {args.id!r}; those there are: {', '.join(known)}")
+        names = sorted({path.stem for path in recipes.FOLDER.glob("*.toml")} | set(WITHOUT_TRAINING))
+        raise UnknownModel(f"there is no recipe for {args.id!r}; those there are: {', '.join(names)}")
     print("\nor\n".join(ways))
     return 0
 

@@ -97,8 +97,8 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
     for name, group in groups.items():
         write(f"networks/{name}.html", "network.html", **_network(name, *group))
     for e in tqdm(entries, desc="entries", unit="file", disable=None):
-        members, others = groups[leaderboard.heading(e.network)]
-        write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, others))
+        members, published = groups[leaderboard.heading(e.network)]
+        write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, published))
     write("compare.html", "compare.html", level=paired.LEVEL, shown=SHOWN)
     write("measuring.html", "measuring.html", rules=_section("CONTRIBUTING.md", "Rules of measurement"), columns=_columns())
 
@@ -136,14 +136,14 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
         for layer in spec["layer"][1:]:
             layer["encoding"] |= {"tooltip": {"field": "text"}, "href": {"field": "url"}, "description": {"field": "text"}}
         spec["layer"].append(_names(spec, {p.name for p in front(measured)}))
-    own = {p.entry.id: p for p in measured if p.entry is not None}
+    point_of = {p.entry.id: p for p in measured if p.entry is not None}
     table = [
         {
             "entry": e,
             "error": e.top1_error,
             "error_text": leaderboard._error(e) or "not yet measured",
-            "winner": beaten_by(own[e.id], measured) if e.id in own else None,
-            "front": e.id in own and beaten_by(own[e.id], measured) is None,
+            "winner": beaten_by(point_of[e.id], measured) if e.id in point_of else None,
+            "front": e.id in point_of and beaten_by(point_of[e.id], measured) is None,
             "against": leaderboard._against(e, entries),
             "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
             "cost": cost.of(e),
@@ -185,7 +185,7 @@ def _hover(row: dict, entries: dict[str, Entry], quoted: dict[str, Quoted]) -> s
 def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     recipe = ROOT / (e.recipe or "")
     log = e.folder / "train.log"
-    parts, rest = _anatomy(e)
+    groups, overhead = _anatomy(e)
     record = {key: value for key, value in e.record().items() if value not in (None, [], {}) and key != "seeds"}
     return {
         "e": e,
@@ -196,8 +196,8 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
         "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
         "claim": standing.claim(e),
         "cost": cost.of(e),
-        "parts": parts,
-        "rest": rest,
+        "groups": groups,
+        "overhead": overhead,
         "record": {key: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for key, v in record.items()},
         "recipe": recipe.read_text(encoding="utf-8") if e.recipe and recipe.is_file() else "",
         "command": log.read_text(encoding="utf-8").partition("\n")[0] if not e.recipe and log.is_file() else "",
@@ -206,7 +206,7 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
 
 def _anatomy(e: Entry) -> tuple[list[dict], float]:
     """The groups of a file with the bytes of their integers and side information, and what is left for header and checksum."""
-    _, parts = codec.anatomy(registry.read(e), partitionings.layout)
+    _, breakdown = codec.anatomy(registry.read(e), partitionings.layout)
     listed = [
         {
             "group": p.group,
@@ -217,9 +217,9 @@ def _anatomy(e: Entry) -> tuple[list[dict], float]:
             "side": p.table_bytes + p.psi_bytes,
             "bits": p.coded_bits / p.symbols if p.symbols else 0.0,
         }
-        for p in parts
+        for p in breakdown
     ]
-    return listed, e.size_bytes - sum(part["coded"] + part["side"] for part in listed)
+    return listed, e.size_bytes - sum(group["coded"] + group["side"] for group in listed)
 
 
 # --------------------------------------------------------------------------------------------------- comparisons
