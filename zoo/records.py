@@ -57,15 +57,23 @@ class Seed(Fields):
 
 
 class SampleResult(Fields):
-    """A measurement on some pictures of ImageNet, which sample.json names: never a test error."""
+    """A measurement on some pictures of ImageNet, which the file `sample-<key>.json` names: never a test error."""
 
-    name: Name
+    key: Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
+    name: Name  # what the pictures are, in words
     digest: Sha256  # of the pictures: zoo.datasets.ImageFolder.digest
     examples: Positive
+    labelled: Count  # pictures whose class is known; errors are counted on these alone
     errors: Count
+    reference_errors: Count  # of the uncompressed network
     agreement: Count  # pictures on which the entry answers as its reference does
     reference: Name
     note: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file of pictures and answers beside the record."""
+        return f"sample-{self.key}.json"
 
 
 class WeightsSource(Fields):
@@ -132,7 +140,7 @@ class Entry(Fields):
     test_set: Sha256 | None = None  # digest of the test set, as zoo.datasets computes it
     test_errors: Count | None = None
     test_examples: Count | None = None
-    sample: SampleResult | None = None
+    samples: tuple[SampleResult, ...] = ()
     recipe: str | None = None  # path in the repository
     recipe_sha256: Sha256 | None = None
     seed: Count | None = None  # of the run that ships
@@ -158,13 +166,16 @@ class Entry(Fields):
         return recipe
 
     @model_validator(mode="after")
-    def _whole(self, info: ValidationInfo) -> Entry:
+    def _consistent(self, info: ValidationInfo) -> Entry:
         self._folder = (info.context or {}).get("folder")
         tested = (self.test_set, self.test_errors, self.test_examples)
         if tested.count(None) not in (0, 3):
             raise PydanticCustomError("tested", "test_set, test_errors and test_examples go together")
         if self.test_errors is not None and not self.test_errors <= self.test_examples != 0:
             raise PydanticCustomError("tested", f"{self.test_errors} errors of {self.test_examples} examples")
+        keys = [sample.key for sample in self.samples]
+        if len(set(keys)) < len(keys):
+            raise PydanticCustomError("samples", f"two samples have one key: {', '.join(keys)}")
         if self._folder is not None and self.id != self._folder.resolve().name:
             raise PydanticCustomError("id", f"id is {self.id!r}, which is not the folder's name")
         return self

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from scipy.stats import binomtest
 from tabulate import tabulate
 
 from benchmarks.report import cost, figures, paired, standing
@@ -34,7 +35,7 @@ from benchmarks.report.records import (
     size,
 )  # fmt: skip
 from zoo import datasets, files, networks, registry
-from zoo.records import Entry
+from zoo.records import Entry, SampleResult
 from zoo.registry import Quoted
 
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
@@ -138,7 +139,7 @@ def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> li
     """One row an entry, every cell ready to print. Sample measurements have columns of their own."""
     measured = points(entries)
     own = {p.entry.id: p for p in measured if p.entry is not None}
-    sampled = any(e.sample for e in entries)
+    sampled = {sample.key: sample for e in entries for sample in e.samples}
     rows = []
     for e in entries:
         row = {
@@ -151,8 +152,9 @@ def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> li
             "Pareto": _pareto(own[e.id], measured) if e.id in own else "",
             "against the best smaller entry": _against(e, entries),
         }
-        if sampled:
-            row["sample: same answer as the uncompressed network"] = _agreement(e)
+        own_samples = {sample.key: sample for sample in e.samples}
+        for key in sampled:
+            row |= _sampled(key, own_samples.get(key))
         row["bytes, the paper's counting"] = "" if e.paper_bytes is None else f"{e.paper_bytes:,}"
         row["aimed at"] = standing.claim(e)
         row["strongest published at no larger error"] = _strongest(e, quoted)
@@ -298,11 +300,17 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
     return re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text)) + "\n"  # a change of one cell is a change of one line
 
 
-def _agreement(e: Entry) -> str:
-    if not e.sample:
-        return ""
-    agreement, count = e.sample.agreement, e.sample.examples
-    return "" if agreement is None else f"{agreement:,} of {count:,} ({100 * agreement / count:.1f} %)"
+def _sampled(key: str, sample: SampleResult | None) -> dict[str, str]:
+    """The columns of one sample: errors with their 95 % interval, and agreement; empty cells where it was not measured."""
+    error = agreement = ""
+    if sample is not None:
+        share = 100 * sample.agreement / sample.examples
+        agreement = f"{sample.agreement:,} of {sample.examples:,} ({share:.1f} %)"
+    if sample is not None and sample.labelled:
+        low, high = binomtest(sample.errors, sample.labelled).proportion_ci(method="wilson")
+        error = f"{100 * sample.errors / sample.labelled:.1f} % ({100 * low:.1f} to {100 * high:.1f}), "
+        error += f"uncompressed {100 * sample.reference_errors / sample.labelled:.1f} %"
+    return {f"error on {key}": error, f"{key}: same answer as the uncompressed network": agreement}
 
 
 def _seeds(e: Entry) -> str:
@@ -331,8 +339,9 @@ _INTRODUCTION = """# Leaderboard
   bytes. ≈ is a tie (p > 0.05): the larger file shows no gain. `python -m benchmarks compare A B` tests any two.
 - **bytes, the paper's counting** is what the paper of the method would count for the same file; what that leaves out is
   in the record (`paper_counting`).
-- **sample**: on how many of 100 ImageNet *training* images, kept out of calibration, an entry answers as the uncompressed
-  network does; `artifacts/<id>/sample.json` names the images, `zoo verify <id> --sample FOLDER` derives the number again.
+- **error on** a sample of ImageNet is never a test error. The sample is named in the record; the interval is Wilson's, of 95 %.
+  Beside it stands the error of the uncompressed network on the same pictures, and on how many the two give the **same
+  answer**. `artifacts/<id>/sample-<key>.json` names the pictures, `zoo verify <id> --sample FOLDER` derives the numbers again.
 - **aimed at** is the goal that the recipe states, and under which counting the entry reached it.
 - **strongest published at no larger error** is the smallest published result whose error, at the precision in which it is
   printed, is at most the entry's; where ours is not measured, at most that of the row it aims at. It is quoted, by its own

@@ -258,11 +258,12 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
     listed = []
     for e in entries:
         wrong, images = paired.outcomes(e), f"{datasets.get(e.dataset).title} test"
-        if wrong is None and e.sample:
-            sample = evidence.read_sample(e.folder)
-            wrong, images = sample.predictions != sample.labels, f"a sample of {datasets.get(e.dataset).title}"
+        key, sampled = e.test_set, paired.most_labelled(e.samples)
+        if wrong is None and sampled is not None:
+            sample = evidence.read_sample(e.folder / sampled.file)
+            labelled = sample.labels != evidence.UNKNOWN
+            wrong, images, key = (sample.predictions != sample.labels)[labelled], sampled.name, sampled.digest
         if wrong is not None:
-            key = e.test_set or e.sample.digest
             row = {"id": e.id, "network": e.network, "bytes": e.size_bytes, "images": images, "set": key, "dataset": e.dataset}
             listed.append(row | {"examples": len(wrong), "wrong": paired.pack(wrong)})
     return {"entries": listed, "pictures": {name: sheet for name, sheet in pictures.items() if sheet}}
