@@ -280,6 +280,10 @@ def test_a_figure_is_the_same_every_time_and_names_its_points():
     assert not re.search(r"\d{4}-\d{2}-\d{2}T", text)  # no date
 
 
+def test_the_first_entry_of_a_network_is_drawn():
+    assert b"<svg" in figures.figure("lenet300-100", ENTRIES[:1], [])
+
+
 def test_a_stale_figure_is_noticed(tmp_path):
     path = tmp_path / "f.svg"
     assert figures.digest_in(path) is None

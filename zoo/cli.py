@@ -68,13 +68,16 @@ def _list(args: argparse.Namespace) -> int:
             broken.append(str(error))
             continue
         error = "not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} %"
-        rows.append((name, entry.network, f"{entry.size_bytes:,}", f"{entry.ratio:,.1f}x", error))
+        size = f"{entry.size_bytes:,}" + ("*" if entry.decoded else "")
+        rows.append((name, entry.network, size, f"{entry.ratio:,.1f}x", error))
         records.append({"id": name, "network": entry.network, "size_bytes": entry.size_bytes, "ratio": entry.ratio,
-                        "top1_error": entry.top1_error})  # fmt: skip
+                        "top1_error": entry.top1_error, "decoded_by_authors": entry.decoded is not None})  # fmt: skip
     if args.json:
         _json(records)
     else:
         _table(("id", "network", "bytes", "ratio", "error"), rows, right=(2, 3, 4))
+        if any(size.endswith("*") for _, _, size, *_ in rows):
+            print("* of a stream that only its authors' decoder reads")
     for message in broken:
         _fail(message)
     return EXIT_ERROR if broken else 0
@@ -149,9 +152,7 @@ def _show(args: argparse.Namespace) -> int:
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
         description, breakdown, start = codec.described.anatomy(blob)
-        members = [[t.name for t in description.tensors if t.group == number] for number in range(header.groups)]
-        for group, names in zip(breakdown, members, strict=True):
-            group.group = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
         subject = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
         stream = len(blob) - 4 - start - sum(group.psi_bytes + group.table_bytes for group in breakdown)
     else:

@@ -31,6 +31,7 @@ from benchmarks.report.records import (
     heading,
     points,
     read_entries,
+    readable,
     size,
 )  # fmt: skip
 from zoo import datasets, files, networks, registry
@@ -40,6 +41,10 @@ from zoo.registry import Quoted
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
 README_ROWS = 4  # of a network
+DECODED = (
+    "**Measured by its authors' decoder**: the bytes are those of a stream that only the named program reads; the errors were "
+    "measured here, on the weights that its authors say it gives"
+)
 TIE = "≈"
 
 
@@ -108,9 +113,10 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         )
         if figures.is_drawn(members, published):
             sections.append(f"![{name}: top-1 error against bytes of the file]({figures.figure_path(name)})\n")
-        if members:
+        opened, decoded = readable(members), [e for e in members if e.decoded is not None]
+        if opened:
             sections.append("**Measured** here, from the committed files:\n")
-            sections.append(_markdown(measured_rows(members, published)))
+            sections.append(_markdown(measured_rows(opened, published)))
         else:
             sections.append(f"No entry yet: `zoo show {name}-dft` prints the commands that make one.\n")
         curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
@@ -120,6 +126,9 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
         if tables:
             sections.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
+        if decoded:
+            sections.append(f"{DECODED}:\n")
+            sections.append(_markdown(decoded_rows(decoded)))
         if published:
             sections.append("**Quoted** from publications, by their own counting; not measured here:\n")
             sections.append(_markdown(quoted_rows(published)))
@@ -135,7 +144,7 @@ def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> li
     for e in entries:
         row = {
             "entry": f"[{e.id}](artifacts/{e.id}/entry.json)",
-            "method": e.method,
+            "method": _cell(e.method),
             "bytes": f"{e.size_bytes:,}",
             "ratio": _ratio(e),
             "errors": UNMEASURED if e.test_errors is None else f"{e.test_errors:,} of {e.test_examples:,}",
@@ -150,21 +159,41 @@ def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> li
         row["aimed at"] = standing.claim(e)
         row["strongest published at no larger error"] = _strongest(e, quoted)
         row["all seeds"] = _seeds(e)
-        row["training"] = _training(e)
+        row["training"] = training(e)
+        row["from"] = _from(e)
         rows.append(row)
     return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]  # no empty columns
+
+
+def decoded_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """One row an entry whose stream only its authors' program reads."""
+    return [
+        {
+            "entry": f"[{e.id}](artifacts/{e.id}/entry.json)",
+            "method": _cell(e.method),
+            "bytes of the stream": f"{e.size_bytes:,}",
+            "ratio": _ratio(e),
+            "errors": UNMEASURED if e.test_errors is None else f"{e.test_errors:,} of {e.test_examples:,}",
+            "error ± standard error": _error(e),
+            "decoder": _cell(e.decoded.decoder),
+            "training": training(e),
+            "from": _from(e),
+        }
+        for e in entries
+    ]
 
 
 def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
     """One row a published result, sizes and ratios as printed there."""
     return [
         {
-            "method": q.method,
+            "method": _cell(q.method),
             "size, as printed": q.size,
             "ratio, as printed": "" if q.ratio is None else f"{q.ratio:g}x",
             "error, as printed": f"{q.error:g} %",
+            "counting": q.counting or "",
             "how": q.note,
-            "source": _linked(q.source),
+            "source": _linked(_cell(q.source)),
         }
         for q in quoted
     ]
@@ -178,7 +207,7 @@ def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
     rows = []
     for members, _ in by_network(entries, ()).values():
         best = {p.name for p in front(points(members))}
-        listed = [e for e in members if e.id in best or e.test_errors is None]
+        listed = [e for e in readable(members) if e.id in best or e.test_errors is None]
         for e in [*listed[: README_ROWS - 1], *listed[README_ROWS - 1 :][-1:]]:
             tie = " " + TIE if _tied(e, members) else ""
             rows.append({
@@ -187,7 +216,7 @@ def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
                 "bytes of the file": f"{e.size_bytes:,}",
                 "ratio": _ratio(e),
                 "error, measured": "not yet measured" if e.top1_error is None else _error(e) + tie,
-                "training": _training(e),
+                "training": training(e),
                 "strongest published at no larger error (quoted)": _strongest(e, quoted),
             })  # fmt: skip
     return _markdown(rows) if rows else "No entries yet.\n"
@@ -239,10 +268,22 @@ def _strongest(e: Entry, quoted: Sequence[Quoted]) -> str:
     return f"{q.method}: {q.size}, {q.error:g} %{' (second-hand)' if q.note == 'second-hand' else ''}{ahead}"
 
 
-def _training(e: Entry) -> str:
-    """What the run that ships cost, and what it began with."""
+def training(e: Entry) -> str:
+    """What the run that ships cost, and what it began with; of a submitted entry what its authors say."""
+    if e.submission is not None:
+        return f"stated by its authors: {_cell(e.submission.training)}" if e.submission.training else "not stated by its authors"
     spent = cost.of(e)
     return f"{spent}{f', from {spent.start}' if spent.start else ''}".removeprefix(", ")
+
+
+def _from(e: Entry) -> str:
+    """The source of a submitted entry."""
+    return "" if e.submission is None else _linked(_cell(e.submission.paper))
+
+
+def _cell(text: str) -> str:
+    """Words of somebody else as they may stand in a table of Markdown."""
+    return re.sub(r"([\\`*\[\]<>|&#!])", r"\\\1", " ".join(text.split()))
 
 
 def insert(text: str, table: str) -> str:
@@ -305,7 +346,10 @@ _INTRODUCTION = """# Leaderboard
 - **strongest published at no larger error** is the smallest published result whose error, at the precision in which it is
   printed, is at most the entry's; where ours is not measured, at most that of the row it aims at. It is quoted, by its own
   counting; **smaller** says that it has fewer bytes than the entry.
+- **measured by its authors' decoder**, in a table of its own: that the stream holds those weights is its authors' word, so
+  these entries are no part of the Pareto front and no rivals in any test.
 - **all seeds** is the spread over the seeds of the recipe, of which the one that ships was chosen on held-out training images.
 - **training** is what the run that ships took: images that passed forward and backward, and wall clock times threads on a
-  shared machine, without what its starting weights cost. An id that is no entry here any more is in [CHANGELOG.md](CHANGELOG.md).
+  shared machine, without what its starting weights cost. Of an entry from elsewhere it is what its authors say, and **from**
+  is their source. An id that is no entry here any more is in [CHANGELOG.md](CHANGELOG.md).
 """

@@ -39,6 +39,7 @@ from benchmarks.report.records import (
     front,
     points,
     read_entries,
+    readable,
     size,
 )
 from zoo import codec, datasets, evidence, networks, partitionings, registry
@@ -49,6 +50,7 @@ from zoo.registry import Quoted
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 24  # pictures of a comparison
+LINKED = ("entry", "seed", "decoded")  # points that lead to the page of an entry
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -109,7 +111,7 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
 def _overview(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     spec = networks.spec(network)
     drawn = figures.is_drawn(entries, quoted)
-    measured = [e for e in entries if e.test_errors is not None]
+    measured = [e for e in readable(entries) if e.test_errors is not None]
     return {
         "name": network,
         "dataset": datasets.get(spec.dataset).title,
@@ -117,7 +119,7 @@ def _overview(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) 
         "uncompressed": 4 * spec.parameters,
         "figure": _inline(figures.figure(network, entries, quoted)) if drawn else "",
         "entries": len(entries),
-        "smallest": min(entries, key=lambda e: e.size_bytes, default=None),
+        "smallest": min(readable(entries), key=lambda e: e.size_bytes, default=None),
         "best": min(measured, key=lambda e: (e.test_errors, e.size_bytes), default=None),
     }
 
@@ -128,7 +130,7 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
     rows = figures.rows(network, entries, quoted)
     for row in rows:
         row["text"] = _hover(row, by_id, {q.key: q for q in quoted})
-        row["url"] = f"../entries/{row['name'].partition(',')[0]}.html" if row["kind"] in ("entry", "seed") else None
+        row["url"] = f"../entries/{row['name'].partition(',')[0]}.html" if row["kind"] in LINKED else None
     drawn = figures.is_drawn(entries, quoted)
     spec = plot.errors("", "", rows, figures.front_rows(entries), labels=False) if drawn else None
     if spec:
@@ -147,16 +149,20 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
             "against": leaderboard._against(e, entries),
             "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
             "cost": cost.of(e),
+            "training": leaderboard.training(e),
         }
-        for e in entries
+        for e in readable(entries)
     ]
     curves = sorted((ROOT / RESULTS).glob(f"{network}-*.svg"))
     return _overview(network, entries, quoted) | {
         "spec": spec,
         "dark": plot.DARK,
         "methods": plot.styles(row["method"] for row in rows if row["kind"] != "quoted"),
-        "kinds": [kind for kind in ("seed", "sweep", "quoted") if any(row["kind"] == kind for row in rows)],
+        "kinds": [kind for kind in ("seed", "sweep", "decoded", "quoted") if any(row["kind"] == kind for row in rows)],
         "table": table,
+        "decoded": [e for e in entries if e.decoded is not None],
+        "error_text": lambda e: leaderboard._error(e) or "not yet measured",
+        "training": leaderboard.training,
         "quoted": quoted,
         "curves": [(_inline(c.read_bytes()), _markdown(c.with_suffix(".md"))) for c in curves],
     }
@@ -176,9 +182,11 @@ def _hover(row: dict, entries: dict[str, Entry], quoted: dict[str, Quoted]) -> s
         q = quoted[row["name"]]
         return f"{q.method}: {q.size}, {q.error:g} % ({q.note}) — {q.source}"
     text = f"{row['name']} ({row['method']}): {row['bytes']:,} bytes, {row['error']:.2f} % error"
+    if row["kind"] == "decoded":
+        return f"{text}, measured by its authors' decoder"
     if row["kind"] == "entry":
         e = entries[row["name"]]
-        text += f", {e.test_errors:,} of {e.test_examples:,} wrong, {e.ratio:,.0f}x smaller; training: {cost.of(e)}"
+        text += f", {e.test_errors:,} of {e.test_examples:,} wrong, {e.ratio:,.0f}x smaller; training: {leaderboard.training(e)}"
     return text
 
 
@@ -195,7 +203,7 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
         "against": leaderboard._against(e, members),
         "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
         "claim": standing.claim(e),
-        "cost": cost.of(e),
+        "training": leaderboard.training(e),
         "groups": groups,
         "overhead": overhead,
         "record": {key: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for key, v in record.items()},
@@ -205,8 +213,17 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
 
 
 def _anatomy(e: Entry) -> tuple[list[dict], float]:
-    """The groups of a file with the bytes of their integers and side information, and what is left for header and checksum."""
-    _, breakdown = codec.anatomy(registry.read(e), partitionings.layout)
+    """The groups of a file with the bytes of their integers and side information, and what is left for header and checksum.
+
+    No groups of a stream that only its authors' program reads.
+    """
+    blob = registry.read(e)
+    if e.decoded is not None:
+        return [], e.size_bytes
+    if codec.read_header(blob).version == codec.described.VERSION:
+        _, breakdown, _ = codec.described.anatomy(blob)
+    else:
+        _, breakdown = codec.anatomy(blob, partitionings.layout)
     listed = [
         {
             "group": p.group,
