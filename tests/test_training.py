@@ -332,7 +332,7 @@ def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifa
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
     monkeypatch.setattr(loop.history, "load", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
-    monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
+    monkeypatch.setattr(distill, "load", lambda name: ({"taught": reference}[name], "cifar10"))
     own = short("resnet20-4-sq", f"precision={precision}", "teacher=taught", "distill=0.7", "temperature=2.0")
     whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
     loop.run(own, 0, tmp_path / "parts", stop_after=2)
@@ -351,7 +351,7 @@ def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifa
 def test_what_the_teacher_answers_is_computed_once_and_changes_nothing(cifar, monkeypatch):
     torch.manual_seed(5)
     teacher, calls = networks.build("resnet20-4").eval(), []
-    monkeypatch.setattr(distill, "_load", lambda name: (teacher, "cifar10"))
+    monkeypatch.setattr(distill, "load", lambda name: (teacher, "cifar10"))
     monkeypatch.setattr(loop, "TEACHER_LOGITS", [])
     settings = ("precision=float32", "teacher=taught", "distill=0.7", "augment={shift=1}", "steps=1000", "keep={}", "warm_start=")
     own = short("resnet20-4-sq", *settings)
