@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"not checked: {text}")
     for text in verdict.notes:
         print(f"for the reviewer: {text}")
-    entries = f", {verdict.derived} entries derived again" if verdict.derived else ""
+    entries = f", {verdict.derived} of {len(change.ids())} entries derived again" if change.ids() else ""
     count = sum(map(len, verdict.faults.values()))
     result = f"{count} to mend in {len(verdict.faults)} places" if count else "nothing to mend"
     print(f"{len(change.files)} files changed against {args.base} ({change.base[:12]}){entries}: {result}")
