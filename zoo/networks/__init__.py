@@ -54,6 +54,7 @@ SPECS: dict[str, Spec] = {
         Spec("lenet5-caffe", "mnist", 431_080, 10, (1, 28, 28), 500, "lenet.LeNet5Caffe"),
         Spec("vgg16", "cifar10", 15_249_354, 10, (3, 32, 32), 512, "vgg.VGG16"),
         Spec("resnet20-4", "cifar10", 4_286_026, 10, (3, 32, 32), 256, "resnet.resnet20_4"),
+        Spec("resnet20", "cifar10", 269_722, 10, (3, 32, 32), 64, "resnet.resnet20"),
         Spec("resnet18", "imagenet", 11_689_512, 1000, (3, 224, 224), 512, "resnet.resnet18"),
         Spec("resnet50", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048, "resnet.resnet50"),
         Spec("resnet50-v1.5", "imagenet", 25_557_032, 1000, (3, 224, 224), 2048, "resnet.resnet50_v1_5"),
