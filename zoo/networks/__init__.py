@@ -1,7 +1,8 @@
 """The networks of the zoo: plain ``nn.Module``s that know nothing of compression.
 
 ``SPECS``, ``spec()`` and ``names()`` are plain data and import nothing heavy; ``build()`` imports torch when called.
-A name may carry a number of classes, as in ``resnet18:10``: the same network with another last layer.
+A name may carry a number of classes, as in ``resnet18:10``: the same network with another last layer. Or it carries a data
+set, as in ``lenet5-caffe:fashion-mnist``: the same network for pictures of the same shape, with a class for each of theirs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Spec:
 
     @property
     def base(self) -> str:
-        """The name without a number of classes."""
+        """The name without a number of classes or a data set."""
         return self.name.partition(":")[0]
 
 
@@ -68,13 +69,13 @@ def names() -> list[str]:
 
 
 def spec(name: str) -> Spec:
-    """What is fixed about the network of that name, with or without a number of classes (``resnet18:10``).
+    """What is fixed about the network of that name, with or without a number of classes or a data set.
 
     Raises:
         ZooError: no network has this name; the message lists the nearest ones. Or the number of classes is not one
-            of 1 to MAX_CLASSES in plain decimal digits.
+            of 1 to MAX_CLASSES in plain decimal digits; or the pictures of the data set are not what the network takes.
     """
-    base, colon, digits = str(name).partition(":")
+    base, colon, suffix = str(name).partition(":")
     if base not in SPECS:
         near = difflib.get_close_matches(base.lower(), SPECS, n=3, cutoff=0.4)
         hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(SPECS)}"
@@ -82,13 +83,28 @@ def spec(name: str) -> Spec:
     found = SPECS[base]
     if not colon:
         return found
-    count = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 and digits[0] != "0" else 0
-    if not 1 <= count <= MAX_CLASSES:
+    dataset, count = found.dataset, int(suffix) if suffix.isascii() and suffix.isdigit() and len(suffix) < 9 else 0
+    if suffix[:1].isalpha():
+        dataset, count = suffix, _classes_for(found, suffix)
+    elif suffix[:1] == "0" or not 1 <= count <= MAX_CLASSES:
         raise ZooError(f"{name!r}: a network has 1 to {MAX_CLASSES:,} classes, written as in {base}:10")
-    if count == found.classes_count:
+    if (dataset, count) == (found.dataset, found.classes_count):
         return found  # one network, one name
     added = (found.features + 1) * (count - found.classes_count)
-    return replace(found, name=name, parameters=found.parameters + added, classes_count=count)
+    return replace(found, name=name, dataset=dataset, parameters=found.parameters + added, classes_count=count)
+
+
+def _classes_for(network: Spec, dataset: str) -> int:
+    """How many classes the data set has; raises `ZooError` where it is not known or its pictures have another shape."""
+    from zoo.datasets import classes, get  # numpy, which no name without a data set waits for
+
+    try:
+        shape = get(dataset).shape
+    except ValueError as error:
+        raise ZooError(f"'{network.name}:{dataset}': {error}") from error
+    if shape != network.input_shape:
+        raise ZooError(f"{network.name} takes pictures of shape {network.input_shape}, {dataset} has {shape}")
+    return len(classes(dataset))
 
 
 def build(name: str) -> nn.Module:

@@ -143,15 +143,18 @@ class BottleneckV15(Bottleneck):
         return 1, stride
 
 
-class PaddedShortcut(nn.Module):
-    """A shortcut without parameters where the shape changes: option A."""
+class PaddedBlock(BasicBlock):
+    """The same with a shortcut without parameters, also where the shape changes (option A)."""
 
-    def __init__(self, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.outputs, self.stride = outputs, stride
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__(inputs, width, stride, None)
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return subsampled(x, self.outputs, self.stride)
+        residual = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, width, H / stride, W / stride)
+        residual = self.bn2(self.conv2(residual))
+        shortcut = x if self.stride == 1 else subsampled(x, residual.shape[1], self.stride)
+        return F.relu(residual + shortcut, inplace=True)
 
 
 class SmallResNet(nn.Module):
@@ -169,8 +172,7 @@ class SmallResNet(nn.Module):
             layer = nn.Sequential()
             for index in range(blocks):
                 stride = 2 if stage > 1 and index == 0 else 1
-                shortcut = PaddedShortcut(width, stride) if stride > 1 else None
-                layer.append(BasicBlock(inputs, width, stride, shortcut))
+                layer.append(PaddedBlock(inputs, width, stride))
                 inputs = width
             self.add_module(f"layer{stage}", layer)
         self.fc = nn.Linear(inputs, classes)
