@@ -16,7 +16,7 @@ from zoo.datasets import sources
 from zoo.datasets.cifar10 import CIFAR10
 from zoo.datasets.dataset import Dataset, Images, Split, cache_folder, digest
 from zoo.datasets.fashion_mnist import FASHION_MNIST
-from zoo.datasets.folder import ImageFolder, image_folder
+from zoo.datasets.folder import ImageFolder, image_folder, on_disk
 from zoo.datasets.imagenet import IMAGENET, synsets
 from zoo.datasets.mnist import MNIST
 from zoo.datasets.validation import validation_set
@@ -24,8 +24,8 @@ from zoo.preprocessing import Preprocessing
 
 __all__ = [
     "DATASETS", "Dataset", "HOLDOUT", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder", "classes", "digest",
-    "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "preprocessing", "synsets", "test_set",
-    "validation_set",
+    "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "on_disk", "preprocessing", "synsets",
+    "test_set", "validation_set",
 ]  # fmt: skip
 
 HOLDOUT = 5_000  # the last images of the official training order choose between runs
@@ -68,10 +68,10 @@ def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Ima
     ValueError for other names.
     """
     if dataset not in DATASETS or split not in DATASETS[dataset].splits:
-        known = ", ".join(f"{name} {split}" for name, each in DATASETS.items() for split in each.splits)
+        pairs = ", ".join(f"{entry.name} {name}" for entry in DATASETS.values() for name in entry.splits)
         folder = dataset in DATASETS and not DATASETS[dataset].downloadable
         hint = f"; for {DATASETS[dataset].title} see zoo.datasets.image_folder" if folder else ""
-        raise ValueError(f"no data set {dataset!r} {split!r}; there are {known}{hint}")
+        raise ValueError(f"no data set {dataset!r} {split!r}; there are {pairs}{hint}")
     return sources.load(DATASETS[dataset], split, root)
 
 
