@@ -130,8 +130,7 @@ def coded_groups(network: str, name: str = "paper", seed: int = 0) -> dict[str, 
     return groups
 
 
-@pytest.mark.parametrize("network", [name for name in networks.names() if networks.spec(name).dataset != "imagenet"])
-@pytest.mark.parametrize("name", ["paper", "layers"])
+@pytest.mark.parametrize(("network", "name"), [case for case in ALL if networks.spec(case[0]).dataset != "imagenet"])
 def test_joined_groups_are_a_complete_state_dict(network, name):
     groups = coded_groups(network, name)
     state = partitionings.join(SimpleNamespace(network=network, partitioning=name), groups)
