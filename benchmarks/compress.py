@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, help=f"{', '.join(reference.SOURCES)}, or a .safetensors file")
     parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
-    parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
+    parser.add_argument("--calibration", required=True, help="folder of pictures by class; or mnist, cifar10, ... (training)")
     names = datasets.PREPROCESSINGS
     parser.add_argument("--preprocessing", choices=names, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")

@@ -344,11 +344,12 @@ def _data(args: argparse.Namespace) -> int:
     root = os.environ.get("ZOO_DATA")
     print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {datasets.cache_folder()}")
     places = {None: "not there yet: `zoo data fetch` brings it", "cache": "in the cache", "package": "comes with the package"}
+    width = max(map(len, datasets.DATASETS))
     for name, dataset in datasets.DATASETS.items():
         for split, official in dataset.splits.items():
-            print(f"{name:<8} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
+            print(f"{name:<{width}} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
         if not dataset.downloadable:
-            print(f"{name:<14} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
+            print(f"{name:<{width + 6}} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
     return 0
 
 
@@ -445,7 +446,7 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", metavar="NAME", help="what the weights are of, so that zoo.load builds it: a network of "
                         "the zoo as resnet18:10, timm/NAME or torchvision/NAME")  # fmt: skip
     parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
-                        "classes are known; or mnist, cifar10")  # fmt: skip
+                        "classes are known; or a data set as mnist (`zoo data`)")  # fmt: skip
     parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
     parser.add_argument("--preprocessing", metavar="NAME", help="of the pictures (default: the network's)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")

@@ -153,12 +153,12 @@ def _classes(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Pictures:
-    """At most so many pictures, evenly spaced: of class folders, of a folder without classes, or "mnist", "cifar10" (the
-    last of the training set). Class folders that are no synsets of ImageNet stand for classes in their sorted order.
+    """At most so many pictures, evenly spaced: of class folders, of a folder without classes, or of a data set by its name
+    (the last of its training set). Class folders that are no synsets of ImageNet stand for classes in their sorted order.
     """
     if spec is None:
         raise ZooError("it is not known what the network's pictures go through: --preprocessing NAME")
-    if folder in ("mnist", "cifar10"):
+    if folder in datasets.DATASETS and datasets.get(folder).downloadable:
         images = datasets.load(folder, "train")
         return Pictures(np.asarray(images.pixels[-most:]), np.asarray(images.labels[-most:], np.int64), spec)
     top = Path(folder).expanduser()
