@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
             rows[value, str(seed)] = before | row if unchanged_file else row  # of the same file the test errors stay
             files.write(path, table(list(rows.values())).encode())
             if args.test:
-                files.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))
+                files.write(args.out / f"{curve.stem(recipe.network)}-sweeps.svg", curve.sweeps(recipe.network, args.out))
             print(f"{key}={value}, seed {seed}: {describe(recipe, outcome)}")
     print(f"{path}: {len(rows)} points")
 

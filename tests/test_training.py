@@ -126,6 +126,7 @@ def test_unknown_options_of_method_and_augmentation_are_reported_together():
             ["optimizer.schedule is 'cos', expected 'constant', 'cosine', 'linear' or 'step'"],
         ),
         ({"teacher": "vgg16-ref"}, ["distill is 0.0, expected a share above 0 and up to 1 with a teacher"]),
+        ({"network": "lenet5-caffe", "data": "fashion-mnist"}, ['expected network = "lenet5-caffe:fashion-mnist" instead']),
         ({"teacher": "vgg16-ref", "distill": 1.5}, ["distill is 1.5, expected"]),
     ],
 )

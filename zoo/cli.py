@@ -342,11 +342,12 @@ def _data(args: argparse.Namespace) -> int:
     root = os.environ.get("ZOO_DATA")
     print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {datasets.cache_folder()}")
     places = {None: "not there yet: `zoo data fetch` brings it", "cache": "in the cache", "package": "comes with the package"}
+    width = max(map(len, datasets.DATASETS))
     for name, dataset in datasets.DATASETS.items():
         for split, official in dataset.splits.items():
-            print(f"{name:<8} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
+            print(f"{name:<{width}} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
         if not dataset.downloadable:
-            print(f"{name:<14} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
+            print(f"{name:<{width + 6}} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
     return 0
 
 

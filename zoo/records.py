@@ -265,7 +265,7 @@ def _fault(fault: ErrorDetails) -> str:
         return f"{place} is missing"
     if fault["type"] == "extra_forbidden":
         return f"{place} is not a field of schema {SCHEMA}"
-    if fault["type"] == "string_pattern_mismatch" and place != "id":
+    if fault["type"] == "string_pattern_mismatch" and "0-9a-f]{64}" in fault["ctx"]["pattern"]:
         return f"{place} is no SHA-256"
     if place == "schema":
         return f"it has schema {value}, this version reads schema {SCHEMA}"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.report import plot
-from zoo import files, networks, registry
+from zoo import datasets, files, networks, registry
 
 # Oktay et al. 2019, sections 3.1 and 3.2
 PAPER_STEPS = {"lenet300-100": 200_000, "lenet5-caffe": 200_000, "vgg16": 512_000, "resnet20-4": 512_000}
@@ -64,15 +64,27 @@ def draw(path: Path) -> Path:
     return files.write(path.with_suffix(".svg"), plot.svg(spec))
 
 
+def stem(network: str) -> str:
+    """What the files of a network are called: its entries and recipes begin with it, too."""
+    return network.replace(":", "-")
+
+
+def files_of(network: str, suffix: str, folder: Path) -> list[Path]:
+    """The files NETWORK-*SUFFIX in `folder`, without those of a network with a longer name: resnet20-4 is not resnet20."""
+    names = {*networks.names(), *(f"{name}-{dataset}" for name in networks.names() for dataset in datasets.DATASETS)}
+    longer = tuple(f"{name}-" for name in names if name.startswith(f"{stem(network)}-"))
+    return sorted(path for path in folder.glob(f"{stem(network)}-*{suffix}") if not path.name.startswith(longer))
+
+
 def sweeps(network: str, folder: Path) -> bytes:
     """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it."""
     schedules, lines = [], {}
-    for path in sorted(folder.glob(f"{network}-*.csv")):
+    for path in files_of(network, ".csv", folder):
         rows = sorted((r for r in read(path) if r.get("test_errors")), key=lambda r: int(r["size_bytes"]))
         if not rows:
             continue
         schedules += [f"{int(r['steps']):,} steps of {r['batch']} images from {r['warm_start'] or 'scratch'}" for r in rows]
-        recipe, *overrides = path.stem.removeprefix(f"{network}-").split(",")
+        recipe, *overrides = path.stem.removeprefix(f"{stem(network)}-").split(",")
         name = ", ".join([recipe.partition("-")[0].upper(), *overrides, "measured"])
         lines[name] = [(int(r["size_bytes"]) / 1e3, 100 * int(r["test_errors"]) / int(r["test_examples"])) for r in rows]
     references = []

@@ -20,7 +20,7 @@ from pathlib import Path
 from scipy.stats import binomtest
 from tabulate import tabulate
 
-from benchmarks.report import cost, figures, paired, standing
+from benchmarks.report import cost, curve, figures, paired, standing
 from benchmarks.report.records import (
     RESULTS,
     ROOT,
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         return 1 if stale else 0
     changed = [_write(paired.OUTCOMES, paired.update(entries))]
     changed += [_write(path, text.encode()) for path, text in _texts(entries, quoted).items()]
-    changed += [_write(path, figures.figure(path.stem, *group)) for path, group in _drawn(entries, quoted).items()]
+    changed += [_write(path, figures.figure(*drawn)) for path, drawn in _drawn(entries, quoted).items()]
     print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {sum(changed)} files changed")
     return 0
 
@@ -74,9 +74,9 @@ def _texts(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, str
     }
 
 
-def _drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, tuple[list[Entry], list[Quoted]]]:
+def _drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, tuple[str, list[Entry], list[Quoted]]]:
     groups = by_network(entries, quoted)
-    return {ROOT / figures.figure_path(name): group for name, group in groups.items() if figures.is_drawn(*group)}
+    return {ROOT / figures.figure_path(name): (name, *group) for name, group in groups.items() if figures.is_drawn(*group)}
 
 
 def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Path]:
@@ -85,8 +85,8 @@ def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Pa
     for path, text in _texts(entries, quoted).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             yield path
-    for path, group in _drawn(entries, quoted).items():
-        if figures.digest_in(path) != figures.digest(figures.specification(path.stem, *group)):
+    for path, drawn in _drawn(entries, quoted).items():
+        if figures.digest_in(path) != figures.digest(figures.specification(*drawn)):
             yield path
 
 
@@ -118,12 +118,11 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
             sections.append("**Measured** here, from the committed files:\n")
             sections.append(_markdown(measured_rows(opened, published)))
         else:
-            sections.append(f"No entry yet: `zoo show {name}-dft` prints the commands that make one.\n")
-        curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
-        for c in (c for c in curves if c.suffix == ".svg"):
-            sections.append(f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n")
+            sections.append(f"No entry yet: `zoo show {curve.stem(name)}-dft` prints the commands that make one.\n")
+        for c in curve.files_of(name, ".svg", ROOT / RESULTS):
+            sections.append(f"![{name}: {c.stem.removeprefix(f'{curve.stem(name)}-')}]({RESULTS}/{c.name})\n")
             sections += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
-        tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
+        tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curve.files_of(name, ".csv", ROOT / RESULTS))
         if tables:
             sections.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
         if decoded:

