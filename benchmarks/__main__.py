@@ -60,11 +60,11 @@ def _overview(argv: list[str]) -> int:
     lines = ["usage: python -m benchmarks COMMAND [--help]", ""]
     lines += [f"  {name:<14}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += ["", "example: python -m benchmarks train lenet300-100-sq --seed 0"]
-    asked = bool(argv) and argv[0] in ("-h", "--help")
-    if argv and not asked:
+    help_asked = bool(argv) and argv[0] in ("-h", "--help")
+    if argv and not help_asked:
         lines.insert(0, f"python -m benchmarks: no command {argv[0]!r}")
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    print("\n".join(lines), file=sys.stdout if help_asked else sys.stderr)
+    return 0 if help_asked else 2
 
 
 if __name__ == "__main__":

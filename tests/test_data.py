@@ -1,5 +1,6 @@
 """Data sets: whatever the source, only the official pixels and labels get through. No network."""
 
+import ast
 import dataclasses
 import gzip
 import hashlib
@@ -960,3 +961,18 @@ def test_the_real_cifar10_is_the_official_one(split):
     records = np.concatenate([images.labels[:, None], planes], axis=1)  # (N, 3073)
     for i, name in enumerate(cifar10.FILES[split]):
         assert hashlib.md5(records[i * 10_000 : (i + 1) * 10_000].tobytes()).hexdigest() == OFFICIAL_MD5[name]
+
+
+# ------------------------------------------------------------------------------------------ names
+
+
+def test_a_data_set_is_named_in_its_own_file_and_by_its_networks_alone():
+    """Adding one must not mean looking for its name: elsewhere code asks the `Dataset`."""
+    root = Path(datasets.__file__).parents[2]
+    owners = (root / "zoo" / "datasets", root / "zoo" / "networks" / "__init__.py")
+    naming = []
+    for path in sorted([*root.glob("zoo/**/*.py"), *root.glob("benchmarks/**/*.py")]):
+        if not any(path.is_relative_to(owner) for owner in owners):
+            strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            naming += [str(path)] if strings & set(datasets.DATASETS) else []
+    assert naming == []

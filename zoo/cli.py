@@ -152,9 +152,7 @@ def _show(args: argparse.Namespace) -> int:
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
         description, breakdown, start = codec.described.anatomy(blob)
-        members = [[t.name for t in description.tensors if t.group == number] for number in range(header.groups)]
-        for group, names in zip(breakdown, members, strict=True):
-            group.group = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
         subject = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
         stream = len(blob) - 4 - start - sum(group.psi_bytes + group.table_bytes for group in breakdown)
     else:
@@ -476,7 +474,7 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", metavar="NAME", help="what the weights are of, so that zoo.load builds it: a network of "
                         "the zoo as resnet18:10, timm/NAME or torchvision/NAME")  # fmt: skip
     parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
-                        "classes are known; or a data set as mnist (`zoo data`)")  # fmt: skip
+                        "classes are known; or a data set that zoo data can fetch")  # fmt: skip
     parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
     parser.add_argument("--preprocessing", metavar="NAME", help="of the pictures (default: the network's)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")

@@ -75,5 +75,5 @@ def digest(spec: dict) -> str:
 
 def digest_in(path: Path) -> str | None:
     """The identity in a figure that was drawn before; None where there is none."""
-    found = re.search(r"drawn from ([0-9a-f]{64})", path.read_text(encoding="utf-8")) if path.exists() else None
-    return found and found.group(1)
+    match = re.search(r"drawn from ([0-9a-f]{64})", path.read_text(encoding="utf-8")) if path.exists() else None
+    return match and match.group(1)

@@ -99,8 +99,8 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
     for name, group in groups.items():
         write(f"networks/{curve.stem(name)}.html", "network.html", **_network(name, *group))
     for e in tqdm(entries, desc="entries", unit="file", disable=None):
-        members, others = groups[leaderboard.heading(e.network)]
-        write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, others))
+        members, published = groups[leaderboard.heading(e.network)]
+        write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, published))
     write("compare.html", "compare.html", level=paired.LEVEL, shown=SHOWN)
     write("measuring.html", "measuring.html", rules=_section("CONTRIBUTING.md", "Rules of measurement"), columns=_columns())
 
@@ -139,14 +139,14 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
         for layer in spec["layer"][1:]:
             layer["encoding"] |= {"tooltip": {"field": "text"}, "href": {"field": "url"}, "description": {"field": "text"}}
         spec["layer"].append(_names(spec, {p.name for p in front(measured)}))
-    own = {p.entry.id: p for p in measured if p.entry is not None}
+    point_of = {p.entry.id: p for p in measured if p.entry is not None}
     table = [
         {
             "entry": e,
             "error": e.top1_error,
             "error_text": leaderboard._error(e) or "not yet measured",
-            "winner": beaten_by(own[e.id], measured) if e.id in own else None,
-            "front": e.id in own and beaten_by(own[e.id], measured) is None,
+            "winner": beaten_by(point_of[e.id], measured) if e.id in point_of else None,
+            "front": e.id in point_of and beaten_by(point_of[e.id], measured) is None,
             "against": leaderboard._against(e, entries),
             "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
             "cost": cost.of(e),
@@ -194,7 +194,7 @@ def _hover(row: dict, entries: dict[str, Entry], quoted: dict[str, Quoted]) -> s
 def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     recipe = ROOT / (e.recipe or "")
     log = e.folder / "train.log"
-    parts, rest = _anatomy(e)
+    groups, overhead = _anatomy(e)
     record = {key: value for key, value in e.record().items() if value not in (None, [], {}) and key != "seeds"}
     return {
         "e": e,
@@ -206,8 +206,8 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
         "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
         "claim": standing.claim(e),
         "training": leaderboard.training(e),
-        "parts": parts,
-        "rest": rest,
+        "groups": groups,
+        "overhead": overhead,
         "record": {key: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for key, v in record.items()},
         "recipe": recipe.read_text(encoding="utf-8") if e.recipe and recipe.is_file() else "",
         "command": log.read_text(encoding="utf-8").partition("\n")[0] if not e.recipe and log.is_file() else "",
@@ -223,12 +223,9 @@ def _anatomy(e: Entry) -> tuple[list[dict], float]:
     if e.decoded is not None:
         return [], e.size_bytes
     if codec.read_header(blob).version == codec.described.VERSION:
-        description, parts, _ = codec.described.anatomy(blob)
-        for number, part in enumerate(parts):
-            members = [tensor.name for tensor in description.tensors if tensor.group == number]
-            part.group = members[0] + (f" and {len(members) - 1} more" if len(members) > 1 else "")
+        _, breakdown, _ = codec.described.anatomy(blob)
     else:
-        _, parts = codec.anatomy(blob, partitionings.layout)
+        _, breakdown = codec.anatomy(blob, partitionings.layout)
     listed = [
         {
             "group": p.group,
@@ -239,9 +236,9 @@ def _anatomy(e: Entry) -> tuple[list[dict], float]:
             "side": p.table_bytes + p.psi_bytes,
             "bits": p.coded_bits / p.symbols if p.symbols else 0.0,
         }
-        for p in parts
+        for p in breakdown
     ]
-    return listed, e.size_bytes - sum(part["coded"] + part["side"] for part in listed)
+    return listed, e.size_bytes - sum(group["coded"] + group["side"] for group in listed)
 
 
 # --------------------------------------------------------------------------------------------------- comparisons
@@ -275,7 +272,8 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
 def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | None:
     """One sheet of the images that a comparison of any two entries shows, with labels and answers; None without the data."""
     try:
-        images = datasets.load(dataset, "test") if sources.place(datasets.get(dataset), "test") else None
+        at_hand = datasets.get(dataset).downloadable and sources.place(datasets.get(dataset), "test")
+        images = datasets.load(dataset, "test") if at_hand else None
     except (ZooError, OSError):
         images = None
     if images is None:

@@ -1,4 +1,4 @@
-"""What every report begins with: the records of the checkout by network, and the points that were measured of each.
+"""The data of every report: the records of the checkout by network, and the points that were measured of each network.
 
     artifacts/*/entry.json ────┐
                                ├─> points of a network: bytes, errors  -->  `front`: those that no other beats
@@ -39,8 +39,8 @@ class Point:
 
     def beats(self, other: Point) -> bool:
         """At most as large with at most as large an error, and better in one of the two."""
-        mine, theirs = (self.size_bytes, self.error), (other.size_bytes, other.error)
-        return mine != theirs and mine[0] <= theirs[0] and mine[1] <= theirs[1]
+        measures, other_measures = (self.size_bytes, self.error), (other.size_bytes, other.error)
+        return measures != other_measures and measures[0] <= other_measures[0] and measures[1] <= other_measures[1]
 
 
 def read_entries(folder: Path = ROOT / "artifacts") -> list[Entry]:

@@ -23,9 +23,9 @@ from zoo.datasets.validation import validation_set
 from zoo.preprocessing import Preprocessing
 
 __all__ = [
-    "DATASETS", "Dataset", "HOLDOUT", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder", "classes", "digest",
-    "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "on_disk", "preprocessing", "synsets",
-    "test_set", "validation_set",
+    "DATASETS", "Dataset", "HOLDOUT", "IMAGENET", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder",
+    "classes", "digest", "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "on_disk",
+    "preprocessing", "synsets", "test_set", "validation_set",
 ]  # fmt: skip
 
 HOLDOUT = 5_000  # the last images of the official training order choose between runs

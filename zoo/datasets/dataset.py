@@ -43,6 +43,7 @@ class Dataset:
     preprocessings: tuple[Preprocessing, ...]
     batch: int  # images at a time, where a network is measured
     test_examples: int  # images of the official test set
+    white_on_black: bool = False  # the pictures show white on black: one with a white border is warned of
     splits: Mapping[str, Split] = field(default_factory=dict)
     read: Reader | None = None  # of the official files
     layouts: tuple[str, ...] = ("",)  # folders below a root in which people and torchvision keep the files

@@ -198,8 +198,8 @@ def _from_host(dataset: Dataset, split: str, folder: Path, host: str) -> dict[st
     with discarded(*paths):
         if not dataset.archive:
             return {split: dataset.read(lambda name: gunzip(_content(folder / f"{name}.gz"), name, _bound(dataset)), split)}
-        every_name = tuple(name for part in dataset.splits.values() for name in part.files)
-        get = tar_reader(paths[0], every_name, dataset.largest_file)
+        names = tuple(name for split_files in dataset.splits.values() for name in split_files.files)
+        get = tar_reader(paths[0], names, dataset.largest_file)
         return {name: dataset.read(get, name) for name in dataset.splits}
 
 
