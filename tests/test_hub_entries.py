@@ -244,7 +244,7 @@ def test_an_index_is_made_of_a_collection_and_added_to(server, pushed, artifacts
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"entries": []}', '{"entries": {"a": 1}}', '{"entries": {"a": "hf:b/c"}}', '{"entries": {"a": "hf:b/c@m"}}'],
+    ["", "[]", "{}", '{"entries": []}', '{"entries": {"a": 1}}', '{"entries": {"a": "hf:b/c"}}', '{"entries": {"a": "hf:b/c@"}}'],
 )
 def test_an_index_that_is_none_is_named(artifacts, content):
     (artifacts / "index.json").write_text(content, encoding="utf-8")
