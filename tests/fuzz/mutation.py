@@ -15,9 +15,10 @@ from .tokens import File, Token, put_together
 NUMBERS = sorted({0, 1, 2, 3, 5, 7, 9, 13, 14, 31, 40, 41, 63, 64, 100, 127, 128, 255, 256, 300, 511, 512, 784, 1000, 4096, 4097}
                  | {2**k + d for k in (10, 13, 14, 15, 16, 18, 20, 24, 31, 32, 40) for d in (-1, 0, 1)})  # fmt: skip
 NAMES = ["", "paper", "layers", "scalar", "static", "raw", "context", "classes", "codebook", "float32", "sq", "dft", "orth:1",
-         "orth:999999999", "orth:x", "exact", "live", "interleaved", "pool:4", "timm/resnet18:5", "x" * 63, "lenet300-100:10", "lenet300-100:1", "resnet50:32768", *TARGETS]  # fmt: skip
-STRINGS = ["", ".", "a", "a.b", "weight", "0", "é" * 512, "x" * 1024, "x" * 1025, "\0", "\x7f", "\u202e", b"\xff\xfe", b"\xc0\x80",
-           b"\xed\xa0\x80"]  # fmt: skip
+         "orth:999999999", "orth:x", "exact", "live", "interleaved", "pool:4", "timm/resnet18:5", "x" * 63, "lenet300-100:10",
+         "lenet300-100:1", "resnet50:32768", *TARGETS]  # fmt: skip
+STRINGS = ["", ".", "a", "a.b", "weight", "0", "é" * 512, "x" * 1024, "x" * 1025, "\0", "\x7f", "\u202e", b"\xff\xfe",
+           b"\xc0\x80", b"\xed\xa0\x80"]  # fmt: skip
 KINDS = ("number", "near", "negate", "repeat", "drop", "swap", "splice", "name", "bytes", "group", "retarget", "stream", "junk",
          "cut", "flip", "version")  # fmt: skip
 

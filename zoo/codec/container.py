@@ -16,7 +16,7 @@ from zoo import reparam
 from zoo.codec import entropy
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer, varint
-from zoo.codec.work import Work, most_bytes, most_steps
+from zoo.codec.work import GROUP, Work, most_bytes, most_steps
 from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, TruncatedArtifact, UnsupportedVersion
 
 MAGIC = b"\x89ZOO\r\n\x1a\n"
@@ -108,7 +108,7 @@ def assemble(version: int, start: bytes, groups: Mapping[str, Coded], layout: La
     models = {name: entropy.find(group.model).fit(group.phi, layout[name]) for name, group in groups.items()}
     while True:
         blob, work = _write(version, start, groups, psi, models)
-        if sum(work.values()) <= most_steps(len(blob), numbers):
+        if sum(work.values()) + _work_of_groups(sizes) <= most_steps(len(blob), numbers):
             break
         for name in sorted(work, key=work.get, reverse=True):  # a simpler model where that spares most
             simpler = models[name].simpler(groups[name].phi, layout[name])
@@ -206,6 +206,7 @@ def read_groups(
     if length > most_bytes(numbers):
         raise CorruptArtifact(f"the file has {length:,} bytes; {owner} needs {most_bytes(numbers):,} at most")
     reader.work = Work(most_steps(length, numbers))
+    reader.work.spend(_work_of_groups(sizes), f"{len(layout):,} groups")
     decoder, name = USUAL
     groups, models, breakdown = {}, [], []
     for group, tensors in layout.items():
@@ -243,6 +244,11 @@ def _numbers(layout: Layout, sizes: Sizes | None = None) -> int:
     """What the limits of work and length count: numbers; with sizes (version 2) the bytes that they take in memory."""
     counts = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in layout.items()}
     return sum(counts.values()) if sizes is None else sum(count * sizes[name] for name, count in counts.items())
+
+
+def _work_of_groups(sizes: Sizes | None) -> int:
+    """Of which only files that describe themselves can have many."""
+    return GROUP * len(sizes or ())
 
 
 def _words(stream: memoryview) -> np.ndarray:

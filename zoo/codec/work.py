@@ -21,6 +21,7 @@ ENTRY = 2  # a symbol of a table
 SYMBOL = 3  # a symbol of the stream
 ESCAPED = 64  # an escaped integer: what matters is the memory it takes
 DECISION = 300  # one that depends on those before, and the counts that it moves (live.py)
+GROUP = 3_000  # a group of a file that describes itself (described.py)
 RECTANGLE = 512  # of one class (classes.py)
 
 
