@@ -64,7 +64,7 @@ def decode(blob: bytes) -> int:
         for tensor, values in zip(description.tensors, state.values(), strict=True):
             assert (tuple(values.shape), states.KINDS[values.dtype]) == (tensor.shape, description.dtype(tensor))
         return version
-    header, groups = codec.decode(blob, layout)
+    header, groups = codec.decode(blob, layout, narrow=True)
     shapes = layout(header)
     for name, coded in groups.items():
         arrays = reparam.decode(coded.decoder, coded.phi, coded.psi, list(shapes[name]))

@@ -157,12 +157,13 @@ def _write(
     return blob + zlib.crc32(blob).to_bytes(4, "little"), work
 
 
-def decode(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, dict[str, Coded]]:
+def decode(blob: bytes, layout: Callable[[Header], Layout], narrow: bool = False) -> tuple[Header, dict[str, Coded]]:
     """Header and groups of a file, or a `CorruptArtifact` that says what was found.
 
     `layout` tells from the header which tensors the named network has; nothing larger than those is ever allocated.
+    `narrow`: phi may be int8 or int16 where that holds it, a quarter of the memory.
     """
-    header, groups, _ = _decode(blob, layout)
+    header, groups, _ = _decode(blob, layout, narrow=narrow)
     return header, groups
 
 
@@ -184,23 +185,23 @@ def _open(blob: bytes) -> Reader:
     return reader
 
 
-def _decode(blob, layout, measure: bool = False):
+def _decode(blob, layout, measure: bool = False, narrow: bool = False):
     reader = _open(blob)
     header = _read_header(reader)
     shapes = layout(header)
     if header.groups != len(shapes):
         raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
-    groups, breakdown = read_groups(reader, shapes, header.network, measure)
+    groups, breakdown = read_groups(reader, shapes, header.network, measure, narrow=narrow)
     return header, groups, breakdown
 
 
 def read_groups(
-    reader: Reader, layout: Layout, owner: str, measure: bool = False, sizes: Sizes | None = None
+    reader: Reader, layout: Layout, owner: str, measure: bool = False, sizes: Sizes | None = None, narrow: bool = False
 ) -> tuple[dict[str, Coded], list[GroupBytes]]:
     """The groups of a file whose reader stands before the first one, and what their bytes are spent on.
 
     `owner`, in messages, is what has the tensors of `layout`. `sizes` allows the decoder `exact`, whose phi is uint8
-    (d, bytes of a number).
+    (d, bytes of a number). `narrow`: as in `decode`.
     """
     numbers, length = _numbers(layout, sizes), len(reader.data) + 4
     if length > most_bytes(numbers):
@@ -230,6 +231,8 @@ def read_groups(
     for group, model, usage in zip(groups.values(), models, breakdown, strict=True):
         before = coder.size_bits
         group.phi = model.pop(coder)
+        if group.decoder == "float32" or not (narrow or group.decoder == EXACT):
+            group.phi = group.phi.astype(np.int32, copy=False)
         if group.decoder == "float32" and not np.isfinite(group.phi.view(np.float32)).all():
             raise CorruptArtifact(f"group {usage.group} holds a weight that is not finite")
         if measure:

@@ -126,9 +126,12 @@ def encode(description: Description, groups: Sequence[Coded]) -> bytes:
     return blob
 
 
-def decode(blob: bytes) -> tuple[Description, list[Coded]]:
-    """What a file of version 2 says of itself, and its groups. Raises `CorruptArtifact` or a subclass."""
-    description, groups, _ = _decode(blob)
+def decode(blob: bytes, narrow: bool = False) -> tuple[Description, list[Coded]]:
+    """What a file of version 2 says of itself, and its groups; `narrow` as in `container.decode`.
+
+    Raises `CorruptArtifact` or a subclass.
+    """
+    description, groups, _ = _decode(blob, narrow=narrow)
     return description, groups
 
 
@@ -159,12 +162,12 @@ def _open(blob: bytes) -> Reader:
     return reader
 
 
-def _decode(blob: bytes, measure: bool = False):
+def _decode(blob: bytes, measure: bool = False, narrow: bool = False):
     reader = _open(blob)
     description = _read_header(reader, len(blob))
     start = reader.position
     sizes = {str(number): DTYPES[dtype] for number, dtype in enumerate(description.dtypes)}
-    groups, breakdown = container.read_groups(reader, description.shapes(), "its table", measure, sizes)
+    groups, breakdown = container.read_groups(reader, description.shapes(), "its table", measure, sizes, narrow)
     for dtype, group in zip(description.dtypes, groups.values(), strict=True):
         if group.decoder != "exact" and dtype not in DECODED:
             raise CorruptArtifact(f"a group of {dtype} numbers has decoder {group.decoder!r}; only floating-point ones may")
