@@ -142,7 +142,6 @@ def counting():
             (context, "read_weights", count_stored),
             (entropy, "pop_escapes", count_escaped),
             (context, "pop_escapes", count_escaped),
-            (interleaved, "pop_escapes", count_escaped),
         ):
             stack.enter_context(mock.patch.object(target, name, replacement))
         yield counts
