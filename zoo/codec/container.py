@@ -16,7 +16,7 @@ from zoo import reparam
 from zoo.codec import entropy
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer, varint
-from zoo.codec.work import GROUP, Work, most_bytes, most_steps
+from zoo.codec.work import GROUP, Work, most_bytes, most_steps, quick_steps
 from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, TruncatedArtifact, UnsupportedVersion
 
 MAGIC = b"\x89ZOO\r\n\x1a\n"
@@ -106,6 +106,11 @@ def assemble(version: int, start: bytes, groups: Mapping[str, Coded], layout: La
             raise TypeError(f"group {name}: phi is {group.phi.dtype}, not {np.dtype(kind)}")
     psi = {name: _pack_psi(group, len(layout[name]), columns[name]) for name, group in groups.items()}
     models = {name: entropy.find(group.model).fit(group.phi, layout[name]) for name, group in groups.items()}
+    blob, work = _write(version, start, groups, psi, models)
+    for name in sorted(work, key=work.get, reverse=True):  # quicker models for large networks, from the slowest group on
+        if sum(work.values()) > quick_steps(numbers) and hasattr(models[name], "quicker"):
+            models[name] = models[name].quicker(groups[name].phi, layout[name]) or models[name]
+            work[name] = models[name].work
     while True:
         blob, work = _write(version, start, groups, psi, models)
         if sum(work.values()) + _work_of_groups(sizes) <= most_steps(len(blob), numbers):

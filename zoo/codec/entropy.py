@@ -9,6 +9,7 @@ A model is a class with a `name`, found in MODELS. It splits its work, because t
     pop(coder) -> phi                  int8, int16 or int32 (d, l), symbols off the stream
     bits(phi) -> float                 ideal code length of the symbols alone, for `anatomy`; may use what was popped
     simpler(phi, shapes) -> model      one that takes less work, for a file beyond its budget; None if there is none
+    quicker(phi, shapes) -> model      where there is this method: one for few more bytes, for a large network; or None
 
 Work (work.py): what a model expands or repeats, it spends before: `read` and `write` on the work of their reader or writer,
 `pop` and `push` on that of their coder. Coders count the symbols. `read` spends before it reads a table, so that a file is
