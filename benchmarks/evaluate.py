@@ -23,7 +23,7 @@ from benchmarks import methods
 from benchmarks.train import RUNS, folder, logged_recipe
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Claim, Recipe
-from benchmarks.versions import versions
+from benchmarks.training.versions import versions
 from zoo import codec, datasets, evidence, files, measurement, records, registry
 from zoo.measurement import Measurement
 from zoo.records import Entry

@@ -110,7 +110,7 @@ def places(change: Change, verdict: Verdict) -> None:
         if most is None and path not in change.before:
             verdict.fault(path, "has no place here, and nothing reads it: remove it (CONTRIBUTING.md names what is added)")
         elif most is not None and place.stat().st_size > most:
-            hub = "; upload it to the Hugging Face Hub and name it in the record's `hub`" if path.endswith(f"/{MODEL}") else ""
+            hub = "; `zoo push ID --repo OWNER/NAME --move` puts it on the Hugging Face Hub" if path.endswith(f"/{MODEL}") else ""
             verdict.fault(path, f"has {place.stat().st_size:,} bytes, at most {most:,} are taken{hub}")
 
 

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 import zoo
-from benchmarks.versions import versions
+from benchmarks.training.versions import versions
 from zoo import codec, datasets, files, networks, partitionings, registry
 from zoo.codec import Coded
 

@@ -193,7 +193,7 @@ def test_a_file_that_is_too_large(tree, mnist_standin):
     with open(folder / "model.zoo", "ab") as file:
         file.truncate(8_000_001)
     faults = review(tree).faults
-    assert "8,000,001 bytes, at most 8,000,000 are taken; upload it to the Hugging" in faults[f"artifacts/{ID}/model.zoo"][0]
+    assert "8,000,001 bytes, at most 8,000,000 are taken; `zoo push ID" in faults[f"artifacts/{ID}/model.zoo"][0]
     assert "expected 31," in "\n".join(faults[f"artifacts/{ID}"])
 
 

@@ -94,6 +94,9 @@ def check_zoo(words: list[str], monkeypatch) -> None:
     if any(f"zoo {' '.join(words)}".startswith(cheap) for cheap in CHEAP):
         assert cli.main(words) == 0
         return
+    if len(words) == 1:  # the name alone, in a sentence
+        assert re.search(rf"^    {words[0]} ", cli._parser().format_help(), re.MULTILINE), words
+        return
     args = cli._parser().parse_args(words)
     assert args.run is not None
     for word in words[1:]:

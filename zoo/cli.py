@@ -332,6 +332,24 @@ def _compress(args: argparse.Namespace) -> int:
     return command.main(args)
 
 
+# ---------------------------------------------------------------------------------------------- the Hub
+
+
+def _push(args: argparse.Namespace) -> int:
+    from zoo import hub
+
+    print(f'zoo.load("{hub.push(args.id, args.repo, private=args.private, move=args.move)}")')
+    return 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    from zoo import hub
+
+    path = hub.make_index(args.folder, args.references)
+    print(f"{path}: {len(registry.read_index(path))} entries; ZOO_ARTIFACTS={args.folder} makes them known by their ids")
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------- data
 
 
@@ -425,6 +443,18 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("compress", _compress, "make a checkpoint small", "zoo compress weights.pth --out small.zoo --bits 3")
     _compress_arguments(command)
+
+    command = add("push", _push, "publish an entry on the Hugging Face Hub", "zoo push lenet5-caffe-sq --repo me/lenet5-caffe-sq")
+    command.add_argument("id", metavar="ID", help="id, or path of an entry's folder")
+    command.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository of the Hub; made if it is not there")
+    command.add_argument("--private", action="store_true", help="a new repository is for you alone")
+
+    command.add_argument("--move", action="store_true", help="keep only the record here, which then names the file there")
+
+    command = add("index", _index, "make a zoo of entries on the Hugging Face Hub", "zoo index myzoo hf:me/lenet5-caffe-sq")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="where index.json is written or added to")
+    command.add_argument("references", nargs="+", metavar="REFERENCE", help="hf:owner/name, with @revision for an older commit, "
+                         "or the address of a collection: https://huggingface.co/collections/owner/title")  # fmt: skip
 
     command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
     actions = command.add_subparsers(metavar="ACTION")

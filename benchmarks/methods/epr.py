@@ -22,7 +22,7 @@ from torch import nn
 
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Averaged, straight_through
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo import codec, partitionings, reparam
 from zoo.codec import Coded, psi_round
 from zoo.partitionings import Group

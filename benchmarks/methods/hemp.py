@@ -24,7 +24,7 @@ from torch import nn
 
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Fine, straight_through
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo.codec import Coded, psi_round
 from zoo.partitionings import Group
 

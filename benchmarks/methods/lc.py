@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.codebooks import KINDS, Quantiser
 from benchmarks.methods.common import Fine
-from benchmarks.tables import Listed, Table
+from benchmarks.training.tables import Listed, Table
 from zoo import codec, partitionings
 from zoo.codec import Coded, psi_round
 from zoo.compress.coding import shortest

@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Averaged, straight_through
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo import reparam
 from zoo.codec import Coded, psi_round
 from zoo.networks.spaces import spaces as spaces_of

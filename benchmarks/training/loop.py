@@ -28,7 +28,7 @@ from benchmarks.training import batches, bn, checkpoint, history, thin
 from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
-from benchmarks.versions import versions
+from benchmarks.training.versions import versions
 from zoo import codec, compact, files, networks, partitionings
 from zoo.files import write
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
-from benchmarks.tables import Listed, Table, complaints
+from benchmarks.training.tables import Listed, Table, complaints
 from zoo import datasets, networks
 from zoo.errors import ZooError
 from zoo.verify import IDLE
