@@ -171,7 +171,7 @@ def _record_changes(old: dict, new: object) -> Iterator[str]:
         return
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
-        longer = name == "samples" and isinstance(after, list) and after[: len(before)] == before
+        longer = name == "samples" and before and isinstance(after, list) and after[: len(before)] == before
         gained = name in LATER and (not before or longer)
         if before != after and not gained:
             yield f"{name} was {json.dumps(before)[:100]}, is {json.dumps(after)[:100]}"
