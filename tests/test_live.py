@@ -49,9 +49,9 @@ def decisions(phi, shapes, **lines):
     model = entropy.find("live").fit(phi, shapes)
     for name, value in lines.items():
         setattr(model.lines[0], name, value)
-    pen = live._Pen()
-    model._walk(phi.copy(), pen)
-    return pen.decisions
+    writer = live._DecisionWriter()
+    model._walk(phi.copy(), writer)
+    return writer.decisions
 
 
 def test_the_decisions_of_a_small_matrix_by_hand():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.training import distill, loop, pool, recipe
+from benchmarks.training import answers, distill, loop, pool, recipe
 from benchmarks.training.pool import UNKNOWN
 from zoo import datasets, networks, preprocessing
 from zoo.errors import DataUnavailable, WrongData
@@ -198,6 +198,51 @@ def test_a_distilled_run_that_stopped_ends_with_the_bytes_of_one_that_did_not(fo
     assert "continued at step 3: device cpu" in log and f"pool {pool.read(folder).digest}, 40 pictures" in log
 
 
+VIEWS = {"features": 0.0, "stages": [], "augment": {"size": 16, "views": 2}, "shrink": [[4, 8]]}
+
+
+def test_kept_answers_are_the_teachers_to_the_whole_part(folder, teacher):
+    run = loop.Run(small(folder, **VIEWS), 0)
+    images, _ = run.batches.train(0, 0, 1)
+    wanted = run.teacher.logits(images)
+    assert torch.equal(run._remembered(images), wanted.half().float())
+    run.teacher.logits = None  # what is kept needs no teacher
+    assert torch.equal(run._remembered(images), wanted.half().float())
+
+
+def test_views_come_again_and_differ(folder, teacher):
+    batches = pool.Pool(small(folder, **VIEWS), 0, torch.device("cpu"))
+    epoch = len(batches.index) // 4
+    shown = [{} for _ in range(3)]
+    for step in range(3 * epoch):
+        for row, image in zip(batches.rows(step, 0, 1).tolist(), batches.train(step, 0, 1)[0], strict=True):
+            shown[step // epoch][row] = image
+    assert not shown[0].keys() & shown[1].keys()  # two views have rows of their own
+    again = shown[0].keys() & shown[2].keys()
+    assert again and all(torch.equal(shown[0][row], shown[2][row]) for row in again)
+    number = len(batches.pictures)
+    both = [row for row in shown[0] if row + number in shown[1]]
+    assert both and not any(torch.equal(shown[0][row], shown[1][row + number]) for row in both)
+
+
+def test_a_run_with_kept_answers_that_stopped_ends_with_the_bytes_of_one_that_did_not(folder, teacher, tmp_path, monkeypatch):
+    plan = small(folder, **VIEWS)
+    whole = loop.run(plan, 0, tmp_path / "whole").read_bytes()
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "another cache"))
+    for stop in (3, 5, None):
+        path = loop.run(plan, 0, tmp_path / "parts", stop_after=stop)
+    assert path.read_bytes() == whole
+
+
+def test_answers_of_another_shape_are_refused(tmp_path):
+    table = answers.Answers(tmp_path / "answers.f16", 3, 2)
+    rows = torch.tensor([2, 0])
+    assert table.of(rows, lambda: torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[1, 2], [3, 4]]
+    assert answers.Answers(tmp_path / "answers.f16", 3, 2).of(torch.tensor([0]), None).tolist() == [[3, 4]]
+    with pytest.raises(ValueError, match="answers.f16 has 12 bytes, expected 16"):
+        answers.Answers(tmp_path / "answers.f16", 4, 2)
+
+
 def test_the_student_begins_with_the_layers_it_inherits(folder, teacher):
     run = loop.Run(small(folder), 0)
     assert torch.equal(run.method.weights()["conv1.weight"], teacher.conv1.weight)
@@ -257,6 +302,7 @@ def test_the_teacher_gets_the_pixels_in_its_own_scale(student, wanted):
     ("changes", "complaint"),
     [
         ({"teacher": "", "features": 0.0, "stages": [], "inherit": []}, "a pool of pictures need a teacher"),
+        ({"augment": {"size": 16, "views": 2, "mixup": 0.5}, "features": 0.0, "stages": []}, "features and mixup must be 0"),
         ({"stages": []}, "expected both or neither"),
     ],
 )

@@ -325,7 +325,7 @@ def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
         return f"{text}; {error}"
 
 
-def sections(blob: bytes, parts: Sequence[codec.Part] | None = None) -> list[tuple[str, int, int]]:
+def sections(blob: bytes, parts: Sequence[codec.GroupBytes] | None = None) -> list[tuple[str, int, int]]:
     """(what, first byte, end) of the parts of a model file, in order and without gaps; parts: its `codec.anatomy`."""
     if parts is None:
         _, parts = codec.anatomy(blob, partitionings.layout)

@@ -64,6 +64,8 @@ class Run:
             self.teacher.to(self.device)
             self.batches.answer = self._answers
         self.known = self._known()
+        classes = networks.spec(recipe.network).classes_count
+        self.answers = self.batches.answers(classes) if getattr(self.batches, "views", 0) else None
         method = methods.find(recipe.method)
         self.method: methods.Method = method(self.network, self.partitioning, recipe.options, recipe.steps).to(self.device)
         self.network.to(self.device)
@@ -101,6 +103,9 @@ class Run:
     def _step(self) -> torch.Tensor:
         with self._timed("data"):
             images, labels = self.batches.train(self.step, self.rank, self.world)
+        with self._timed("teacher"):
+            known = self._remembered(images)
+        with self._timed("data"):
             for until, size in self.recipe.shrink:
                 if self.step < until:
                     images = nn.functional.interpolate(images, size=(size, size), mode="area")
@@ -110,7 +115,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             logits = functional_call(self.network, self._weights(), (images,))
-        loss = self._loss(logits.float(), images, labels)
+        loss = self._loss(logits.float(), images, labels, known)
         loss.backward()
         if self.world > 1:
             self._average_gradients()
@@ -190,9 +195,9 @@ class Run:
             torch.distributed.all_reduce(tensor)
 
     def shares(self) -> str:
-        """Shares of the time of training steps that went into reading data and into the method's penalty, for the log."""
+        """Shares of the time of training steps that went into data, kept answers and the method's penalty, for the log."""
         total = self.spent.get("step", 0.0) or 1.0
-        return "".join(f", {what} {self.spent.get(what, 0.0) / total:.0%}" for what in ("data", "penalty"))
+        return "".join(f", {what} {self.spent.get(what, 0.0) / total:.0%}" for what in ("data", "teacher", "penalty"))
 
     @contextmanager
     def _timed(self, what: str):
@@ -268,11 +273,22 @@ class Run:
         last = torch.channels_last
         return {name: w.contiguous(memory_format=last) if w.dim() == 4 else w for name, w in state.items()}
 
-    def _loss(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _remembered(self, images: torch.Tensor) -> torch.Tensor | None:
+        """The teacher's logits for a batch as it was cut, before it is averaged down; None where they are not kept."""
+        if self.known is not None:
+            return self.known[self.batches.numbers(self.step, self.rank, self.world)]
+        if self.answers is None:
+            return None
+        with self._autocast():
+            rows = self.batches.rows(self.step, self.rank, self.world)
+            return self.answers.of(rows, lambda: self.teacher.logits(images))
+
+    def _loss(
+        self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, known: torch.Tensor | None
+    ) -> torch.Tensor:
         smoothing = self.recipe.label_smoothing
         if self.teacher is None:
             return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        known = None if self.known is None else self.known[self.batches.numbers(self.step, self.rank, self.world)]
         with self._autocast():
             return self.teacher.loss(logits, images, labels, smoothing, known)
 

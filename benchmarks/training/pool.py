@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.training import batches
+from benchmarks.training.answers import Answers
 from benchmarks.training.recipe import Recipe
 from zoo import datasets, files, preprocessing
 from zoo.datasets import pictures
@@ -75,6 +76,7 @@ class Pool:
         self.recipe, self.seed, self.device = recipe, seed, device
         self.mixup = recipe.augment.mixup
         self.augment, self.spec = batches.crops(recipe)
+        self.views = recipe.augment.views
         self.pictures = read(locate(recipe.data.removeprefix("pool:")))
         self.chosen, self.measured, self.index = split(self.pictures)
         if len(self.index) < recipe.batch:
@@ -85,12 +87,16 @@ class Pool:
         self.answer: Callable[[torch.Tensor], torch.Tensor] | None = None  # the teacher's, set by the training
         self._answers: dict[int, torch.Tensor] = {}  # first held-out picture of a batch -> the teacher's answers to it
         self.order = functools.lru_cache(maxsize=2)(self._order)
+        self.view = functools.lru_cache(maxsize=2)(self._view)
 
     def train(self, step: int, rank: int, world: int) -> batches.Batch:
         """The rank's equal share of batch number `step`."""
         number = self._numbers(step)
         draw = torch.Generator().manual_seed(batches.mixed(self.seed, step << 8))
-        boxes = random_boxes(self.sizes[1:, number, 0].cpu(), self.augment, draw)
+        if self.views:
+            boxes = self.view(self._epoch(step) % self.views)[:, number.cpu()]
+        else:
+            boxes = random_boxes(self.sizes[1:, number, 0].cpu(), self.augment, draw)
         share = torch.where(torch.rand(len(number), generator=draw) < self.mixup, torch.rand(len(number), generator=draw), 1.0)
         mine = _share(len(number), rank, world)
         pair = torch.arange(mine.start, mine.stop + (self.mixup > 0)) % len(number)  # each picture, and the next one
@@ -101,6 +107,18 @@ class Pool:
         small = self.sizes[1:, number, 0].amin(0).cpu() < SMALL
         labels = torch.where(small & (share == 1.0), known, UNKNOWN)
         return images, labels[mine].to(self.device)
+
+    def rows(self, step: int, rank: int, world: int) -> torch.Tensor:
+        """Rows of the kept answers that belong to the rank's share of a batch, int64 (B,): one for each view and picture."""
+        number = self._numbers(step)[_share(self.recipe.batch, rank, world)]
+        return number + self._epoch(step) % self.views * len(self.pictures)
+
+    def answers(self, classes: int) -> Answers:
+        """The table of kept answers, for every view of every picture; all seeds share it."""
+        recipe = self.recipe
+        deciding = self.pictures.digest, recipe.teacher, recipe.preprocess, sorted(recipe.augment.plain().items())
+        name = hashlib.sha256(repr(deciding).encode()).hexdigest()[:16]
+        return Answers(datasets.cache_folder() / f"answers-{name}.f16", self.views * len(self.pictures), classes)
 
     def clean(self, step: int, rank: int, world: int) -> batches.Batch:
         """Training pictures as they are evaluated, for statistics of BN."""
@@ -119,11 +137,19 @@ class Pool:
 
     def _numbers(self, step: int) -> torch.Tensor:
         """Pictures of batch number `step`, int64 (B,), on the device."""
-        epoch, position = divmod(step, len(self.index) // self.recipe.batch)
-        return self.order(epoch)[position * self.recipe.batch : (position + 1) * self.recipe.batch]
+        position = step % (len(self.index) // self.recipe.batch)
+        return self.order(self._epoch(step))[position * self.recipe.batch : (position + 1) * self.recipe.batch]
+
+    def _epoch(self, step: int) -> int:
+        return step // (len(self.index) // self.recipe.batch)
 
     def _order(self, epoch: int) -> torch.Tensor:
         return self.index[batches.permutation(len(self.index), self.seed, epoch)].to(self.device)
+
+    def _view(self, number: int) -> torch.Tensor:
+        """One fixed random part of every picture, float32 (5, N), the same for all seeds."""
+        draw = torch.Generator().manual_seed(batches.mixed(0, number))
+        return random_boxes(self.sizes[1:, :, 0].cpu(), self.augment, draw)
 
     def _cropped(self, number: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         start, height, width = self.sizes[:, number]

@@ -93,6 +93,7 @@ class MixedCrops(Crops):
     """[augment] for data = "pool:..."."""
 
     mixup: float = 0.0  # share of the pictures that another one is mixed into
+    views: int = Field(0, ge=0)  # fixed parts of each picture, whose answers are computed once; 0: always new parts
 
 
 class Recipe(Table):
@@ -171,6 +172,8 @@ class Recipe(Table):
             raise ValueError(f"distill is {self.distill}, expected a share above 0 and up to 1 with a teacher")
         if not self.teacher and (self.features or self.inherit or self.data.startswith("pool:")):
             raise ValueError("features, inherit and a pool of pictures need a teacher")
+        if getattr(self.augment, "views", 0) and (self.features or self.augment.mixup):
+            raise ValueError("views keep the teacher's answers to whole parts of pictures: features and mixup must be 0")
         if bool(self.features) != bool(self.stages):
             raise ValueError(f"features is {self.features} and stages is {self.stages}, expected both or neither")
         return self

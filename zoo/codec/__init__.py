@@ -1,14 +1,16 @@
-"""Bytes <-> integers and tables. Knows no network: who calls tells which tensors a name justifies (FORMAT.md).
+"""Bytes <-> integers and tables (FORMAT.md). Nothing here knows a network.
 
-Version 1 needs a `layout` for that (container.py); version 2 brings a table of its tensors (described.py).
+A file of version 1 holds only the name of its network, so the caller passes a `layout`, which turns that name into shapes
+of tensors (container.py). A file of version 2 holds a table of its tensors (described.py).
 """
 
 from zoo.codec import classes, context, described, entropy, interleaved, live
-from zoo.codec.container import Coded, Header, Part, anatomy, decode, encode, psi_round
+from zoo.codec.container import Coded, GroupBytes, Header, anatomy, decode, encode, psi_round
 from zoo.codec.described import Description, Picture, Tensor, read_header
 
 __all__ = [
-    "Coded", "Description", "Header", "Part", "Picture", "Tensor", "anatomy", "decode", "described", "encode", "psi_round",
+    "Coded", "Description", "GroupBytes", "Header", "Picture", "Tensor",
+    "anatomy", "decode", "described", "encode", "psi_round",
     "read_header",
 ]  # fmt: skip
 

@@ -71,12 +71,12 @@ def _normalise(weights: np.ndarray, spans: np.ndarray) -> np.ndarray:
     """Weights of one table, each for as many symbols as its span -> its normalised counts, int64 (K,)."""
     total = sum(w * s for w, s in zip(weights.tolist(), spans.tolist(), strict=True))
     if total >= 1 << 39:  # 2^24 times a weight may go beyond 64 bits
-        each = np.array([w * ONE // total for w in weights.tolist()], np.int64)
+        quotients = np.array([w * ONE // total for w in weights.tolist()], np.int64)
     else:
-        each = (weights << PRECISION) // total
-    counts = np.repeat(each, spans)
+        quotients = (weights << PRECISION) // total
+    counts = np.repeat(quotients, spans)
     largest = int(weights.argmax())
-    counts[int(spans[:largest].sum())] += ONE - int((each * spans).sum())
+    counts[int(spans[:largest].sum())] += ONE - int((quotients * spans).sum())
     return counts
 
 
@@ -162,11 +162,11 @@ class ConstrictionAns(_Coder):
         self._spend(len(index))
         if each_by_itself(len(index), *counts.shape):
             return self._coder.decode(_FAMILY, counts[index])
-        parts = []
+        pieces = []
         for table, first, end in _runs(index):
             model = constriction.stream.model.Categorical(counts[table], perfect=False)
-            parts.append(self._coder.decode(model, end - first))
-        return np.concatenate(parts)
+            pieces.append(self._coder.decode(model, end - first))
+        return np.concatenate(pieces)
 
     def plain(self) -> PythonAns:
         """The same stack in Python, where decisions one by one are faster; `take` takes it back."""
@@ -226,7 +226,7 @@ class PythonAns(_Coder):
         return self
 
     def take(self, plain: PythonAns) -> None:
-        """Nothing: it is this one."""
+        """Nothing to do: `plain` gave out this coder itself."""
 
     def push_bit(self, bit: int, zero: int, one: int) -> None:
         """Pushes a symbol 0 or 1 under the table of these two weights, both less than 2^39 and not both 0."""

@@ -13,8 +13,8 @@ class Writer:
 
     def __init__(self) -> None:
         self._bytes = bytearray()
-        self._bits, self._held = 0, 0
-        self.work = Work()  # that reading back takes
+        self._bits, self._pending = 0, 0
+        self.work = Work()  # steps that it will take to read what was written
 
     def raw(self, data: bytes) -> None:
         self.align()
@@ -34,12 +34,12 @@ class Writer:
         self.raw(bytes([len(data)]) + data)
 
     def bits(self, value: int, count: int) -> None:
-        self._held = self._held << count | value
+        self._pending = self._pending << count | value
         self._bits += count
         while self._bits >= 8:
             self._bits -= 8
-            self._bytes.append(self._held >> self._bits)
-            self._held &= (1 << self._bits) - 1
+            self._bytes.append(self._pending >> self._bits)
+            self._pending &= (1 << self._bits) - 1
 
     def golomb(self, value: int, k: int = 0) -> None:
         """Exponential-Golomb code of order k of an integer >= 0."""
@@ -74,7 +74,8 @@ class Reader:
         self.data = memoryview(data)
         self.position = 0  # bytes
         self.work = Work()
-        self._window, self._start, self._at = "", 0, 0  # first byte of the window; next bit in it; all unused: at the end
+        # The window, its first byte in the data and the next bit in it; the window is empty while whole bytes are read.
+        self._window, self._start, self._at = "", 0, 0
 
     def raw(self, count: int) -> memoryview:
         self.align()
@@ -114,25 +115,25 @@ class Reader:
 
     def golomb(self, k: int = 0) -> int:
         at = self._ahead(1)
-        one = self._window.find("1", at)
-        if one < 0 or one - at > 32 or one + one - at + k >= len(self._window):  # rare: the window ends, or the file
+        leading = self._window.find("1", at)
+        if leading < 0 or leading - at > 32 or leading + leading - at + k >= len(self._window):  # the window is too short
             at = self._ahead(33, exact=False)
-            one = self._window.find("1", at, at + 33)
-            if one < 0:
+            leading = self._window.find("1", at, at + 33)
+            if leading < 0:
                 self._ahead(33)
                 raise CorruptArtifact(f"an integer of more than 32 bits at byte {self.position}")
-            at = self._ahead(2 * (one - at) + 1 + k)
-            one = self._window.find("1", at)
-        end = one + one - at + k + 1
+            at = self._ahead(2 * (leading - at) + 1 + k)
+            leading = self._window.find("1", at)
+        end = leading + leading - at + k + 1
         self._advance(end - at)
-        return int(self._window[one:end], 2) - (1 << k)
+        return int(self._window[leading:end], 2) - (1 << k)
 
     def signed(self, k: int = 0) -> int:
         value = self.golomb(k)
         return (value + 1) // 2 if value % 2 else -(value // 2)
 
     def align(self) -> None:
-        """Leaves the bits of a byte that has been begun, which must be zero."""
+        """Skips the remaining bits of the current byte, which must be zero."""
         if self._at % 8 and "1" in self._window[self._at : -(-self._at // 8) * 8]:
             raise CorruptArtifact(f"padding bits that are not zero at byte {self.position - 1}")
         self._window, self._at = "", 0
@@ -142,7 +143,7 @@ class Reader:
         self.position = self._start + (self._at + 7 >> 3)
 
     def _ahead(self, count: int, exact: bool = True) -> int:
-        """Where the next bit stands in a window that holds `count` more, or (not exact) as many as the file has."""
+        """The place of the next bit in a window that holds `count` bits from there; fewer if not exact and the file ends."""
         if self._at + count > len(self._window):
             begin = self.position - (self._at % 8 > 0)
             size = min(len(self.data) - begin, WINDOW)

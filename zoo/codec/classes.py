@@ -27,8 +27,8 @@ from zoo.errors import CorruptArtifact
 
 MAX_CLASSES = 64
 MAX_SHARE = 40
-QUIET = 2.0**-9  # mean magnitudes below are taken as this
-SPACINGS = (1, 2)  # classes an octave that the encoder tries; with 0 a tensor is of one class
+QUIET = 2.0**-9  # smaller mean magnitudes count as this one
+SPACINGS = (1, 2)  # classes for each doubling of the magnitude, as the encoder tries them; 0 gives one class a tensor
 KINDS = 4  # base, places, rows, columns
 
 
@@ -43,11 +43,11 @@ class Classes:
 
     @classmethod
     def fit(cls, phi: np.ndarray, shapes: Shapes) -> Classes:
-        """The cheaper of the spacings, shares and tables included."""
+        """The model with the spacing that costs fewer bits, those of shares and tables included."""
         return min((cls._fit(phi, shapes, spacing) for spacing in SPACINGS), key=lambda pair: pair[1])[0]
 
     def simpler(self, phi: np.ndarray, shapes: Shapes) -> Classes | None:
-        """The model with one class a tensor, which takes least work; None if this is it."""
+        """The model with one class a tensor, which takes least work; None if this model has no more classes."""
         if all(not shares[1:].any() for shares in self.shares):
             return None
         return self._fit(phi, shapes, 0)[0]
@@ -56,13 +56,13 @@ class Classes:
     def _fit(cls, phi: np.ndarray, shapes: Shapes, spacing: int) -> tuple[Classes, float]:
         l = phi.shape[1]
         model = cls(shapes, l, [], [], [])
-        wanted = [_measure(cube, spacing) for cube in model._cubes(phi)]
-        quietest = (base + float(r.min() + c.min() + p.min()) for base, p, r, c in wanted if r.size and c.size and p.size)
+        measures = [_measure(cube, spacing) for cube in model._cubes(phi)]
+        quietest = (base + float(r.min() + c.min() + p.min()) for base, p, r, c in measures if r.size and c.size and p.size)
         lowest = min(quietest, default=0.0)
         lowest = max(lowest, spacing * math.log2(QUIET))
         model.shares = [
             np.clip(np.rint(np.concatenate([[base - lowest], places, rows, columns])), -MAX_SHARE, MAX_SHARE).astype(np.int64)
-            for base, places, rows, columns in wanted
+            for base, places, rows, columns in measures
         ]
         symbols = model._gather(phi, MAX_CLASSES)
         count = max((k + 1 for k, values in enumerate(symbols) if len(values)), default=1)
@@ -137,14 +137,14 @@ class Classes:
         begin = 0
         for o, i, p in self.planes:
             size = o * i * p // self.l
-            part = phi[begin : begin + size]
-            yield part.T.reshape(p, o, i) if self.l > 1 else part.reshape(o, i, p).transpose(2, 0, 1)
+            rows_of_phi = phi[begin : begin + size]
+            yield rows_of_phi.T.reshape(p, o, i) if self.l > 1 else rows_of_phi.reshape(o, i, p).transpose(2, 0, 1)
             begin += size
 
     def _by_kind(self) -> list[np.ndarray]:
         """All bases, all shares of places, of rows, of columns."""
-        cut = [np.split(s, np.cumsum([1, p, o])) for s, (o, i, p) in zip(self.shares, self.planes, strict=True)]
-        return [np.concatenate(parts).astype(np.int32) if cut else np.zeros(0, np.int32) for parts in zip(*cut, strict=True)]
+        pieces = [np.split(s, np.cumsum([1, p, o])) for s, (o, i, p) in zip(self.shares, self.planes, strict=True)]
+        return [np.concatenate(kind).astype(np.int32) for kind in zip(*pieces, strict=True)]
 
     def _pop_shares(self, coder: Ans) -> None:
         counts = [len(self.planes)] + [sum(planes[axis] for planes in self.planes) for axis in (2, 0, 1)]
@@ -183,7 +183,11 @@ class Classes:
 
 @dataclass
 class _Tensor:
-    """Rows and columns by ascending share, ties in order; for each place (class, rows, columns), row by row of rectangles."""
+    """One tensor while it is coded.
+
+    row_order, column_order: numbers of rows and columns by ascending share, those of equal share in their own order.
+    rectangles: for each place in the kernel, row by row of rectangles: (class, rows, columns).
+    """
 
     row_order: np.ndarray
     column_order: np.ndarray
@@ -202,13 +206,13 @@ def _rectangles(shares: np.ndarray, planes: tuple[int, int, int], count: int) ->
     base, places, rows, columns = int(shares[0]), shares[1 : 1 + p], shares[1 + p : 1 + p + o], shares[1 + p + o :]
     row_order, column_order = np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")
     row_runs, column_runs = _runs(rows[row_order]), _runs(columns[column_order])
-    every = []
+    rectangles = []
     for place in places.tolist():
-        every.append([
+        rectangles.append([
             (min(max(base + place + r + c, 0), count - 1), across, down)
             for r, across in row_runs for c, down in column_runs
         ])
-    return _Tensor(row_order, column_order, every)
+    return _Tensor(row_order, column_order, rectangles)
 
 
 def _runs(values: np.ndarray) -> list[tuple[int, slice]]:

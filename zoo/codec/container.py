@@ -54,8 +54,8 @@ class Coded:
 
 
 @dataclass
-class Part:
-    """Where the bytes of one group go: see `anatomy`."""
+class GroupBytes:
+    """What the bytes of one group are spent on: see `anatomy`."""
 
     group: str
     decoder: str
@@ -166,10 +166,10 @@ def decode(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, dic
     return header, groups
 
 
-def anatomy(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, list[Part]]:
-    """Where the bytes go, group by group; what the parts do not sum to is header, checksum and the coder's last words."""
-    header, _, parts = _decode(blob, layout, measure=True)
-    return header, parts
+def anatomy(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, list[GroupBytes]]:
+    """What the bytes are spent on, group by group; the bytes beyond their sum are header, checksum and the coder's last words."""
+    header, _, breakdown = _decode(blob, layout, measure=True)
+    return header, breakdown
 
 
 def read_header(blob: bytes) -> Header:
@@ -190,23 +190,24 @@ def _decode(blob, layout, measure: bool = False):
     shapes = layout(header)
     if header.groups != len(shapes):
         raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
-    groups, parts = read_groups(reader, shapes, header.network, measure)
-    return header, groups, parts
+    groups, breakdown = read_groups(reader, shapes, header.network, measure)
+    return header, groups, breakdown
 
 
 def read_groups(
-    reader: Reader, layout: Layout, what: str, measure: bool = False, sizes: Sizes | None = None
-) -> tuple[dict[str, Coded], list[Part]]:
-    """The groups of a file whose reader stands before the first, and where their bytes go; `what` has these tensors.
+    reader: Reader, layout: Layout, owner: str, measure: bool = False, sizes: Sizes | None = None
+) -> tuple[dict[str, Coded], list[GroupBytes]]:
+    """The groups of a file whose reader stands before the first one, and what their bytes are spent on.
 
-    `sizes` allows the decoder `exact`, whose phi is uint8 (d, bytes of a number).
+    `owner`, in messages, is what has the tensors of `layout`. `sizes` allows the decoder `exact`, whose phi is uint8
+    (d, bytes of a number).
     """
     numbers, length = _numbers(layout, sizes), len(reader.data) + 4
     if length > most_bytes(numbers):
-        raise CorruptArtifact(f"the file has {length:,} bytes; {what} needs {most_bytes(numbers):,} at most")
+        raise CorruptArtifact(f"the file has {length:,} bytes; {owner} needs {most_bytes(numbers):,} at most")
     reader.work = Work(most_steps(length, numbers))
     decoder, name = USUAL
-    groups, models, parts = {}, [], []
+    groups, models, breakdown = {}, [], []
     for group, tensors in layout.items():
         begin = reader.position
         (flags,) = reader.raw(1)
@@ -222,25 +223,26 @@ def read_groups(
         models.append(model)
         groups[group] = Coded(decoder, name, None, psi)
         payload = getattr(model, "payload_bytes", 0)
-        parts.append(Part(group, decoder, name, 0, 0.0, 0.0, middle - begin, reader.position - middle - payload, payload))
+        tables = reader.position - middle - payload
+        breakdown.append(GroupBytes(group, decoder, name, 0, 0.0, 0.0, middle - begin, tables, payload))
     coder = Ans(_words(reader.data[reader.position :]), reader.work)
-    for group, model, part in zip(groups.values(), models, parts, strict=True):
+    for group, model, usage in zip(groups.values(), models, breakdown, strict=True):
         before = coder.size_bits
         group.phi = model.pop(coder)
         if group.decoder == "float32" and not np.isfinite(group.phi.view(np.float32)).all():
-            raise CorruptArtifact(f"group {part.group} holds a weight that is not finite")
+            raise CorruptArtifact(f"group {usage.group} holds a weight that is not finite")
         if measure:
-            part.symbols, part.ideal_bits = group.phi.size, model.bits(group.phi)
-            part.coded_bits = before - coder.size_bits + 8 * part.payload_bytes
+            usage.symbols, usage.ideal_bits = group.phi.size, model.bits(group.phi)
+            usage.coded_bits = before - coder.size_bits + 8 * usage.payload_bytes
     if not coder.empty or coder.shared:
-        raise CorruptArtifact(f"the stream does not end with the last weight of {what}: it belongs to something else")
-    return groups, parts
+        raise CorruptArtifact(f"the stream does not end with the last weight of {owner}: it belongs to something else")
+    return groups, breakdown
 
 
 def _numbers(layout: Layout, sizes: Sizes | None = None) -> int:
     """What the limits of work and length count: numbers; with sizes (version 2) the bytes that they take in memory."""
-    each = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in layout.items()}
-    return sum(each.values()) if sizes is None else sum(count * sizes[name] for name, count in each.items())
+    counts = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in layout.items()}
+    return sum(counts.values()) if sizes is None else sum(count * sizes[name] for name, count in counts.items())
 
 
 def _words(stream: memoryview) -> np.ndarray:
@@ -257,13 +259,13 @@ def check(blob: bytes) -> tuple[int, Reader]:
     if blob[: len(MAGIC)] != MAGIC:
         if blob and MAGIC.startswith(blob):
             raise TruncatedArtifact(f"the file ends after {len(blob)} bytes, inside its magic number")
-        raise NotAnArtifact(_what_is_it(bytes(blob[:200]), len(blob)))
+        raise NotAnArtifact(_diagnose(bytes(blob[:200]), len(blob)))
     reader = Reader(blob)
     reader.raw(len(MAGIC))
     (version,) = reader.raw(1)
     if version not in VERSIONS:
-        known = f"this library reads versions {' and '.join(map(str, VERSIONS))}; a newer release may read it"
-        raise UnsupportedVersion(f"the file has format version {version}, {known}")
+        advice = f"this library reads versions {' and '.join(map(str, VERSIONS))}; a newer release may read it"
+        raise UnsupportedVersion(f"the file has format version {version}, {advice}")
     length = reader.varint()
     if len(blob) < length:
         raise TruncatedArtifact(f"the file has {len(blob):,} bytes of the {length:,} that it declares: download it again")
@@ -272,9 +274,9 @@ def check(blob: bytes) -> tuple[int, Reader]:
     end = length - 4
     if end < reader.position:
         raise TruncatedArtifact(f"a file of {length} bytes has no room for a model")
-    stored, found = int.from_bytes(blob[end:], "little"), zlib.crc32(memoryview(blob)[:end])
-    if stored != found:
-        detail = f"the checksum of its {length:,} bytes is {found:08x}, the stored one {stored:08x}"
+    stored, computed = int.from_bytes(blob[end:], "little"), zlib.crc32(memoryview(blob)[:end])
+    if stored != computed:
+        detail = f"the checksum of its {length:,} bytes is {computed:08x}, the stored one {stored:08x}"
         raise CorruptArtifact(f"the file is damaged: {detail}")
     reader.data = reader.data[:end]
     return version, reader
@@ -374,7 +376,7 @@ def _in_range(values: np.ndarray) -> bool:
     return bool((np.abs(values) < 2.0**64).all())  # False for NaN
 
 
-def _what_is_it(start: bytes, length: int) -> str:
+def _diagnose(start: bytes, length: int) -> str:
     if not length:
         return "the file is empty"
     if start.startswith(b"version https://git-lfs"):

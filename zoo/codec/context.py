@@ -39,10 +39,11 @@ from zoo.errors import CorruptArtifact
 MAX_ORDER = 4
 MAX_CELLS = 1 << 18  # contexts times symbols
 ROW, LEVEL, HALVING, CELL, LANE, CALL = 1000, 1300, 500, 1, 3, 300  # steps, see work.py
-MAX_ROWS = 1 << 15  # that the encoder tries
-MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted, that the encoder tries
-LISTED = 256  # integers; the encoder does not look for contexts in larger alphabets
-COUNTED = 1 << 19  # symbols; nor for counted tables, which decode slowly, in larger tensors
+# What the encoder tries, to spare time:
+MAX_ROWS = 1 << 15  # rows
+MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted
+LISTED = 256  # integers of an alphabet: it does not look for contexts in larger ones
+COUNTED = 1 << 19  # symbols of a tensor: counted tables, which decode slowly, are not tried in larger ones
 
 
 class Lanes:
@@ -98,16 +99,17 @@ class Contexts:
 class Fixed:
     """Tables in the file: one for each context that is worth its bytes, one shared by all others."""
 
-    def __init__(self, mantissa: int, own: np.ndarray, weights: Sequence[Sequence[int]]):
-        self.mantissa, self.own, self.weights = mantissa, own, weights  # own: bool (contexts,); the shared table first
-        shared = int(not own.all())
-        self.table_of = np.where(own, np.cumsum(own) - 1 + shared, 0)
+    def __init__(self, mantissa: int, has_table: np.ndarray, weights: Sequence[Sequence[int]]):
+        # has_table: bool (contexts,). weights: first those of the shared table, if a context needs it.
+        self.mantissa, self.has_table, self.weights = mantissa, has_table, weights
+        shared = int(not has_table.all())
+        self.table_of = np.where(has_table, np.cumsum(has_table) - 1 + shared, 0)
         self.table_of = self.table_of.astype(np.uint8 if len(weights) <= 256 else np.uint16)
 
     def write(self, writer: Writer, lanes: Lanes, contexts: Contexts) -> None:
         writer.work.spend(self.work(lanes, contexts), "rows of contexts")
         writer.work.spend(len(self.weights) * _stored(contexts.symbols), "tables of contexts")
-        for flag in self.own:
+        for flag in self.has_table:
             writer.bits(int(flag), 1)
         writer.bits(self.mantissa, 3)
         for weights in self.weights:
@@ -116,12 +118,12 @@ class Fixed:
     @classmethod
     def read(cls, reader: Reader, lanes: Lanes, contexts: Contexts) -> Fixed:
         reader.work.spend(cls.work(lanes, contexts), f"{lanes.rows:,} rows of contexts")
-        own = np.array([reader.bits(1) for _ in range(contexts.count)], bool)
+        has_table = np.array([reader.bits(1) for _ in range(contexts.count)], bool)
         mantissa = reader.bits(3)
-        count = int(own.sum()) + int(not own.all())
+        count = int(has_table.sum()) + int(not has_table.all())
         reader.work.spend(count * _stored(contexts.symbols), f"{count:,} tables of contexts")
         weights = [read_weights(reader, mantissa, contexts.symbols) for _ in range(count)]
-        return cls(mantissa, own, weights)
+        return cls(mantissa, has_table, weights)
 
     @staticmethod
     def work(lanes: Lanes, contexts: Contexts) -> int:
@@ -522,13 +524,13 @@ def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: 
 
 def _tune(tables: Counted, contexts: Contexts, cells: np.ndarray) -> tuple[Counted, float]:
     """The best strength, then limit, then strength again; and the ideal bits of the symbols with them."""
-    found = {}
+    bits_of = {}
 
     def bits(strength: int, limit: int) -> float:
-        if (strength, limit) not in found:
+        if (strength, limit) not in bits_of:
             trial = Counted(strength, limit, tables.mantissa, tables.weights)
-            found[strength, limit] = _simulate(trial, contexts, cells)
-        return found[strength, limit]
+            bits_of[strength, limit] = _simulate(trial, contexts, cells)
+        return bits_of[strength, limit]
 
     strength = min((1, 2, 3, 5, 7), key=lambda s: bits(s, 15))
     limit = min((15, 7, 9, 11, 13), key=lambda b: bits(strength, b))
@@ -544,15 +546,15 @@ def _fixed(cells: np.ndarray):
         alone = np.full(len(cells), np.inf)
         for c in np.flatnonzero(used):
             alone[c] = ideal_bits(cells[c], Table(rounded[c])) + _table_bits(rounded[c], mantissa)
-        own = used
+        has_table = used
         for _ in range(3):
-            pool = cells[~own].sum(0)
+            pool = cells[~has_table].sum(0)
             pool = _weights(pool if pool.any() else cells.sum(0), mantissa)
-            own = alone < cells @ Table(pool).costs()
-        pool = cells[~own].sum(0)
+            has_table = alone < cells @ Table(pool).costs()
+        pool = cells[~has_table].sum(0)
         pool = _weights(pool if pool.any() else cells.sum(0), mantissa)
-        weights = ([] if own.all() else [pool]) + [rounded[c] for c in np.flatnonzero(own)]
-        yield Fixed(mantissa, own, weights)
+        weights = ([] if has_table.all() else [pool]) + [rounded[c] for c in np.flatnonzero(has_table)]
+        yield Fixed(mantissa, has_table, weights)
 
 
 def _simulate(tables: Counted, contexts: Contexts, cells: np.ndarray) -> float:
@@ -578,8 +580,8 @@ def _levels(cells: np.ndarray, contexts: Contexts) -> list[np.ndarray]:
 
 def _bits_given(cells: np.ndarray, estimate: np.ndarray) -> float:
     """Bits of symbols counted in cells (.., K) under the weights (.., K)."""
-    seen = cells.any(-1)
-    cells, weights = cells[seen], estimate[seen].astype(np.float64)
+    occurring = cells.any(-1)
+    cells, weights = cells[occurring], estimate[occurring].astype(np.float64)
     weights = weights / weights.sum(1, keepdims=True) + 1.0 / ONE
     return -float((cells * np.log2(weights)).sum())
 
@@ -592,29 +594,29 @@ def _lane_orders(count: int, shapes: Shapes, l: int) -> list[Lanes]:
         natural |= {(count // max(inner, 1), False), (inner, True)}
         if len(shape) == 4 and l == 1:
             natural |= {(math.prod(shape[:2]), False), (math.prod(shape[2:]), True)}
-    few = 4096 if count >= 1 << 20 else max(8, count >> 12)
-    found = {}
+    min_lanes = 4096 if count >= 1 << 20 else max(8, count >> 12)
+    layouts = {}
     for lanes, strided in natural:
         lanes = min(max(lanes, 1), count)
-        if lanes < few:
-            lanes = min(lanes * -(-few // lanes), count) if not strided else few
+        if lanes < min_lanes:
+            lanes = min(lanes * -(-min_lanes // lanes), count) if not strided else min_lanes
         if -(-count // lanes) <= MAX_ROWS:
-            found[lanes, strided] = Lanes(count, lanes, strided)
-    return [found[key] for key in sorted(found)]
+            layouts[lanes, strided] = Lanes(count, lanes, strided)
+    return [layouts[key] for key in sorted(layouts)]
 
 
 def _cells(lanes: Lanes, contexts: Contexts, matrix: np.ndarray) -> np.ndarray:
     """How often each symbol follows each context: (rows, contexts, K), or (1, contexts, K) where that is large."""
     shape = (contexts.count, contexts.symbols)
-    each = matrix.shape[0] * shape[0] * shape[1] <= MAX_UPDATES and lanes.count <= COUNTED
-    out = np.zeros((lanes.rows if each else 1, *shape), np.int64)
+    by_row = matrix.shape[0] * shape[0] * shape[1] <= MAX_UPDATES and lanes.count <= COUNTED
+    out = np.zeros((lanes.rows if by_row else 1, *shape), np.int64)
     current = contexts.start(matrix.shape[1])
     for row, symbols in enumerate(matrix):
         symbols = symbols[: lanes.width(row)]
         current = current[: len(symbols)]
         index = current.astype(np.int32) * np.int32(shape[1]) + symbols
         counts = np.bincount(index, minlength=shape[0] * shape[1])
-        out[row if each else 0] += counts.reshape(shape)
+        out[row if by_row else 0] += counts.reshape(shape)
         current = contexts.follow(current, symbols)
     return out
 
@@ -673,8 +675,8 @@ def _entropy_bits(cells: np.ndarray) -> float:
 def _weights(counts: np.ndarray, mantissa: int) -> list[int]:
     """Counts rounded to mantissa + 1 significant bits; as only ratios matter, the smallest exponent is zero."""
     weights = [round_weight(int(c), mantissa) for c in counts]
-    spare = min(w.bit_length() for w in weights if w) - mantissa - 1
-    return [w >> spare for w in weights]
+    shift = min(w.bit_length() for w in weights if w) - mantissa - 1
+    return [w >> shift for w in weights]
 
 
 def _table_bits(weights: list[int], mantissa: int) -> int:

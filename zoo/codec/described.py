@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from zoo.codec import container
 from zoo.codec.bits import Reader, Writer
-from zoo.codec.container import Coded, Header, Part
+from zoo.codec.container import Coded, GroupBytes, Header
 from zoo.errors import CorruptArtifact, UnsupportedVersion
 
 VERSION = 2
@@ -30,7 +30,7 @@ MODES = {"L": 1, "RGB": 3}  # of pictures, and their channels
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 
 MAX_STRING = 1 << 10  # bytes of UTF-8
-MAX_PARTS = 1 << 7  # of a name
+MAX_WORDS = 1 << 7  # of a name, between its dots
 MAX_DIMENSIONS = 32
 MAX_CLASSES = 1 << 15
 
@@ -62,7 +62,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Description:
-    """What a file says of itself. dtypes: of the tensors of each group; a tensor's place in its group is that in the table."""
+    """What a file says of itself.
+
+    dtypes: one for each group, that of its tensors. tensors: rows of the table; a group has its tensors in the table's order.
+    """
 
     network: str
     dtypes: tuple[str, ...]
@@ -118,10 +121,10 @@ def decode(blob: bytes) -> tuple[Description, list[Coded]]:
     return description, groups
 
 
-def anatomy(blob: bytes) -> tuple[Description, list[Part], int]:
-    """Where the bytes go, group by group, and the bytes before the first group."""
-    description, _, (parts, start) = _decode(blob, measure=True)
-    return description, parts, start
+def anatomy(blob: bytes) -> tuple[Description, list[GroupBytes], int]:
+    """What the bytes are spent on, group by group, and the number of bytes before the first group."""
+    description, _, (breakdown, start) = _decode(blob, measure=True)
+    return description, breakdown, start
 
 
 def read_header(blob: bytes) -> Header:
@@ -150,13 +153,13 @@ def _decode(blob: bytes, measure: bool = False):
     description = _read_header(reader, len(blob))
     start = reader.position
     sizes = {str(number): DTYPES[dtype] for number, dtype in enumerate(description.dtypes)}
-    groups, parts = container.read_groups(reader, description.shapes(), "its table", measure, sizes)
+    groups, breakdown = container.read_groups(reader, description.shapes(), "its table", measure, sizes)
     for dtype, group in zip(description.dtypes, groups.values(), strict=True):
         if group.decoder != "exact" and dtype not in DECODED:
             raise CorruptArtifact(f"a group of {dtype} numbers has decoder {group.decoder!r}; only floating-point ones may")
         if dtype == "bool" and group.phi.size and group.phi.max() > 1:
             raise CorruptArtifact("a bool is neither 0 nor 1")
-    return description, list(groups.values()), (parts, start)
+    return description, list(groups.values()), (breakdown, start)
 
 
 # ---------------------------------------------------------------------------------------------- the header
@@ -219,7 +222,7 @@ def _read_header(reader: Reader, length: int) -> Description:
     if codes and max(codes) >= len(_CODES):
         raise CorruptArtifact(f"a group of numbers of kind {max(codes)}; version 2 knows 0 to {len(_CODES) - 1}")
     dtypes = tuple(_CODES[code] for code in codes)
-    tensors, words, name, first, memory = [], [], [], 0, 0
+    tensors, words, name, next_group, memory = [], [], [], 0, 0
     names: set[str] = set()
     for row in range(reader.varint()):
         name = _read_name(reader, words, name)
@@ -234,9 +237,9 @@ def _read_header(reader: Reader, length: int) -> Description:
                 raise CorruptArtifact(f"{joined!r} is another name of row {alias}, which is no tensor before it")
             tensors.append(Tensor(joined, tensors[alias].shape, None, alias))
             continue
-        if group > first or group >= len(dtypes):
-            raise CorruptArtifact(f"{joined!r} belongs to group {group}; the next new one is {first} of {len(dtypes)}")
-        first = max(first, group + 1)
+        if group > next_group or group >= len(dtypes):
+            raise CorruptArtifact(f"{joined!r} belongs to group {group}; the next new one is {next_group} of {len(dtypes)}")
+        next_group = max(next_group, group + 1)
         dimensions = reader.varint()
         if dimensions > MAX_DIMENSIONS:
             raise CorruptArtifact(f"{joined!r} has {dimensions} dimensions; at most {MAX_DIMENSIONS} are allowed")
@@ -246,8 +249,8 @@ def _read_header(reader: Reader, length: int) -> Description:
             limit = f"a file of {length:,} bytes may describe {most_memory(length):,}"
             raise CorruptArtifact(f"the tensors up to {joined!r} take {memory:,} bytes of memory; {limit}")
         tensors.append(Tensor(joined, shape, group))
-    if first != len(dtypes):
-        raise CorruptArtifact(f"{len(dtypes)} groups are declared, {first} have tensors")
+    if next_group != len(dtypes):
+        raise CorruptArtifact(f"{len(dtypes)} groups are declared, {next_group} have tensors")
     description = Description(network, dtypes, tuple(tensors), picture, classes)
     if _header(description) != bytes(reader.data[begin : reader.position]):
         raise CorruptArtifact("the header is not written in the one form that it has")
@@ -255,11 +258,11 @@ def _read_header(reader: Reader, length: int) -> Description:
 
 
 def _read_name(reader: Reader, words: list[str], previous: list[str]) -> list[str]:
-    shared, more = reader.varint(), reader.varint()
-    if shared > len(previous) or shared + more > MAX_PARTS:
-        raise CorruptArtifact(f"a name of {shared} words of the one before, which has {len(previous)}, and {more} of its own")
+    shared, added = reader.varint(), reader.varint()
+    if shared > len(previous) or shared + added > MAX_WORDS:
+        raise CorruptArtifact(f"a name of {shared} words of the name before it, which has {len(previous)}, and {added} new ones")
     name = previous[:shared]
-    for _ in range(more):
+    for _ in range(added):
         index = reader.varint()
         if index > len(words):
             raise CorruptArtifact(f"word {index} of names, of which {len(words)} are known")

@@ -332,9 +332,9 @@ def _clips(counts: np.ndarray) -> list[tuple[int, int]]:
     """Ranges worth listing: all of it, and those that drop tails of integers seen at most 1, 2, 4, .. times each."""
     clips, threshold = [], 0
     while threshold <= max(1, int(counts.sum()) // 1000):
-        kept = np.flatnonzero(counts > threshold)
-        if len(kept):
-            clips.append((int(kept[0]), int(kept[-1]) + 1))
+        frequent = np.flatnonzero(counts > threshold)
+        if len(frequent):
+            clips.append((int(frequent[0]), int(frequent[-1]) + 1))
         threshold = 2 * threshold or 1
     return list(dict.fromkeys(clips))
 
@@ -386,13 +386,13 @@ def _escape_lengths(steps: np.ndarray) -> np.ndarray:
     return np.maximum(np.frexp((2 * steps.astype(np.int64)).astype(np.float64))[1] + 6, 7) // 7
 
 
-def _escape_bytes(left: np.ndarray) -> list[np.ndarray]:
+def _escape_bytes(distances: np.ndarray) -> list[np.ndarray]:
     """LEB128, first all first bytes, then all second bytes of those that have one, ..."""
     rounds = []
-    while len(left):
-        more = left >= 128
-        rounds.append((left & 127 | more << 7).astype(np.int32))
-        left = left[more] >> 7
+    while len(distances):
+        longer = distances >= 128
+        rounds.append((distances & 127 | longer << 7).astype(np.int32))
+        distances = distances[longer] >> 7
     return rounds
 
 

@@ -205,6 +205,6 @@ class Encoder:
                 (due,) = (states >> np.uint32(32 - BITS) >= width).nonzero()
                 pieces.append(states[due].astype(np.uint16))  # the lower half
                 states[due] >>= np.uint32(16)
-                whole, rest = np.divmod(states, width)
-                states[:] = (whole << np.uint32(BITS)) + rest + lefts.take(step)
+                quotient, remainder = np.divmod(states, width)
+                states[:] = (quotient << np.uint32(BITS)) + remainder + lefts.take(step)
         return np.concatenate(pieces[::-1])

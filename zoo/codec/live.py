@@ -1,7 +1,8 @@
 """Live rows and columns: the model for tensors of which little is left (FORMAT.md, "live").
 
-Where training has emptied most rows and columns of a tensor, one says which ones live and codes the integers in them alone.
-There is no table in the file: each is a few binary decisions, and each decision is coded by what the ones before it were.
+Where training has emptied most rows and columns of a tensor, the file says which ones live (have an integer other than zero),
+and codes the integers in those alone. It holds no table: an integer is a few binary decisions, and the probabilities of each
+decision follow from the decisions before it.
 
     masks of rows and columns --> live cells, row by row --> zero or not --> sign --> size, one by one
                                                                 `-- by the counts in its row, its column, and the tensor
@@ -20,14 +21,18 @@ from zoo.codec.classes import Classes
 from zoo.codec.entropy import Shapes
 from zoo.errors import CorruptArtifact
 
-IGNORED = 7  # the strength of a prior that no count moves
-LONG = 14  # from this size on the rest is coded in bits
-MAX_BACK = 64
+IGNORED = 7  # a prior so strong that the counts of the line are not looked at
+LONG = 14  # from this magnitude on, what exceeds it is coded in binary
+MAX_BACK = 64  # how many columns back the context of a column's flag may look, beside the column before
 
 
 @dataclass
 class Lines:
-    """What the file says of a tensor before its stream: rows and columns up to the last live one; how the counts weigh."""
+    """What the file says of a tensor before its stream.
+
+    rows, columns: how many there are up to the last live one. row_prior, column_prior: logarithms of the weight that the
+    whole tensor's counts have beside those of a row and of a column (`_shrunk`). back: see `_mask`.
+    """
 
     rows: int
     columns: int = 0
@@ -41,9 +46,9 @@ class Live:
 
     name = "live"
 
-    def __init__(self, shapes: Shapes, l: int, lines: list[Lines], instead: Classes | None = None):
+    def __init__(self, shapes: Shapes, l: int, lines: list[Lines], fallback: Classes | None = None):
         self.planes = [_planes(shape) for shape in shapes]
-        self.l, self.lines, self.instead = l, lines, instead
+        self.l, self.lines, self.fallback = l, lines, fallback
 
     @classmethod
     def fit(cls, phi: np.ndarray, shapes: Shapes) -> Live:
@@ -53,13 +58,13 @@ class Live:
 
     def simpler(self, phi: np.ndarray, shapes: Shapes) -> Live | None:
         """The integers in classes, which take less work where many lines live; then what is simpler than those."""
-        instead = self.instead.simpler(phi, shapes) if self.instead else Classes.fit(phi, shapes)
-        return None if instead is None else Live(shapes, self.l, [], instead)
+        fallback = self.fallback.simpler(phi, shapes) if self.fallback else Classes.fit(phi, shapes)
+        return None if fallback is None else Live(shapes, self.l, [], fallback)
 
     def write(self, writer: Writer) -> None:
-        writer.bits(self.instead is not None, 1)
-        if self.instead:
-            self.instead.write(writer)
+        writer.bits(self.fallback is not None, 1)
+        if self.fallback:
+            self.fallback.write(writer)
             return
         for (o, i, _), lines in zip(self.planes, self.lines, strict=True):
             writer.bits(lines.rows, o.bit_length())
@@ -89,36 +94,36 @@ class Live:
         return model
 
     def push(self, coder: Ans, phi: np.ndarray) -> None:
-        if self.instead:
-            self.instead.push(coder, phi)
+        if self.fallback:
+            self.fallback.push(coder, phi)
             return
-        pen, plain = _Pen(), coder.plain()
-        self._walk(phi.copy(), pen)
-        for decision in reversed(pen.decisions):
+        decider, plain = _DecisionWriter(), coder.plain()
+        self._walk(phi.copy(), decider)
+        for decision in reversed(decider.decisions):
             plain.push_bit(*decision)
         coder.take(plain)
 
     def pop(self, coder: Ans) -> np.ndarray:
-        if self.instead:
-            return self.instead.pop(coder)
+        if self.fallback:
+            return self.fallback.pop(coder)
         phi = np.zeros((sum(math.prod(planes) for planes in self.planes) // self.l, self.l), np.int32)
         plain = coder.plain()
-        self._walk(phi, _Eye(plain))
+        self._walk(phi, _DecisionReader(plain))
         coder.take(plain)
         return phi
 
     def bits(self, phi: np.ndarray) -> float:
-        if self.instead:
-            return self.instead.bits(phi)
-        pen = _Pen()
-        self._walk(phi.copy(), pen)
-        return math.fsum(float(Table((zero, one)).costs()[bit]) for bit, zero, one in pen.decisions)
+        if self.fallback:
+            return self.fallback.bits(phi)
+        decider = _DecisionWriter()
+        self._walk(phi.copy(), decider)
+        return math.fsum(float(Table((zero, one)).costs()[bit]) for bit, zero, one in decider.decisions)
 
-    def _walk(self, phi: np.ndarray, pen: _Pen | _Eye) -> None:
-        """All decisions in the order of the stream. A pen notes them from phi, an eye reads them into phi, at first 0."""
+    def _walk(self, phi: np.ndarray, decider: _DecisionWriter | _DecisionReader) -> None:
+        """All decisions in the order of the stream: noted from phi by a writer, put into phi (at first 0) by a reader."""
         for cube, lines in zip(self._cubes(phi), self.lines, strict=True):
             if lines.rows:
-                _walk(cube, lines, pen)
+                _walk(cube, lines, decider)
 
     def _cubes(self, phi: np.ndarray):
         """Views (O, I, P) of phi (d, l), tensor by tensor."""
@@ -129,7 +134,7 @@ class Live:
             begin += size
 
 
-class _Pen:
+class _DecisionWriter:
     """Notes decisions: (bit, weight of 0, weight of 1)."""
 
     def __init__(self) -> None:
@@ -140,7 +145,7 @@ class _Pen:
         return int(bit)
 
 
-class _Eye:
+class _DecisionReader:
     """Reads decisions off the stream."""
 
     def __init__(self, coder: PythonAns):
@@ -156,15 +161,15 @@ class _Counts:
     def __init__(self) -> None:
         self.weights = [1, 1]
 
-    def decide(self, pen: _Pen | _Eye, bit: bool) -> int:
-        bit = pen.decide(*self.weights, bit)
+    def decide(self, decider: _DecisionWriter | _DecisionReader, bit: bool) -> int:
+        bit = decider.decide(*self.weights, bit)
         self.weights[bit] += 2
         return bit
 
 
-def _walk(cube: np.ndarray, lines: Lines, pen: _Pen | _Eye) -> None:
-    rows = _mask(cube.any((1, 2)).tolist(), lines.rows, 1, pen)
-    columns = _mask(cube.any((0, 2)).tolist(), lines.columns, lines.back, pen)
+def _walk(cube: np.ndarray, lines: Lines, decider: _DecisionWriter | _DecisionReader) -> None:
+    rows = _mask(cube.any((1, 2)).tolist(), lines.rows, 1, decider)
+    columns = _mask(cube.any((0, 2)).tolist(), lines.columns, lines.back, decider)
     sign, sizes, total = _Counts(), [_Counts() for _ in range(LONG)], [1, 1]
     by_column = [[0, 0] for _ in columns]
     for row in rows:
@@ -173,29 +178,29 @@ def _walk(cube: np.ndarray, lines: Lines, pen: _Pen | _Eye) -> None:
             for place in range(cube.shape[2]):
                 value = int(cube[row, column, place])
                 r, c = _shrunk(in_row, total, lines.row_prior), _shrunk(in_column, total, lines.column_prior)
-                bit = pen.decide(*_weights(r[0] * c[0] * total[1], r[1] * c[1] * total[0]), value != 0)
+                bit = decider.decide(*_weights(r[0] * c[0] * total[1], r[1] * c[1] * total[0]), value != 0)
                 in_row[bit] += 1
                 in_column[bit] += 1
                 total[bit] += 2
                 if bit:
-                    cube[row, column, place] = _integer(value, sign, sizes, pen)
+                    cube[row, column, place] = _integer(value, sign, sizes, decider)
 
 
-def _integer(value: int, sign: _Counts, sizes: list[_Counts], pen: _Pen | _Eye) -> int:
+def _integer(value: int, sign: _Counts, sizes: list[_Counts], decider: _DecisionWriter | _DecisionReader) -> int:
     """An integer other than zero: its sign, then whether it is greater than 1, 2, ..; EG0 from LONG on."""
-    negative, size = sign.decide(pen, value < 0), 1
-    while size < LONG and sizes[size].decide(pen, abs(value) > size):
+    negative, size = sign.decide(decider, value < 0), 1
+    while size < LONG and sizes[size].decide(decider, abs(value) > size):
         size += 1
     if size == LONG:
-        rest, width = abs(value) - LONG + 1, 1
-        while pen.decide(1, 1, rest >> width != 0):
+        excess, width = abs(value) - LONG + 1, 1
+        while decider.decide(1, 1, excess >> width != 0):
             width += 1
             if width > 32:
                 raise CorruptArtifact("an integer of more than 32 bits")
-        found = 1
+        decoded = 1
         for k in range(width - 1)[::-1]:
-            found = 2 * found + pen.decide(1, 1, rest >> k & 1)
-        size += found - 1
+            decoded = 2 * decoded + decider.decide(1, 1, excess >> k & 1)
+        size += decoded - 1
     if size - negative >= 1 << 31:
         raise CorruptArtifact("an integer of more than 32 bits")
     return -size if negative else size
@@ -205,8 +210,8 @@ def _shrunk(counts: list[int], total: list[int], prior: int) -> tuple[int, int]:
     """Weights of 0 and 1 in a line: its counts, and 2^prior more in the proportion of the whole tensor."""
     if prior == IGNORED:
         return total[0], total[1]
-    both = total[0] + total[1]
-    return counts[0] * both + (total[0] << prior), counts[1] * both + (total[1] << prior)
+    count = total[0] + total[1]
+    return counts[0] * count + (total[0] << prior), counts[1] * count + (total[1] << prior)
 
 
 def _weights(zero: int, one: int) -> tuple[int, int]:
@@ -215,13 +220,16 @@ def _weights(zero: int, one: int) -> tuple[int, int]:
     return max(zero >> drop, 1), max(one >> drop, 1)
 
 
-def _mask(live: list[bool], count: int, back: int, pen: _Pen | _Eye) -> list[int]:
-    """Numbers of the live lines. The last of `count` lives; each other one depends on the line before and that `back` before."""
+def _mask(live: list[bool], count: int, back: int, decider: _DecisionWriter | _DecisionReader) -> list[int]:
+    """Numbers of the live lines among `count`, of which the last one lives.
+
+    The context of each other line is whether the line before it lives, and whether the one `back` lines before it does.
+    """
     flags: list[int] = []
     contexts = [[_Counts(), _Counts()], [_Counts(), _Counts()]]
     for j in range(count - 1):
         before = contexts[flags[j - 1] if j else 1][flags[j - back] if j >= back else 0]
-        flags.append(before.decide(pen, live[j]))
+        flags.append(before.decide(decider, live[j]))
     return [j for j, flag in enumerate([*flags, 1]) if flag]
 
 
@@ -234,10 +242,10 @@ def _fit(cube: np.ndarray) -> Lines:
         return lines
 
     def mask_bits(back: int) -> float:
-        pen = _Pen()
-        _mask(cube.any((0, 2)).tolist(), lines.columns, back, pen)
-        writer = 2 * (back + 7).bit_length()
-        return writer + sum(math.log2((zero + one) / (one if bit else zero)) for bit, zero, one in pen.decisions)
+        decider = _DecisionWriter()
+        _mask(cube.any((0, 2)).tolist(), lines.columns, back, decider)
+        back_bits = 2 * (back + 7).bit_length()
+        return back_bits + sum(math.log2((zero + one) / (one if bit else zero)) for bit, zero, one in decider.decisions)
 
     lines.back = min(range(1, MAX_BACK + 1), key=mask_bits)
     bits = _significance(cube[np.ix_(rows, columns)] != 0)

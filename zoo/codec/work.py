@@ -1,6 +1,6 @@
 """One budget of work for a whole file, spent before anything is expanded (FORMAT.md, section 7).
 
-Work is counted in steps of about ten nanoseconds. Whoever reads or codes says what a thing will take before doing it:
+Work is counted in steps of about ten nanoseconds. Whoever reads or codes spends the steps of a piece of work before doing it:
 
     reader.work, writer.work    side information: stored weights, tables, rows of contexts
     coder.work                  the stream: symbols, rectangles, escaped integers
@@ -19,7 +19,7 @@ STORED = 100  # a weight of a table, or one flag of a context, read from the fil
 TABLE = 5_000  # a table beside its entries; an alphabet of one integer, which needs none, takes a tenth
 ENTRY = 2  # a symbol of a table
 SYMBOL = 3  # a symbol of the stream
-ESCAPED = 64  # an escaped integer: memory is what counts here
+ESCAPED = 64  # an escaped integer: what matters is the memory it takes
 DECISION = 300  # one that depends on those before, and the counts that it moves (live.py)
 RECTANGLE = 512  # of one class (classes.py)
 
@@ -30,12 +30,12 @@ class Work:
     def __init__(self, limit: float = math.inf):
         self.limit, self.steps = limit, 0
 
-    def spend(self, steps: int, what: str) -> None:
+    def spend(self, steps: int, cause: str) -> None:
         """Counts steps, before they are taken. Raises `CorruptArtifact` when the file asks for more than it may."""
         self.steps += steps
         if self.steps > self.limit:
             limit = f"{self.limit:,} steps to decode, its length and its network allow no more"
-            raise CorruptArtifact(f"{what} would take the file beyond the {limit}")
+            raise CorruptArtifact(f"{cause} would take the file beyond the {limit}")
 
 
 def most_steps(length: int, numbers: int) -> int:

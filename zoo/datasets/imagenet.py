@@ -30,7 +30,7 @@ IMAGENET = Dataset(
         # The Keras ResNet-50: means only. It wants BGR; we reverse the input channels of conv1 instead.
         Preprocessing("imagenet-caffe", "RGB", 224, 256, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
         # The same for networks trained on smaller pictures: objects then are as large as in training (Touvron et al. 2019).
-        Preprocessing("imagenet-caffe-160", "RGB", 160, 184, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+        Preprocessing("imagenet-caffe-128", "RGB", 128, 147, 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
     ),
     batch=50,
     test_examples=50_000,  # of the validation set, 50 of each class
