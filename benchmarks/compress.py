@@ -31,7 +31,7 @@ from zoo.compress import reference
 from zoo.compress.calibration import BATCH
 from zoo.compress.command import work_key
 from zoo.compress.network import Job
-from zoo.compress.search import compress, parse_bytes
+from zoo.compress.search import parse_bytes, search
 from zoo.files import write
 
 EPOCHS = 1.0
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"{weights.source}: {weights.license}\n{len(pixels)} calibration images; work folder {base}")
     job = Job(weights, args.method, pixels, base, args.seed)
     folder = base / f"{args.method}-{target}"
-    blob = compress(job, target, folder, args.epochs)
+    blob = search(job, target, folder, args.epochs)
     write(folder / "model.zoo", blob)
     print(f"{folder / 'model.zoo'}: {len(blob):,} bytes, {time.perf_counter() - started:.0f} s")
     found, sample = measure(blob, weights, kept)

@@ -181,7 +181,7 @@ def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Picture
 def _second_order(args, state, name: str, bound: int, pictures: Pictures, facts: dict) -> bytes | None:
     """The file of `Job` within the bound; None, with the reason, where it finds none."""
     from zoo.compress.network import Job
-    from zoo.compress.search import compress
+    from zoo.compress.search import search
 
     source = Path(args.checkpoint).name
     floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
@@ -192,7 +192,7 @@ def _second_order(args, state, name: str, bound: int, pictures: Pictures, facts:
     usual = not facts["classes"] and pictures.spec == datasets.preprocessing(networks.spec(name).dataset)
     room = bound if usual else bound - len(states.pack({n: torch.zeros_like(t) for n, t in state.items()}, **facts))
     try:
-        blob = compress(job, max(room, 1), folder / f"dft-{room}", args.epochs)
+        blob = search(job, max(room, 1), folder / f"dft-{room}", args.epochs)
         return blob if usual else described(blob, facts)
     except (ValueError, IndexError) as error:
         print(f"second-order rounding found no file of {bound:,} bytes ({error}): plain rounding it is")

@@ -5,17 +5,36 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
-from zoo.compress import tensors
-from zoo.compress.network import Job
+from zoo.compress.layer import Rounded
 from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
 NEAR = 0.03  # relative distance to the wanted size below which the steps stay and one more sweep at another price does
 
 
-def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
+class Job(Protocol):
+    """A network whose layers are rounded at any price: this zoo's (network.py) or any (modules.py)."""
+
+    def statistics(self) -> None: ...
+
+    def price(self, target_bits: float) -> float: ...
+
+    def round(self, lam: float, folder: Path, previous: Mapping[str, Rounded] | None) -> Mapping[str, Rounded]: ...
+
+    def compressed(self, rounded: Mapping[str, Rounded]) -> Any: ...
+
+    def finish(self, adapted: Any, rounded: Mapping[str, Rounded], epochs: float, path: Path) -> Any: ...
+
+    def groups(self, adapted: Any, rounded: Mapping[str, Rounded], lam: float) -> Any: ...
+
+    def encode(self, groups: Any) -> bytes: ...
+
+
+def search(job: Job, target: int, folder: Path, epochs: float = 0.0, tell: Callable[[str], None] = print) -> bytes:
     """A file of at most `target` bytes, and at least 99 % of them. `folder` keeps every attempt: a stopped search goes on.
 
     Raises ValueError where no price gives that.
@@ -32,27 +51,19 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
         lam, full = state["tried"][attempt][:2] if done else (state["lam"], state["full"])
         rounded = job.round(lam, folder / f"attempt-{attempt}", None if full else rounded)
         if not done:
-            network = job.compressed(rounded)
-            size = len(job.encode(job.groups(network, rounded, lam)))
+            size = len(job.encode(job.groups(job.compressed(rounded), rounded, lam)))
             state["tried"].append([lam, full, size])
             error = sum(layer.error for layer in rounded.values())
-            print(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}", flush=True)
+            tell(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}")
             state["lam"], state["full"] = _next_price(state["tried"], 0.9965 * target)
             write(path, json.dumps(state).encode())
         if 0.9905 * target <= state["tried"][attempt][2] <= 0.9985 * target:
             break
     else:
         raise ValueError(f"no price of a bit gives {target:,} bytes; tried (price, new steps, bytes): {state['tried']}")
-    network = job.compressed(rounded)
-    path = folder / f"tuned-{epochs:g}.safetensors"
-    if path.is_file():
-        network.load_state_dict(tensors.load(path), strict=False)
-    elif epochs:
-        job.tune(network, epochs)
-        vectors = {name: t for name, t in network.state_dict().items() if t.dim() == 1 and t.is_floating_point()}
-        tensors.save(path, vectors)
+    adapted = job.finish(job.compressed(rounded), rounded, epochs, folder / f"tuned-{epochs:g}.safetensors")
     for coarser in (1.0, 1.3, 1.7, 2.5, 4.0):
-        blob = job.encode(job.groups(network, rounded, lam * coarser))
+        blob = job.encode(job.groups(adapted, rounded, lam * coarser))
         if len(blob) <= target:
             return blob
     raise ValueError(f"BN's scales and biases take more than what was kept for them: {len(blob):,} bytes of {target:,}")
