@@ -57,9 +57,9 @@ def _fail(message: str) -> int:
 def _list(args: argparse.Namespace) -> int:
     names, broken = registry.ids(args.pattern), []
     if not names:
-        every = registry.ids()
-        known = f"known: {', '.join(every)}" if every else f"none in {', '.join(map(str, registry.roots()))}"
-        raise ZooError(f"no entry matches {args.pattern!r}; {known}")
+        ids = registry.ids()
+        alternatives = f"known: {', '.join(ids)}" if ids else f"none in {', '.join(map(str, registry.roots()))}"
+        raise ZooError(f"no entry matches {args.pattern!r}; {alternatives}")
     rows, records = [], []
     for name in names:
         try:
@@ -148,38 +148,41 @@ def _show(args: argparse.Namespace) -> int:
     blob = registry.read(entry)
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
-        description, parts, start = codec.described.anatomy(blob)
+        description, breakdown, start = codec.described.anatomy(blob)
         members = [[t.name for t in description.tensors if t.group == number] for number in range(header.groups)]
-        for part, names in zip(parts, members, strict=True):
-            part.group = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        what = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
-        stream = len(blob) - 4 - start - sum(part.psi_bytes + part.table_bytes for part in parts)
+        for group, names in zip(breakdown, members, strict=True):
+            group.group = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        subject = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
+        stream = len(blob) - 4 - start - sum(group.psi_bytes + group.table_bytes for group in breakdown)
     else:
-        _, parts = codec.anatomy(blob, partitionings.layout)
-        what = f"{header.network}, partitioning {header.partitioning}"
-        places = {what: end - start for what, start, end in verify.sections(blob, parts)}
+        _, breakdown = codec.anatomy(blob, partitionings.layout)
+        subject = f"{header.network}, partitioning {header.partitioning}"
+        places = {section: end - start for section, start, end in verify.sections(blob, breakdown)}
         start, stream = places["the header"], places["the stream of symbols"]
-    coded = sum(part.coded_bits for part in parts) / 8
-    rest = [("end of the stream", stream - coded), ("header: magic, version, length, names, counts", start), ("checksum", 4)]
+    coded = sum(group.coded_bits for group in breakdown) / 8
+    header_name = "header: magic, version, length, names, counts"
+    overhead = [("end of the stream", stream - coded), (header_name, start), ("checksum", 4)]
     if args.json:
-        groups = [vars(part) for part in parts]
+        groups = [vars(group) for group in breakdown]
         _json({"network": header.network, "version": header.version, "numbers": header.parameters, "size_bytes": len(blob),
                "header_bytes": start, "stream_bytes": stream, "groups": groups})  # fmt: skip
         return 0
-    each = 8 * len(blob) / max(header.parameters, 1)
-    print(f"{args.id}: {what}")
-    print(f"{header.parameters:,} numbers in {len(blob):,} bytes, {each:.3f} bits each\n")
+    bits_a_number = 8 * len(blob) / max(header.parameters, 1)
+    print(f"{args.id}: {subject}")
+    print(f"{header.parameters:,} numbers in {len(blob):,} bytes, {bits_a_number:.3f} bits each\n")
     rows = []
-    for part in parts:
-        share = part.psi_bytes + part.table_bytes + part.coded_bits / 8
-        each = f"{8 * share / part.symbols:.3f}" if part.symbols else ""
-        rows.append((part.group, part.decoder, part.model, f"{part.symbols:,}", f"{part.ideal_bits:,.0f}", each,
-                     f"{part.coded_bits / 8:,.1f}", f"{part.table_bytes:,}", f"{part.psi_bytes:,}", f"{share:,.1f}"))  # fmt: skip
-    totals = [sum(getattr(part, what) for part in parts) for what in ("symbols", "ideal_bits", "table_bytes", "psi_bytes")]
+    for group in breakdown:
+        share = group.psi_bytes + group.table_bytes + group.coded_bits / 8
+        bits_a_weight = f"{8 * share / group.symbols:.3f}" if group.symbols else ""
+        rows.append((group.group, group.decoder, group.model, f"{group.symbols:,}", f"{group.ideal_bits:,.0f}",
+                     bits_a_weight, f"{group.coded_bits / 8:,.1f}", f"{group.table_bytes:,}", f"{group.psi_bytes:,}",
+                     f"{share:,.1f}"))  # fmt: skip
+    summed = ("symbols", "ideal_bits", "table_bytes", "psi_bytes")
+    totals = [sum(getattr(group, field) for group in breakdown) for field in summed]
     head = ("group", "decoder", "model", "symbols", "ideal bits", "bits/weight", "coded", "tables", "psi", "bytes")
-    for name, size in rest:
+    for name, size in overhead:
         rows.append((name, *[""] * 8, f"{size:,.1f}"))
-    total = totals[2] + totals[3] + coded + sum(size for _, size in rest)
+    total = totals[2] + totals[3] + coded + sum(size for _, size in overhead)
     rows.append(("the whole file", "", "", f"{totals[0]:,}", f"{totals[1]:,.0f}", f"{8 * total / max(totals[0], 1):.3f}",
                  f"{coded:,.1f}", f"{totals[2]:,}", f"{totals[3]:,}", f"{total:,.1f}"))  # fmt: skip
     _table(head, rows, right=range(3, 10))
@@ -221,8 +224,8 @@ def _verify(args: argparse.Namespace) -> int:
     ):
         statuses.append(outcome.status)
         stated |= set(outcome.stated)
-        told = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "stated", "unavailable", "seconds")
-        results.append({name: getattr(outcome, name) for name in told})
+        fields = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "stated", "unavailable", "seconds")
+        results.append({name: getattr(outcome, name) for name in fields})
         if args.json:
             continue
         size = "" if outcome.size_bytes is None else f"{outcome.size_bytes:,} bytes"
@@ -238,15 +241,15 @@ def _verify(args: argparse.Namespace) -> int:
             sys.stdout.flush()
     if stated and not args.json:
         print(f"stated in records, not checked here: {', '.join(sorted(stated))}")
-    good = statuses.count("OK")
-    what = "bytes, digests and golden outputs" if args.bytes_only else "records"
+    agreeing = statuses.count("OK")
+    subject = "bytes, digests and golden outputs" if args.bytes_only else "records"
     if args.json:
         _json(results)
     else:
-        print(f"{good} of {len(statuses)} entries agree with their {what}")
+        print(f"{agreeing} of {len(statuses)} entries agree with their {subject}")
     if "FAILED" in statuses:
         return EXIT_FAILED
-    return 0 if good == len(statuses) else EXIT_ERROR
+    return 0 if agreeing == len(statuses) else EXIT_ERROR
 
 
 def _cores() -> int:

@@ -74,10 +74,10 @@ def read_predictions(folder: Path) -> np.ndarray:
         raise CorruptArtifact(f"{path} cannot be read: it holds Python objects, a pickle")
     if len(shape) != 1 or dtype.kind != "u":
         raise CorruptArtifact(f"{path} holds {dtype} of shape {shape}, expected classes (N,)")
-    rest = content.read()
-    if len(rest) != shape[0] * dtype.itemsize:
-        raise CorruptArtifact(f"{path} cannot be read: {len(rest):,} bytes for {shape[0]:,} numbers of {dtype.itemsize}")
-    return np.frombuffer(rest, dtype)
+    body = content.read()
+    if len(body) != shape[0] * dtype.itemsize:
+        raise CorruptArtifact(f"{path} cannot be read: {len(body):,} bytes for {shape[0]:,} numbers of {dtype.itemsize}")
+    return np.frombuffer(body, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Sample:
     def to_bytes(self) -> bytes:
         """The content of sample.json, one line an image: path, class, the entry's answer, the reference's answer."""
         columns = zip(self.paths, self.labels, self.predictions, self.reference, strict=True)
-        rows = ",\n  ".join(json.dumps([path, *map(int, rest)]) for path, *rest in columns)
+        rows = ",\n  ".join(json.dumps([path, *map(int, classes)]) for path, *classes in columns)
         return f'{{"columns": {json.dumps(COLUMNS)},\n "images": [\n  {rows}\n]}}\n'.encode()
 
 

@@ -137,7 +137,7 @@ class Entry(Fields):
         return recipe
 
     @model_validator(mode="after")
-    def _whole(self, info: ValidationInfo) -> Entry:
+    def _consistent(self, info: ValidationInfo) -> Entry:
         self._folder = (info.context or {}).get("folder")
         tested = (self.test_set, self.test_errors, self.test_examples)
         if tested.count(None) not in (0, 3):

@@ -55,19 +55,19 @@ def roots() -> list[Path]:
     Raises `ZooError` for a ZOO_ARTIFACTS of which no folder exists.
     """
     setting = os.environ.get("ZOO_ARTIFACTS", "")
-    found = [files.expanded(part) for part in setting.split(os.pathsep) if part]
-    if found and not any(folder.is_dir() for folder in found):
+    folders = [files.expanded(path) for path in setting.split(os.pathsep) if path]
+    if folders and not any(folder.is_dir() for folder in folders):
         raise ZooError(f"ZOO_ARTIFACTS={setting}: no such folder")
-    found.append(PACKAGE / "artifacts")
+    folders.append(PACKAGE / "artifacts")
     if (PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, not a site-packages with some artifacts beside us
-        found.append(PACKAGE.parent / "artifacts")
-    return found
+        folders.append(PACKAGE.parent / "artifacts")
+    return folders
 
 
 def ids(pattern: str = "*") -> list[str]:
     """Sorted ids of all entries that match a shell pattern. Reads no record."""
-    found = {path.parent.name for root in roots() for path in root.glob(f"*/{RECORD}")}
-    return sorted(name for name in found if fnmatchcase(name, pattern))
+    names = {path.parent.name for root in roots() for path in root.glob(f"*/{RECORD}")}
+    return sorted(name for name in names if fnmatchcase(name, pattern))
 
 
 def find(name: str) -> Entry:
@@ -105,9 +105,9 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
 
 
 def described(name_or_path: str | os.PathLike) -> Entry | Path:
-    """An entry, which an id must have a record to be, or the path of a file that has none; raises as `find` does.
+    """The entry of an id or a path; the path of a model file without a record. Raises as `find` does.
 
-    The model file beside a record, if it is the recorded one, stands for that entry.
+    The path of the model file beside a record means that entry, if the file is the recorded one.
     """
     if not _is_path(name_or_path):
         return find(os.fspath(name_or_path))
@@ -175,7 +175,7 @@ def content(path: Path, entry: Entry | None = None) -> tuple[bytes, str | None]:
 
 
 def _declared(head: bytes) -> int:
-    """How long a model file that begins so says it is, in version 1 as far as its network allows; 0 where it does not say."""
+    """The length that the head of a model file declares, in version 1 at most what its network allows; 0 if none is there."""
     from zoo import networks
     from zoo.codec.bits import Reader
     from zoo.codec.work import most_bytes
@@ -208,7 +208,7 @@ def _from_hub(entry: Entry) -> Path:
         raise ArtifactUnavailable(f"{entry.id} lies on the Hugging Face Hub: pip install huggingface-hub") from error
     try:
         path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=True))
-        if _stays(entry, path) is None:
+        if _check_cached(entry, path) is None:
             return path
     except LocalEntryNotFoundError:
         pass
@@ -224,14 +224,14 @@ def _from_hub(entry: Entry) -> Path:
             f"{entry.id} could not be fetched from https://huggingface.co/{repo} (revision {revision[:12]}, {file}): "
             f"{reason}. Put the file at {entry.path} to load it without the network"
         ) from error
-    complaint = _stays(entry, path)
+    complaint = _check_cached(entry, path)
     if complaint is not None:
         raise CorruptArtifact(f"{entry.id}: the file at https://huggingface.co/{repo} is not the recorded one: {complaint}")
     return path
 
 
-def _stays(entry: Entry, path: Path) -> str | None:
-    """What is wrong with a file in the Hub's cache, from where it is then removed; None for the recorded one."""
+def _check_cached(entry: Entry, path: Path) -> str | None:
+    """A complaint about a file in the Hub's cache, which is then removed from there; None if it is the recorded file."""
     size = path.stat().st_size
     complaint = f"expected {entry.size_bytes:,} bytes, found {size:,}"
     if size == entry.size_bytes:
@@ -270,9 +270,9 @@ def _folder(name: str) -> Path | None:
 
 
 def _unknown(name: str) -> str:
-    known = ids()
-    if not known:
+    entries = ids()
+    if not entries:
         return f"no entry is called {name!r}: there are none in {', '.join(map(str, roots()))}"
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-    return f"no entry is called {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}")
+    near = difflib.get_close_matches(name.lower(), entries, n=3, cutoff=0.4)
+    return f"no entry is called {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"known: {', '.join(entries)}")
 

@@ -63,8 +63,8 @@ def basis(decoder: str, l: int) -> np.ndarray | None:
     """
     if decoder == "dft":
         k = math.isqrt(l)
-        one = _real_dft(k)
-        return np.kron(one, one)  # 2-D and separable: row (u, v) is the outer product of the 1-D rows u and v
+        one_dimension = _real_dft(k)
+        return np.kron(one_dimension, one_dimension)  # 2-D and separable: row (u, v) is the outer product of the 1-D rows u and v
     seed = _seed(decoder)
     return None if seed is None else _random_orthogonal(l, seed)
 
@@ -85,15 +85,15 @@ def decode(decoder: str, phi: np.ndarray, psi: dict[str, np.ndarray], shapes: li
     planes = phi.T  # (l, d); the codec hands phi over column by column, so these are contiguous
     weights, start = [], 0
     for t, (count, shape) in enumerate(zip(counts, shapes, strict=True)):
-        part = planes[:, start : start + count]
+        rows = planes[:, start : start + count]
         start += count
-        own = {name: array[min(t, len(array) - 1)] for name, array in psi.items()}
+        tensor_psi = {name: array[min(t, len(array) - 1)] for name, array in psi.items()}
         if decoder == "codebook":
-            weights.append(_lookup(own["codebook"].astype(np.float32), part[0], shape))
+            weights.append(_lookup(tensor_psi["codebook"].astype(np.float32), rows[0], shape))
         else:
             if pools(decoder, shape):
-                part = pooled(part.astype(np.float64).reshape(-1), _side(decoder))[None]
-            weights.append(_affine(decoder, part, own["scale"], own.get("shift"), shape))
+                rows = pooled(rows.astype(np.float64).reshape(-1), _side(decoder))[None]
+            weights.append(_affine(decoder, rows, tensor_psi["scale"], tensor_psi.get("shift"), shape))
     return weights
 
 
@@ -120,9 +120,9 @@ def pooled(phi, side: int):
     """phi (.., n * side^2), numpy or torch: the integer of each block's first pixel is added to the block's three others."""
     blocks = phi.reshape(-1, side // 2, 2, side // 2, 2)
     first = blocks[:, :, :1, :, :1]
-    rest = blocks * 0 + first
-    rest[:, :, :1, :, :1] = 0
-    return (blocks + rest).reshape(phi.shape)
+    shares = blocks * 0 + first
+    shares[:, :, :1, :, :1] = 0
+    return (blocks + shares).reshape(phi.shape)
 
 
 def invert(decoder: str, weight, l: int):
@@ -203,7 +203,7 @@ def _cut(flat: np.ndarray, shapes) -> list[np.ndarray]:
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     if len(flat) != ends[-1]:
         raise LayoutMismatch(f"the group's tensors have {ends[-1]} numbers, the file has {len(flat)}")
-    return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
+    return [piece.reshape(shape) for piece, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
 
 
 def _seed(decoder: str) -> int | None:

@@ -149,8 +149,8 @@ def verify(
     with _bar(progress, total=work, bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} remain") as bar:
         for number, (entry, outcome) in enumerate(waiting):
             bar.set_description(f"{len(waiting) - number} of {len(entries)} entries to test, {entry.id}")
-            before, each = bar.n, outcome.measurement.multiplications or 0
-            _test(entry, outcome, options, lambda images, each=each: bar.update(images * each))
+            before, multiplications = bar.n, outcome.measurement.multiplications or 0
+            _test(entry, outcome, options, lambda images, each=multiplications: bar.update(images * each))
             bar.update(before + _work(entry, outcome) - bar.n)
             yield outcome
 
@@ -250,10 +250,10 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
         if entry.quoted is not None and entry.quoted not in registry.quoted():
             outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
         if not options.bytes_only and not options.tests(entry):
-            known = "not yet measured"
+            state = "not yet measured"
             if entry.test_errors is not None:
-                known = f"not derived again (recorded: {_rate(entry.test_errors, entry.test_examples)})"
-            outcome.notes.append(f"error on ImageNet-val {known}; --data PATH measures it")
+                state = f"not derived again (recorded: {_rate(entry.test_errors, entry.test_examples)})"
+            outcome.notes.append(f"error on ImageNet-val {state}; --data PATH measures it")
         outcome.measurement = derived
     return outcome
 
@@ -325,92 +325,93 @@ def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
         return f"{text}; {error}"
 
 
-def sections(blob: bytes, parts: Sequence[codec.GroupBytes] | None = None) -> list[tuple[str, int, int]]:
-    """(what, first byte, end) of the parts of a model file, in order and without gaps; parts: its `codec.anatomy`."""
-    if parts is None:
-        _, parts = codec.anatomy(blob, partitionings.layout)
+def sections(blob: bytes, breakdown: Sequence[codec.GroupBytes] | None = None) -> list[tuple[str, int, int]]:
+    """(name, first byte, end) of the sections of a model file, in order and without gaps; breakdown: its `codec.anatomy`."""
+    if breakdown is None:
+        _, breakdown = codec.anatomy(blob, partitionings.layout)
     reader = Reader(blob)
     for step in (lambda: reader.raw(9), reader.varint, reader.text, reader.text, reader.varint, reader.varint):
         step()  # magic and version, length, network, partitioning, parameters, groups: FORMAT.md, section 1
     start = reader.position
-    found = [("the header", 0, start)]
-    for part in parts:
-        for what, length in (("the decoder parameters", part.psi_bytes), ("the tables", part.table_bytes),
-                             ("the symbols in lanes", part.payload_bytes)):  # fmt: skip
-            found.append((f"{what} of group {part.group}", start, start + length))
+    pieces = [("the header", 0, start)]
+    for group in breakdown:
+        for kind, length in (("the decoder parameters", group.psi_bytes), ("the tables", group.table_bytes),
+                             ("the symbols in lanes", group.payload_bytes)):  # fmt: skip
+            pieces.append((f"{kind} of group {group.group}", start, start + length))
             start += length
-    return [*found, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]
+    return [*pieces, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]
 
 
-def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:
-    if expected.shape != found.shape:
-        return [f"golden outputs: expected shape {expected.shape}, found {found.shape}"]
-    allowed = TOLERANCE * float(np.abs(found).max())  # of what was derived: no record can widen its own tolerance
-    distance = np.abs(expected.astype(np.float64) - found)
-    wrong = ~(distance <= allowed)  # NaN is wrong
-    if not wrong.any():
+def _golden_differences(expected: np.ndarray, derived: np.ndarray) -> list[str]:
+    if expected.shape != derived.shape:
+        return [f"golden outputs: expected shape {expected.shape}, found {derived.shape}"]
+    allowed = TOLERANCE * float(np.abs(derived).max())  # of what was derived: no record can widen its own tolerance
+    distance = np.abs(expected.astype(np.float64) - derived)
+    outside = ~(distance <= allowed)  # NaN is wrong
+    if not outside.any():
         return []
     image, k = np.unravel_index(np.where(np.isnan(distance), np.inf, distance).argmax(), distance.shape)
-    return [f"golden outputs: {int(wrong.sum())} of {wrong.size} logits differ by more than {allowed:.2g}; most at image "
-            f"{image}, class {k}: expected {expected[image, k]:.6g}, found {found[image, k]:.6g}"]  # fmt: skip
+    return [f"golden outputs: {int(outside.sum())} of {outside.size} logits differ by more than {allowed:.2g}; most at image "
+            f"{image}, class {k}: expected {expected[image, k]:.6g}, found {derived[image, k]:.6g}"]  # fmt: skip
 
 
-def _check_errors(entry: Entry, outcome: Outcome, found: Measurement, images) -> None:
-    outcome.errors, outcome.examples = found.errors, found.examples
+def _check_errors(entry: Entry, outcome: Outcome, measured: Measurement, images) -> None:
+    outcome.errors, outcome.examples = measured.errors, measured.examples
     if entry.test_errors is None:
-        outcome.notes.append(f"{_rate(found.errors, found.examples)}, not in the record")
+        outcome.notes.append(f"{_rate(measured.errors, measured.examples)}, not in the record")
         if not datasets.get(entry.dataset).downloadable and (reason := not_official(images)) is not None:
             outcome.notes.append(f"not the official validation set: {reason}")
         return
-    if found.test_set != entry.test_set or found.examples != entry.test_examples:
+    if measured.test_set != entry.test_set or measured.examples != entry.test_examples:
         complaint = (f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
-                     f"{found.examples:,} with {found.test_set}")  # fmt: skip
+                     f"{measured.examples:,} with {measured.test_set}")  # fmt: skip
         if datasets.get(entry.dataset).downloadable:
             raise WrongData(complaint)
         outcome.unavailable = complaint  # the user's pictures are others than the record's
         return
     recorded = evidence.read_predictions(entry.folder)
-    problems, ties = _prediction_differences(recorded, found)
+    problems, ties = _prediction_differences(recorded, measured)
     outcome.problems += problems
     if ties:
         outcome.notes.append(f"{len(ties)} predictions differ only where two logits are equal within rounding "
                              f"(relative {TOLERANCE:g}): {some(ties)}")  # fmt: skip
-    if len(recorded) == found.examples:
-        claimed = int((recorded != found.labels).sum())
+    if len(recorded) == measured.examples:
+        claimed = int((recorded != measured.labels).sum())
         if claimed != entry.test_errors:
             outcome.problems.append(f"errors: the record says {entry.test_errors:,}, its {PREDICTIONS} makes {claimed:,}")
-    if found.errors != entry.test_errors:
-        text = f"errors: expected {_rate(entry.test_errors, entry.test_examples)}, found {_rate(found.errors, found.examples)}"
+    if measured.errors != entry.test_errors:
+        recorded_rate, rate = _rate(entry.test_errors, entry.test_examples), _rate(measured.errors, measured.examples)
+        text = f"errors: expected {recorded_rate}, found {rate}"
         (outcome.notes if ties and not problems else outcome.problems).append(text)
 
 
-def _prediction_differences(expected: np.ndarray, found: Measurement) -> tuple[list[str], list[str]]:
+def _prediction_differences(expected: np.ndarray, measured: Measurement) -> tuple[list[str], list[str]]:
     """(complaints, images that flipped between two logits that are equal within rounding)"""
-    if len(expected) != found.examples:
-        return [f"predictions: expected {len(expected):,}, found {found.examples:,}"], []
-    differ = expected != found.predictions
-    tie = differ & (expected == found.runners_up) & (found.gaps <= TOLERANCE)
+    if len(expected) != measured.examples:
+        return [f"predictions: expected {len(expected):,}, found {measured.examples:,}"], []
+    differ = expected != measured.predictions
+    tie = differ & (expected == measured.runners_up) & (measured.gaps <= TOLERANCE)
     ties = [f"image {i}" for i in np.flatnonzero(tie)]
-    wrong = [f"image {i}: expected {expected[i]}, found {found.predictions[i]}" for i in np.flatnonzero(differ & ~tie)]
-    problems = [f"predictions: {len(wrong):,} of {len(expected):,} differ: {some(wrong)}"] if wrong else []
+    others = [f"image {i}: expected {expected[i]}, found {measured.predictions[i]}" for i in np.flatnonzero(differ & ~tie)]
+    problems = [f"predictions: {len(others):,} of {len(expected):,} differ: {some(others)}"] if others else []
     return problems, ties
 
 
 def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict) -> None:
     sample = evidence.read_sample(entry.folder)
-    found = measurement.measure(blob, sample.images(root), **usual)
+    measured = measurement.measure(blob, sample.images(root), **usual)
     recorded = entry.sample
-    if found.test_set != recorded.digest:
-        raise WrongData(f"sample: expected images with digest {recorded.digest}, found {found.test_set}")
-    problems, ties = _prediction_differences(sample.predictions, found)
+    if measured.test_set != recorded.digest:
+        raise WrongData(f"sample: expected images with digest {recorded.digest}, found {measured.test_set}")
+    problems, ties = _prediction_differences(sample.predictions, measured)
     outcome.problems += [f"sample {text}" for text in problems]
-    now = replace(sample, predictions=found.predictions)
-    for name, value in (("examples", len(sample.paths)), ("errors", now.errors), ("agreement", now.agreement)):
+    answers = replace(sample, predictions=measured.predictions)
+    for name, value in (("examples", len(sample.paths)), ("errors", answers.errors), ("agreement", answers.agreement)):
         if getattr(recorded, name) != value:
             text = f"sample {name}: expected {getattr(recorded, name)}, found {value}"
             (outcome.notes if ties and not problems else outcome.problems).append(text)
-    outcome.notes.append(f"sample {recorded.name}: {_rate(now.errors, len(sample.paths))}, the answer of "
-                         f"{recorded.reference} on {now.agreement} of {len(sample.paths)}")  # fmt: skip
+    outcome.notes.append(f"sample {recorded.name}: {_rate(answers.errors, len(sample.paths))}, the answer of "
+                         f"{recorded.reference} on {answers.agreement} of {len(sample.paths)}")  # fmt: skip
 
 
 def _rate(errors: int, examples: int) -> str:

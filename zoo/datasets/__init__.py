@@ -67,10 +67,10 @@ def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Ima
     ValueError for other names.
     """
     if dataset not in DATASETS or split not in DATASETS[dataset].splits:
-        known = ", ".join(f"{name} {split}" for name, each in DATASETS.items() for split in each.splits)
+        pairs = ", ".join(f"{entry.name} {name}" for entry in DATASETS.values() for name in entry.splits)
         folder = dataset in DATASETS and not DATASETS[dataset].downloadable
         hint = f"; for {DATASETS[dataset].title} see zoo.datasets.image_folder" if folder else ""
-        raise ValueError(f"no data set {dataset!r} {split!r}; there are {known}{hint}")
+        raise ValueError(f"no data set {dataset!r} {split!r}; there are {pairs}{hint}")
     return sources.load(DATASETS[dataset], split, root)
 
 

@@ -78,16 +78,16 @@ def spec(name: str) -> Spec:
         near = difflib.get_close_matches(base.lower(), SPECS, n=3, cutoff=0.4)
         hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(SPECS)}"
         raise ZooError(f"no network is called {name!r}; {hint}")
-    found = SPECS[base]
+    base_spec = SPECS[base]
     if not colon:
-        return found
+        return base_spec
     count = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 and digits[0] != "0" else 0
     if not 1 <= count <= MAX_CLASSES:
         raise ZooError(f"{name!r}: a network has 1 to {MAX_CLASSES:,} classes, written as in {base}:10")
-    if count == found.classes_count:
-        return found  # one network, one name
-    added = (found.features + 1) * (count - found.classes_count)
-    return replace(found, name=name, parameters=found.parameters + added, classes_count=count)
+    if count == base_spec.classes_count:
+        return base_spec  # one network, one name
+    added = (base_spec.features + 1) * (count - base_spec.classes_count)
+    return replace(base_spec, name=name, parameters=base_spec.parameters + added, classes_count=count)
 
 
 def build(name: str) -> nn.Module:
@@ -104,9 +104,9 @@ def build(name: str) -> nn.Module:
     Raises:
         ZooError: as :func:`spec`.
     """
-    found = spec(name)
-    module, _, builder = found.builder.partition(".")
-    return getattr(importlib.import_module(f"zoo.networks.{module}"), builder)(found.classes_count)
+    network_spec = spec(name)
+    module, _, builder = network_spec.builder.partition(".")
+    return getattr(importlib.import_module(f"zoo.networks.{module}"), builder)(network_spec.classes_count)
 
 
 @functools.lru_cache
