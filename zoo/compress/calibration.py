@@ -167,6 +167,8 @@ def sensitivity(
             positions[name] = positions.get(name, 0) + out.numel() // out.shape[channel]
             if not out.requires_grad:
                 out = out + zero.to(out.dtype)
+            elif out._is_view():  # what works on a view in place loses its hooks
+                out = out.clone()
             out.register_hook(lambda gradient: add(f"{name}/importance", gradient.float().square().sum(dims)))
             return out
 

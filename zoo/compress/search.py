@@ -13,6 +13,7 @@ from zoo.compress.layer import Rounded
 from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
+FULL = 0.97  # of the wanted bytes, at least
 NEAR = 0.03  # relative distance to the wanted size below which the steps stay and one more sweep at another price does
 
 
@@ -60,6 +61,10 @@ def search(job: Job, target: int, folder: Path, epochs: float = 0.0, tell: Calla
         if 0.9905 * target <= state["tried"][attempt][2] <= 0.9985 * target:
             break
     else:
+        attempt = _best(state["tried"], target)
+        if attempt is not None:
+            lam, rounded = state["tried"][attempt][0], job.round(state["tried"][attempt][0], folder / f"attempt-{attempt}", None)
+    if attempt is None:
         raise ValueError(f"no price of a bit gives {target:,} bytes; tried (price, new steps, bytes): {state['tried']}")
     adapted = job.finish(job.compressed(rounded), rounded, epochs, folder / f"tuned-{epochs:g}.safetensors")
     for coarser in (1.0, 1.3, 1.7, 2.5, 4.0):
@@ -69,6 +74,12 @@ def search(job: Job, target: int, folder: Path, epochs: float = 0.0, tell: Calla
     raise ValueError(f"BN's scales and biases take more than what was kept for them: {len(blob):,} bytes of {target:,}")
 
 
+def _best(tried: list[list], target: int) -> int | None:
+    """The attempt that fills the bound most, where sizes jump past it: of at least FULL of it."""
+    fitting = [(size, number) for number, (_, _, size) in enumerate(tried) if FULL * target <= size <= 0.9985 * target]
+    return max(fitting)[1] if fitting else None
+
+
 def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
     """The next price, and whether to round anew at it; near the goal one more sweep with the present steps is enough.
 
@@ -76,7 +87,10 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
     through the last two of the same kind, with bounds on its slope: one more sweep changes the bytes far less than new steps.
     """
     lam, _, size = tried[-1]
-    full = abs(math.log(size / goal)) > NEAR
+    stuck = len(tried) > 2 and not tried[-1][1] and not tried[-2][1] and abs(size - goal) > abs(tried[-2][2] - goal) / 2
+    full = abs(math.log(size / goal)) > NEAR or stuck
+    if stuck:
+        lam, _, size = next(t for t in tried[::-1] if t[1])
     above = min((t for t in tried if t[1] and t[2] >= goal), key=lambda t: t[2], default=None)
     below = max((t for t in tried if t[1] and t[2] < goal), key=lambda t: t[2], default=None)
     if full and above and below:
@@ -84,6 +98,8 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
         return above[0] * math.exp(share * math.log(below[0] / above[0])), True
     slope, steepest, flattest = (-0.35, -1.0, -0.15) if full else (-0.06, -0.5, -0.02)
     same = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
+    if stuck:
+        same = [t for t in same if t[1]]
     if same and (full or not tried[-1][1]):
         slope = min(max(math.log(same[-1][2] / size) / math.log(same[-1][0] / lam), steepest), flattest)
     return lam * math.exp(math.log(goal / size) / slope), full
