@@ -18,7 +18,10 @@ from zoo.errors import ZooError
 COMMANDS = {  # name: (module, one line)
     "train": ("benchmarks.train", "recipe -> model files in runs/, one for each seed"),
     "evaluate": ("benchmarks.evaluate", "model files of a recipe -> the record in artifacts/, measured once"),
+    "submit": ("benchmarks.submit", "a model file that another program wrote -> its entry, measured once"),
+    "quote": ("benchmarks.quote", "a published number -> the list of quoted results"),
     "measure": ("benchmarks.measure", "ImageNet's validation set -> the test errors of entries that have none"),
+    "sample": ("benchmarks.sample", "pictures -> errors and agreement of an entry and of the network that it compresses"),
     "make": ("benchmarks.make", "the commands that make an entry which does not come with the zoo"),
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),

@@ -50,9 +50,11 @@ def compare(a: Entry, b: Entry) -> tuple[str, Comparison]:
             raise ValueError(f"{a.id} and {b.id} were measured on different test sets ({a.dataset} and {b.dataset})")
         answers = [evidence.read_predictions(e.folder) for e in (a, b)]
         labels, images = np.asarray(measurement.test_images(a.dataset).labels), f"{datasets.get(a.dataset).title} test"
-    elif a.sample and b.sample and a.sample.digest == b.sample.digest:
-        samples = [evidence.read_sample(e.folder) for e in (a, b)]
-        answers, labels, images = [s.predictions for s in samples], samples[0].labels, f"the sample {a.sample.name}"
+    elif common := paired.common_sample(a, b):
+        samples = [evidence.read_sample(e.folder / common.file) for e in (a, b)]
+        known = samples[0].labels != evidence.UNKNOWN
+        answers, labels = [s.predictions[known] for s in samples], samples[0].labels[known]
+        images = f"the sample {common.key} ({common.name})"
     else:
         missing = [e.id for e in (a, b) if e.test_errors is None] or [a.id, b.id]
         raise ValueError(f"no images on which both were measured: {' and '.join(missing)} has no test errors in its record")

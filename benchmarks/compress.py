@@ -24,11 +24,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import evaluate
+from benchmarks import evaluate, sample
 from benchmarks.report import curve
-from zoo import datasets, evidence, measurement, preprocessing, registry
+from zoo import datasets, evidence, measurement, preprocessing, records, registry
 from zoo.compress import reference
-from zoo.compress.calibration import BATCH
 from zoo.compress.command import work_key
 from zoo.compress.network import Job
 from zoo.compress.search import parse_bytes, search
@@ -37,6 +36,7 @@ from zoo.files import write
 EPOCHS = 1.0
 PICTURES = "images from the training split of ImageNet"
 IMAGES = 300
+KEPT_OUT = "kept-out"  # key of the sample of calibration pictures that were not used
 
 
 def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[np.ndarray, datasets.ImageFolder | None]:
@@ -91,11 +91,11 @@ def main(args: argparse.Namespace) -> int:
     blob = search(job, target, folder, args.epochs)
     write(folder / "model.zoo", blob)
     print(f"{folder / 'model.zoo'}: {len(blob):,} bytes, {time.perf_counter() - started:.0f} s")
-    found, sample = measure(blob, weights, kept)
-    if sample is not None:
-        print(f"kept-out images: {sample.agreement} of {len(kept)} answered as by {weights.source}, {sample.errors} errors")
-    if args.curve and sample is not None:
-        curve.add(args.curve, point(args.method, blob, args.epochs, weights, sample))
+    found, kept_out = measure(blob, weights, kept)
+    if kept_out is not None:
+        print(f"kept-out images: {kept_out.agreement} of {len(kept)} answered as by {weights.source}, {kept_out.errors} errors")
+    if args.curve and kept_out is not None:
+        curve.add(args.curve, point(args.method, blob, args.epochs, weights, kept_out))
     if args.out:
         options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
         command += f" --preprocessing {args.preprocessing}" if args.preprocessing else ""
         quoted = f"{args.network}/epr-{args.method}"
-        publish(args.out, blob, weights, found, sample, args.pictures, args.seed, command, quoted, args.replace_unpublished)
+        publish(args.out, blob, weights, found, kept_out, args.pictures, args.seed, command, quoted, args.replace_unpublished)
     return 0
 
 
@@ -113,25 +113,19 @@ def measure(blob: bytes, weights: reference.Reference, kept: datasets.ImageFolde
     found = measurement.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
     if kept is None:
         return found, None
-    network, transform = weights.build(), preprocessing.preprocess(weights.preprocessing)
-    answers = []
-    with torch.inference_mode():
-        for begin in range(0, len(kept), BATCH):
-            pictures = [kept[i][0] for i in range(begin, min(begin + BATCH, len(kept)))]
-            answers.append(network(transform(pictures)).argmax(1))
-    wanted = torch.cat(answers).numpy()
+    wanted = sample.answers(weights.build(), weights.preprocessing, kept)
     return found, evidence.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
 
 
-def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: evidence.Sample) -> dict:
+def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, kept_out: evidence.Sample) -> dict:
     """A row of the table of agreement against bytes."""
     return {
         "method": method,
         "bytes": len(blob),
-        "images": len(sample.paths),
-        "agreement": sample.agreement,
-        "errors": sample.errors,
-        "reference_errors": int((sample.reference != sample.labels).sum()),
+        "images": len(kept_out.paths),
+        "agreement": kept_out.agreement,
+        "errors": kept_out.errors,
+        "reference_errors": kept_out.reference_errors,
         "tuned_epochs": f"{epochs:g}",
         "weights": weights.source,
         "sha256": hashlib.sha256(blob).hexdigest(),
@@ -139,19 +133,20 @@ def point(method: str, blob: bytes, epochs: float, weights: reference.Reference,
 
 
 def publish(
-    out: Path, blob: bytes, weights: reference.Reference, found, sample, pictures: str, seed: int, command: str, quoted: str,
+    out: Path, blob: bytes, weights: reference.Reference, found, kept_out, pictures: str, seed: int, command: str, quoted: str,
     replace_unpublished: bool,
 ) -> None:
     """Writes the entry's folder `out` with its record; the official test set stays unmeasured (`zoo verify ID --data PATH`).
 
-    pictures: what those of the sample are; quoted: key of the published row that the entry stands beside, if there is one.
+    pictures: what those kept out are; quoted: key of the published row that the entry stands beside, if there is one.
     """
     answers = replace(found, test_set=None, examples=None, errors=None, predictions=None)
     facts, extra = {}, {}
-    if sample is not None:
+    if kept_out is not None:
         note = f"{pictures}, kept out of calibration; no validation error"
-        facts["sample"] = sample.record(f"{len(sample.paths)} {pictures}", found.test_set, weights.source, note)
-        extra[evidence.SAMPLE] = sample.to_bytes()
+        result = kept_out.record(KEPT_OUT, f"{len(kept_out.paths)} {pictures}", found.test_set, weights.source, note)
+        facts["samples"] = [result]
+        extra[records.SampleResult(**result).file] = kept_out.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
         dataset=datasets.of_preprocessing(weights.preprocessing).name, preprocessing=weights.preprocessing,

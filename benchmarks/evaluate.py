@@ -24,7 +24,7 @@ from benchmarks.train import RUNS, folder, logged_recipe
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Claim, Recipe
 from benchmarks.versions import versions
-from zoo import datasets, evidence, files, measurement, records, registry
+from zoo import codec, datasets, evidence, files, measurement, records, registry
 from zoo.measurement import Measurement
 from zoo.records import Entry
 
@@ -221,7 +221,8 @@ def refuse_other_bytes(place: Path, blob: bytes, replace: bool = False) -> None:
 
 def paper_bytes(method: str, blob: bytes) -> tuple[int | None, str | None]:
     """Size of a file under the counting of its method's paper, and that counting in words; None where the paper has none."""
-    counted = methods.find(method).paper_bytes(blob) if method in methods.names() else None
+    groups = codec.read_header(blob).version == 1  # of our partitionings, which the countings speak of
+    counted = methods.find(method).paper_bytes(blob) if groups and method in methods.names() else None
     return counted or (None, None)
 
 

@@ -35,9 +35,11 @@ ENTRIES = [
     entry("lenet300-100-worse", 4_500, 190, method="lc"),
     entry("lenet300-100-good", 30_000, 150, method="hemp"),
     entry("lenet300-100-far", 20_000, 3_000, method="direct"),
-    entry("resnet50-dft", 5_400_000, None, "resnet50", sample={
-        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95,
-        "reference": "fp32", "note": "a stand-in"}),
+    entry("resnet50-dft", 5_400_000, None, "resnet50", samples=[{
+        "key": "val", "name": "validation pictures", "digest": "3" * 64, "examples": 100, "labelled": 100, "errors": 11,
+        "reference_errors": 9, "agreement": 95, "reference": "fp32", "note": "a stand-in"}, {
+        "key": "pool", "name": "others", "digest": "4" * 64, "examples": 10, "labelled": 0, "errors": 0,
+        "reference_errors": 0, "agreement": 8, "reference": "fp32", "note": "a stand-in"}]),
 ]  # fmt: skip
 QUOTED = list(registry.quoted().values())
 
@@ -90,7 +92,9 @@ def test_rows_say_what_was_measured():
 def test_an_entry_without_test_errors_says_so_and_keeps_its_sample_apart():
     (row,) = leaderboard.measured_rows(ENTRIES[4:])
     assert row["errors"] == "bytes verified, error on ImageNet-val not yet measured"
-    assert row["sample: same answer as the uncompressed network"] == "95 of 100 (95.0 %)"
+    assert row["val: same answer as the uncompressed network"] == "95 of 100 (95.0 %)"
+    assert row["error on val"] == "11.0 % (6.3 to 18.6), uncompressed 9.0 %"  # Wilson 1927: (11 + 1.92) / 103.84 -+ ..
+    assert row["pool: same answer as the uncompressed network"] == "8 of 10 (80.0 %)" and "error on pool" not in row
     assert "error ± standard error" not in row and "Pareto" not in row  # columns that would be empty
 
 
@@ -274,6 +278,10 @@ def test_a_figure_is_the_same_every_time_and_names_its_points():
     for label in ("small", "good", "far ↑ 30.0 %", "Bayesian Compression (GHS)", "lenet300-100"):
         assert label in words
     assert not re.search(r"\d{4}-\d{2}-\d{2}T", text)  # no date
+
+
+def test_the_first_entry_of_a_network_is_drawn():
+    assert b"<svg" in figures.figure("lenet300-100", ENTRIES[:1], [])
 
 
 def test_a_stale_figure_is_noticed(tmp_path):

@@ -271,12 +271,15 @@ def test_saving_refuses_what_reading_would(entry):
 
 
 def test_saving_keeps_everything(entry):
-    sample = {"name": "s", "digest": "4" * 64, "examples": 3, "errors": 1, "agreement": 2, "reference": "fp32", "note": "n"}
+    counts = {"examples": 3, "labelled": 2, "errors": 1, "reference_errors": 0, "agreement": 2}
+    sample = {"key": "s", "name": "a sample", "digest": "4" * 64, **counts, "reference": "fp32", "note": "n"}
     full = entry.changed(paper_bytes=7, paper_counting="without names", seed=2, seeds=({"seed": 0, "size_bytes": 9}, {"seed": 2}),
-        sample=sample, hub=None, versions={"torch": "2"}, license="MIT", quoted="lenet300-100/epr-sq",
+        samples=(sample, sample | {"key": "s-2"}), hub=None, versions={"torch": "2"}, license="MIT", quoted="lenet300-100/epr-sq",
     )  # fmt: skip
     registry.save(full)
     assert zoo.info(entry.id) == full
+    with pytest.raises(CorruptArtifact, match="two samples have one key: s, s"):
+        full.changed(samples=(sample, sample))
 
 
 def test_a_missing_file_without_another_place(entry):

@@ -41,7 +41,7 @@ def shell_lines() -> list[str]:
         text = re.sub(r"^ *```.*?^ *```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         spans = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text))
         lines += [s for s in spans if re.match(r"(make|zoo|python -m benchmarks) \S", s) and not re.search(r"\b[A-Z]\b", s)]
-    return list(dict.fromkeys(" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()))
+    return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in lines if line.strip()))
 
 
 @pytest.mark.parametrize("page", PAGES)

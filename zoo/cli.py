@@ -68,13 +68,16 @@ def _list(args: argparse.Namespace) -> int:
             broken.append(str(error))
             continue
         error = "not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} %"
-        rows.append((name, entry.network, f"{entry.size_bytes:,}", f"{entry.ratio:,.1f}x", error))
+        size = f"{entry.size_bytes:,}" + ("*" if entry.decoded else "")
+        rows.append((name, entry.network, size, f"{entry.ratio:,.1f}x", error))
         records.append({"id": name, "network": entry.network, "size_bytes": entry.size_bytes, "ratio": entry.ratio,
-                        "top1_error": entry.top1_error})  # fmt: skip
+                        "top1_error": entry.top1_error, "decoded_by_authors": entry.decoded is not None})  # fmt: skip
     if args.json:
         _json(records)
     else:
         _table(("id", "network", "bytes", "ratio", "error"), rows, right=(2, 3, 4))
+        if any(size.endswith("*") for _, _, size, *_ in rows):
+            print("* of a stream that only its authors' decoder reads")
     for message in broken:
         _fail(message)
     return EXIT_ERROR if broken else 0
@@ -404,7 +407,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, metavar="PATH",
                          help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
                               "(the other data sets: ZOO_DATA, see `zoo data`)")  # fmt: skip
-    command.add_argument("--sample", type=Path, metavar="PATH", help="the sample of ImageNet that the records speak of")
+    command.add_argument("--sample", type=Path, metavar="PATH", help="folder of a sample of ImageNet that records name")
     command.add_argument("--jobs", type=_positive, metavar="N",
                          help="batches at a time, each on one thread (default: as many as there are cores)")  # fmt: skip
     command.add_argument("--threads", type=_positive, metavar="N", help="of torch, for one batch at a time, instead of --jobs")

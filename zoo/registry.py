@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.records import Entry
 
 MODEL, RECORD = "model.zoo", "entry.json"
+STREAM = "stream.bin"  # of an entry that only its authors' program decodes
 HEAD = 200  # bytes at the beginning of a model file that hold its length and the name of its network
 PACKAGE = Path(__file__).parent
 
@@ -44,6 +45,8 @@ class Quoted:
     error: float  # top-1, percent
     source: str
     note: str  # "quoted" from the source itself, or "second-hand" from a work that cites it
+    counting: str | None  # what the size counts and leaves out; None where nobody here knows
+    year: int | None
 
 
 # ---------------------------------------------------------------------------------------------- finding
@@ -164,14 +167,14 @@ def content(path: Path, entry: Entry | None = None) -> tuple[bytes, str | None]:
 
     Of a file that is longer than its record and its header say, only one byte more than that is read.
     """
-    blob = files.head(path, max(_declared(files.head(path, HEAD)), entry.size_bytes if entry else HEAD) + 1)
+    blob = files.head(path, max(_declared(files.head(path, HEAD)), entry.model_bytes if entry else HEAD) + 1)
     size = path.stat().st_size
     if entry is None:
         return blob, f"the file has {size:,} bytes" if size > len(blob) else None
-    if size != entry.size_bytes:
-        return blob, f"expected {entry.size_bytes:,} bytes, found {size:,}"
+    if size != entry.model_bytes:
+        return blob, f"expected {entry.model_bytes:,} bytes, found {size:,}"
     sha256 = hashlib.sha256(blob).hexdigest()
-    return blob, None if sha256 == entry.sha256 else f"expected SHA-256 {entry.sha256}, found {sha256}"
+    return blob, None if sha256 == entry.model_sha256 else f"expected SHA-256 {entry.model_sha256}, found {sha256}"
 
 
 def _declared(head: bytes) -> int:
@@ -214,7 +217,7 @@ def _from_hub(entry: Entry) -> Path:
         pass
     except ValueError as error:  # HFValidationError: no repo can be called so
         raise CorruptArtifact(f"{entry.id}: the record names no file of the Hugging Face Hub: {error}") from error
-    size = f"{entry.size_bytes / 1e6:.2f} MB"
+    size = f"{entry.model_bytes / 1e6:.2f} MB"
     print(f"zoo: {entry.id} ({size}) is not on this machine; asking https://huggingface.co/{repo}", file=sys.stderr)
     try:
         path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
@@ -233,8 +236,8 @@ def _from_hub(entry: Entry) -> Path:
 def _check_cached(entry: Entry, path: Path) -> str | None:
     """A complaint about a file in the Hub's cache, which is then removed from there; None if it is the recorded file."""
     size = path.stat().st_size
-    complaint = f"expected {entry.size_bytes:,} bytes, found {size:,}"
-    if size == entry.size_bytes:
+    complaint = f"expected {entry.model_bytes:,} bytes, found {size:,}"
+    if size == entry.model_bytes:
         _, complaint = content(path, entry)
     if complaint is not None:
         path.resolve().unlink(missing_ok=True)  # the blob, to which the name in the snapshot is a link
@@ -249,7 +252,11 @@ def _check_cached(entry: Entry, path: Path) -> str | None:
 def quoted() -> dict[str, Quoted]:
     """Key -> result that another publication states (zoo/quoted.json), in the order of the networks."""
     content = json.loads((PACKAGE / "quoted.json").read_text(encoding="utf-8"))
-    rows = [Quoted(**row | {"source": content["sources"][row["source"]]}) for row in content["results"]]
+    sources = content["sources"]
+    rows = [
+        Quoted(**row | {"source": sources[row["source"]]["text"], "year": sources[row["source"]]["year"]})
+        for row in content["results"]
+    ]
     return {row.key: row for row in rows}
 
 

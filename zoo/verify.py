@@ -2,11 +2,11 @@
 
     model.zoo ── measure ──> Measurement ─┐
     entry.json, golden.json,              ├─ compared ──> Outcome
-    predictions.npy, sample.json ─────────┘
+    predictions.npy, sample-*.json ───────┘
 
 Of a record, `verify` derives again: size_bytes, sha256, network, partitioning, parameters, weights_sha256; with the test
-set test_set, test_examples, test_errors; with the sample of ImageNet the numbers in `sample`, which are also counted in
-sample.json. dataset and preprocessing decide the golden outputs. method, warm_start, teacher and seed are compared with
+set test_set, test_examples, test_errors; with the pictures of a sample the numbers in `samples`, which are also counted
+in sample-<key>.json. dataset and preprocessing decide the golden outputs. method, warm_start, teacher and seed are compared with
 train.log, recipe with the recipe, quoted with the quoted results. All else (STATED) is what the program that wrote the
 record said; each outcome lists it.
 """
@@ -37,10 +37,12 @@ from zoo.errors import (
 )
 from zoo.evidence import PREDICTIONS, some
 from zoo.measurement import Measurement
-from zoo.records import Entry
+from zoo.records import Entry, SampleResult
 
 # Fields that only the program which wrote the record can know; a test of the repository counts paper_bytes again.
-STATED = ("paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "license", "hub", "versions")
+STATED = (
+    "paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "submission", "license", "hub", "versions",
+)  # fmt: skip
 LOGGED = ("network", "method", "partitioning", "warm_start", "teacher")  # as in the recipe in train.log
 IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields of a recipe that do not change what a run of one seed gives
 
@@ -94,8 +96,8 @@ class _Options:
         return not self.bytes_only and (datasets.get(entry.dataset).downloadable or self.data_root is not None)
 
     def samples(self, entry: Entry) -> bool:
-        """Whether its answers to the sample of ImageNet are."""
-        return not self.bytes_only and self.sample_root is not None and entry.sample is not None
+        """Whether its answers to samples of ImageNet are."""
+        return not self.bytes_only and self.sample_root is not None and bool(entry.samples)
 
     def images(self, dataset: str) -> datasets.Images | datasets.ImageFolder | ZooError:
         """Its test set, or why it is not there: looked for once, not once for each entry."""
@@ -122,7 +124,7 @@ def verify(
 
     Offline: length, SHA-256, names, parameters, weights digest, golden outputs. Unless `bytes_only`, also the predictions and
     errors on the whole test set. ImageNet entries are tested where `data_root` names an ImageFolder. `sample_root` is the
-    folder of the sample of ImageNet that a record speaks of. `jobs` batches are tested at a time.
+    folder of a sample of ImageNet that a record names. `jobs` batches are tested at a time.
 
     First comes what needs no images, of all entries, in seconds; then the test sets, small networks first. An outcome
     comes when its entry is done. Raises `UnknownModel` for a name, before anything is measured; a record that cannot be
@@ -234,6 +236,8 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
         if complaint:
             outcome.problems.append(_damaged(entry, blob, complaint))
             return outcome
+        if entry.decoded is not None:
+            _check_stream(entry, outcome)
         derived = measurement.measure(blob, None, quick=_pending(entry, options), **_usual(entry, options))
         for name in ("network", "partitioning", "parameters", "weights_sha256"):
             expected, value = getattr(entry, name), getattr(derived, name)
@@ -242,8 +246,7 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
         outcome.problems += _golden_differences(evidence.read_golden(entry.folder), derived.golden)
         log = evidence.read_log(entry.folder)
         _check_log(entry, outcome, log)
-        if not options.samples(entry):
-            _check_sample_file(entry, outcome)
+        _check_sample_files(entry, outcome)
         if changes := _recipe_changes(entry, log):
             before = "train.log begins with the recipe as it was run"
             outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; {before}")
@@ -259,7 +262,7 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
 
 
 def _test(entry: Entry, outcome: Outcome, options: _Options, progress: bool | Callable[[int], object]) -> None:
-    """Its answers to the test set, and to the sample of ImageNet."""
+    """Its answers to the test set, and to samples of ImageNet."""
     with _judging(entry, outcome):
         usual = _usual(entry, options) | {"progress": progress, "quick": True, "jobs": options.jobs}
         blob = registry.read(entry)
@@ -270,10 +273,7 @@ def _test(entry: Entry, outcome: Outcome, options: _Options, progress: bool | Ca
             else:
                 _check_test(entry, outcome, blob, images, usual)
         if options.samples(entry):
-            try:
-                _check_sample(entry, outcome, blob, options.sample_root, usual)
-            except DataUnavailable as error:
-                outcome.unavailable = str(error)
+            _check_samples(entry, outcome, blob, options.sample_root, usual)
 
 
 def _check_test(entry: Entry, outcome: Outcome, blob: bytes, images, usual: dict) -> None:
@@ -305,21 +305,32 @@ def _check_log(entry: Entry, outcome: Outcome, log: tuple[dict, int | None] | No
                          if stated[name] != value]  # fmt: skip
 
 
-def _check_sample_file(entry: Entry, outcome: Outcome) -> None:
-    """The counts of a sample, from the answers in sample.json."""
-    if entry.sample is None:
-        return
-    answers = evidence.read_sample(entry.folder)
-    for name, count in (("examples", len(answers.paths)), ("errors", answers.errors), ("agreement", answers.agreement)):
-        if getattr(entry.sample, name) != count:
-            outcome.problems.append(f"sample {name}: the record says {getattr(entry.sample, name)}, {evidence.SAMPLE} {count}")
+def _check_sample_files(entry: Entry, outcome: Outcome) -> None:
+    """The counts of the samples, from the answers in their files."""
+    for sample in entry.samples:
+        counts = evidence.read_sample(entry.folder / sample.file).counts
+        outcome.problems += [
+            f"sample {sample.key}, {name}: the record says {getattr(sample, name)}, {sample.file} {count}"
+            for name, count in counts.items() if getattr(sample, name) != count
+        ]  # fmt: skip
+
+
+def _check_stream(entry: Entry, outcome: Outcome) -> None:
+    """Length and digest of a stream that only its authors' program reads; raises `CorruptArtifact` for another length."""
+    blob = files.read(entry.folder / registry.STREAM, entry.size_bytes)
+    outcome.size_bytes = len(blob)
+    if (len(blob), hashlib.sha256(blob).hexdigest()) != (entry.size_bytes, entry.sha256):
+        outcome.problems.append(f"{registry.STREAM} is not the recorded one: expected {entry.size_bytes:,} bytes, SHA-256 "
+                                f"{entry.sha256}, found {len(blob):,} bytes, {hashlib.sha256(blob).hexdigest()}")  # fmt: skip
+    outcome.notes.append(f"the weights are what its authors' decoder ({entry.decoded.decoder}) made of {registry.STREAM}: "
+                         "their word")  # fmt: skip
 
 
 def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
     """What is wrong with the bytes."""
     text = f"{registry.MODEL}: {complaint}"
     try:
-        codec.decode(blob, partitionings.layout)
+        loading.state_dict(blob)
         return f"{text}; it is a whole model file, but another one"
     except CorruptArtifact as error:
         return f"{text}; {error}"
@@ -397,21 +408,34 @@ def _prediction_differences(expected: np.ndarray, measured: Measurement) -> tupl
     return problems, ties
 
 
-def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict) -> None:
-    sample = evidence.read_sample(entry.folder)
-    measured = measurement.measure(blob, sample.images(root), **usual)
-    recorded = entry.sample
-    if measured.test_set != recorded.digest:
-        raise WrongData(f"sample: expected images with digest {recorded.digest}, found {measured.test_set}")
-    problems, ties = _prediction_differences(sample.predictions, measured)
-    outcome.problems += [f"sample {text}" for text in problems]
-    answers = replace(sample, predictions=measured.predictions)
-    for name, value in (("examples", len(sample.paths)), ("errors", answers.errors), ("agreement", answers.agreement)):
+def _check_samples(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict) -> None:
+    """The samples whose pictures lie below `root`: at least one, or the outcome says which pictures are missing."""
+    missing = []
+    for recorded in entry.samples:
+        sample = evidence.read_sample(entry.folder / recorded.file)
+        try:
+            images = sample.images(root)
+        except DataUnavailable as error:
+            missing.append(f"sample {recorded.key}: {error}")
+        else:
+            _check_sample(recorded, sample, outcome, measurement.measure(blob, images, **usual))
+    if len(missing) == len(entry.samples):
+        outcome.unavailable = "\n".join(missing)
+
+
+def _check_sample(recorded: SampleResult, sample: evidence.Sample, outcome: Outcome, derived: Measurement) -> None:
+    if derived.test_set != recorded.digest:
+        raise WrongData(f"sample {recorded.key}: expected images with digest {recorded.digest}, found {derived.test_set}")
+    problems, ties = _prediction_differences(sample.predictions, derived)
+    outcome.problems += [f"sample {recorded.key}, {text}" for text in problems]
+    now = replace(sample, predictions=derived.predictions)
+    for name, value in now.counts.items():
         if getattr(recorded, name) != value:
-            text = f"sample {name}: expected {getattr(recorded, name)}, found {value}"
+            text = f"sample {recorded.key}, {name}: expected {getattr(recorded, name)}, found {value}"
             (outcome.notes if ties and not problems else outcome.problems).append(text)
-    outcome.notes.append(f"sample {recorded.name}: {_rate(answers.errors, len(sample.paths))}, the answer of "
-                         f"{recorded.reference} on {answers.agreement} of {len(sample.paths)}")  # fmt: skip
+    wrong = f"{_rate(now.errors, now.labelled)}, " if now.labelled else ""
+    outcome.notes.append(f"sample {recorded.key} ({recorded.name}): {wrong}the answer of "
+                         f"{recorded.reference} on {now.agreement} of {len(sample.paths)}")  # fmt: skip
 
 
 def _rate(errors: int, examples: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import plot
-from benchmarks.report.records import front, points
+from benchmarks.report.records import front, points, readable
 from zoo import datasets, networks
 from zoo.records import Entry
 from zoo.registry import Quoted
@@ -17,7 +17,7 @@ from zoo.registry import Quoted
 
 def is_drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> bool:
     """Whether a figure would show anything that was measured."""
-    return any(e.test_errors is not None for e in entries)
+    return any(e.test_errors is not None for e in readable(entries))
 
 
 def figure_path(network: str) -> str:
@@ -25,7 +25,7 @@ def figure_path(network: str) -> str:
 
 
 def rows(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> list[dict]:
-    """The points: entries, then published sweeps, other seeds and quoted results; see `plot.errors`."""
+    """The points: entries, then published sweeps, other seeds, what authors decoded and quoted results; see `plot.errors`."""
     measured = points(entries)
     methods = {e.id: e.method for e in entries}
     listed = []
@@ -35,6 +35,8 @@ def rows(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> li
         kind = "entry" if p.entry else "sweep"
         listed.append(_row(kind, p.name, p.name.removeprefix(f"{network}-"), method, p.size_bytes, p.error))
     for e in entries:
+        if e.decoded is not None and e.test_errors is not None:
+            listed.append(_row("decoded", e.id, e.id.removeprefix(f"{network}-"), e.method, e.size_bytes, e.top1_error))
         for s in e.seeds:
             if s.test_errors is not None and s.seed != e.seed:
                 error = 100 * s.test_errors / e.test_examples

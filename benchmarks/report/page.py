@@ -39,6 +39,7 @@ from benchmarks.report.records import (
     front,
     points,
     read_entries,
+    readable,
     size,
 )
 from zoo import codec, datasets, evidence, networks, partitionings, registry
@@ -48,6 +49,7 @@ from zoo.registry import Quoted
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 24  # pictures of a comparison
+LINKED = ("entry", "seed", "decoded")  # points that lead to the page of an entry
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -108,7 +110,7 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
 def _overview(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     spec = networks.spec(network)
     drawn = figures.is_drawn(entries, quoted)
-    measured = [e for e in entries if e.test_errors is not None]
+    measured = [e for e in readable(entries) if e.test_errors is not None]
     return {
         "name": network,
         "dataset": datasets.get(spec.dataset).title,
@@ -116,7 +118,7 @@ def _overview(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) 
         "uncompressed": 4 * spec.parameters,
         "figure": _inline(figures.figure(network, entries, quoted)) if drawn else "",
         "entries": len(entries),
-        "smallest": min(entries, key=lambda e: e.size_bytes, default=None),
+        "smallest": min(readable(entries), key=lambda e: e.size_bytes, default=None),
         "best": min(measured, key=lambda e: (e.test_errors, e.size_bytes), default=None),
     }
 
@@ -127,7 +129,7 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
     rows = figures.rows(network, entries, quoted)
     for row in rows:
         row["text"] = _hover(row, by_id, {q.key: q for q in quoted})
-        row["url"] = f"../entries/{row['name'].partition(',')[0]}.html" if row["kind"] in ("entry", "seed") else None
+        row["url"] = f"../entries/{row['name'].partition(',')[0]}.html" if row["kind"] in LINKED else None
     drawn = figures.is_drawn(entries, quoted)
     spec = plot.errors("", "", rows, figures.front_rows(entries), labels=False) if drawn else None
     if spec:
@@ -146,16 +148,20 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
             "against": leaderboard._against(e, entries),
             "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
             "cost": cost.of(e),
+            "training": leaderboard.training(e),
         }
-        for e in entries
+        for e in readable(entries)
     ]
     curves = sorted((ROOT / RESULTS).glob(f"{network}-*.svg"))
     return _overview(network, entries, quoted) | {
         "spec": spec,
         "dark": plot.DARK,
         "methods": plot.styles(row["method"] for row in rows if row["kind"] != "quoted"),
-        "kinds": [kind for kind in ("seed", "sweep", "quoted") if any(row["kind"] == kind for row in rows)],
+        "kinds": [kind for kind in ("seed", "sweep", "decoded", "quoted") if any(row["kind"] == kind for row in rows)],
         "table": table,
+        "decoded": [e for e in entries if e.decoded is not None],
+        "error_text": lambda e: leaderboard._error(e) or "not yet measured",
+        "training": leaderboard.training,
         "quoted": quoted,
         "curves": [(_inline(c.read_bytes()), _markdown(c.with_suffix(".md"))) for c in curves],
     }
@@ -175,9 +181,11 @@ def _hover(row: dict, entries: dict[str, Entry], quoted: dict[str, Quoted]) -> s
         q = quoted[row["name"]]
         return f"{q.method}: {q.size}, {q.error:g} % ({q.note}) — {q.source}"
     text = f"{row['name']} ({row['method']}): {row['bytes']:,} bytes, {row['error']:.2f} % error"
+    if row["kind"] == "decoded":
+        return f"{text}, measured by its authors' decoder"
     if row["kind"] == "entry":
         e = entries[row["name"]]
-        text += f", {e.test_errors:,} of {e.test_examples:,} wrong, {e.ratio:,.0f}x smaller; training: {cost.of(e)}"
+        text += f", {e.test_errors:,} of {e.test_examples:,} wrong, {e.ratio:,.0f}x smaller; training: {leaderboard.training(e)}"
     return text
 
 
@@ -194,7 +202,7 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
         "against": leaderboard._against(e, members),
         "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
         "claim": standing.claim(e),
-        "cost": cost.of(e),
+        "training": leaderboard.training(e),
         "parts": parts,
         "rest": rest,
         "record": {key: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for key, v in record.items()},
@@ -204,8 +212,20 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
 
 
 def _anatomy(e: Entry) -> tuple[list[dict], float]:
-    """The groups of a file with the bytes of their integers and side information, and what is left for header and checksum."""
-    _, parts = codec.anatomy(registry.read(e), partitionings.layout)
+    """The groups of a file with the bytes of their integers and side information, and what is left for header and checksum.
+
+    No groups of a stream that only its authors' program reads.
+    """
+    blob = registry.read(e)
+    if e.decoded is not None:
+        return [], e.size_bytes
+    if codec.read_header(blob).version == codec.described.VERSION:
+        description, parts, _ = codec.described.anatomy(blob)
+        for number, part in enumerate(parts):
+            members = [tensor.name for tensor in description.tensors if tensor.group == number]
+            part.group = members[0] + (f" and {len(members) - 1} more" if len(members) > 1 else "")
+    else:
+        _, parts = codec.anatomy(blob, partitionings.layout)
     listed = [
         {
             "group": p.group,
@@ -238,11 +258,12 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
     listed = []
     for e in entries:
         wrong, images = paired.outcomes(e), f"{datasets.get(e.dataset).title} test"
-        if wrong is None and e.sample:
-            sample = evidence.read_sample(e.folder)
-            wrong, images = sample.predictions != sample.labels, f"a sample of {datasets.get(e.dataset).title}"
+        key, sampled = e.test_set, paired.most_labelled(e.samples)
+        if wrong is None and sampled is not None:
+            sample = evidence.read_sample(e.folder / sampled.file)
+            labelled = sample.labels != evidence.UNKNOWN
+            wrong, images, key = (sample.predictions != sample.labels)[labelled], sampled.name, sampled.digest
         if wrong is not None:
-            key = e.test_set or e.sample.digest
             row = {"id": e.id, "network": e.network, "bytes": e.size_bytes, "images": images, "set": key, "dataset": e.dataset}
             listed.append(row | {"examples": len(wrong), "wrong": paired.pack(wrong)})
     return {"entries": listed, "pictures": {name: sheet for name, sheet in pictures.items() if sheet}}

@@ -50,6 +50,11 @@ def read_entries(folder: Path = ROOT / "artifacts") -> list[Entry]:
     return sorted(records, key=lambda e: (order.index(networks.spec(e.network).base), e.size_bytes, e.id))
 
 
+def readable(entries: Sequence[Entry]) -> list[Entry]:
+    """Those whose file is read here: the size of one that its authors' program decoded says nothing about the others."""
+    return [e for e in entries if e.decoded is None]
+
+
 def by_network(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[str, tuple[list[Entry], list[Quoted]]]:
     """Network -> (measured, quoted), in the registry's order, leaving out networks without either."""
     groups = {}
@@ -70,7 +75,7 @@ def points(entries: Sequence[Entry], folder: Path = ROOT / RESULTS) -> list[Poin
 
     A point of a sweep that an entry ships is listed once, as the entry.
     """
-    measured = [e for e in entries if e.test_errors is not None]
+    measured = [e for e in readable(entries) if e.test_errors is not None]
     listed = [Point(e.id, e.size_bytes, e.test_errors, e.test_examples, e) for e in measured]
     digests = {e.sha256 for e in measured}
     for network in sorted({heading(e.network) for e in measured}):

@@ -29,7 +29,7 @@ class Teacher(nn.Module):
 
     def __init__(self, recipe: Recipe, student: nn.Module):
         super().__init__()
-        network, source = _load(recipe.teacher)
+        network, source = load(recipe.teacher)
         self.network = [network.requires_grad_(False).eval()]  # in a list: it is no part of the state
         self.temperature, self.share, self.weight = recipe.temperature, recipe.distill, recipe.features
         self.matched = _affine(datasets.PREPROCESSINGS[recipe.preprocess], datasets.PREPROCESSINGS[source])
@@ -93,7 +93,7 @@ class Teacher(nn.Module):
         return hook
 
 
-def _load(name: str) -> tuple[nn.Module, str]:
+def load(name: str) -> tuple[nn.Module, str]:
     """The network called `name`, a source of zoo/compress/reference.py or an entry, and its preprocessing."""
     if name.partition("@")[0] in reference.SOURCES:
         weights = reference.load(name)

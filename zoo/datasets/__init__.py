@@ -15,7 +15,7 @@ import numpy as np
 from zoo.datasets import sources
 from zoo.datasets.cifar10 import CIFAR10
 from zoo.datasets.dataset import Dataset, Images, Split, cache_folder, digest
-from zoo.datasets.folder import ImageFolder, image_folder
+from zoo.datasets.folder import ImageFolder, image_folder, on_disk
 from zoo.datasets.imagenet import IMAGENET, synsets
 from zoo.datasets.mnist import MNIST
 from zoo.datasets.validation import validation_set
@@ -23,8 +23,8 @@ from zoo.preprocessing import Preprocessing
 
 __all__ = [
     "DATASETS", "Dataset", "HOLDOUT", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder", "classes", "digest",
-    "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "preprocessing", "synsets", "test_set",
-    "validation_set",
+    "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "on_disk", "preprocessing", "synsets",
+    "test_set", "validation_set",
 ]  # fmt: skip
 
 HOLDOUT = 5_000  # the last images of the official training order choose between runs
