@@ -178,5 +178,5 @@ def train(case: Case, task: Task, path: Path) -> nn.Module:
         schedule.step()
         bar.set_postfix_str(f"loss {loss.item():.3f}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors.save(path, network.state_dict())
+    tensors.save(path, {name: tensor.clone() for name, tensor in network.state_dict().items()})  # tied ones, too
     return network.eval()

@@ -137,3 +137,30 @@ def test_old_checkpoints_lack_counters_of_batch_normalisation(tmp_path):
     state = networks.build("resnet20-4").state_dict()
     old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
     assert list(command.complete(old, "resnet20-4")) == list(state)
+
+
+def test_a_network_of_timm_is_calibrated_by_pictures(tmp_path, capsys):
+    """The same bytes with and without pictures: with them more answers stay."""
+    from zoo import named
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    network = named.build("timm/test_resnet:10").train()
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(60):
+        pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        Image.fromarray(pixels).resize((160, 160)).save(tmp_path / "pictures" / f"{i:02}.png")
+    spec = command.loading.from_picture(named.picture("timm/test_resnet"))
+    pictures = command.read_pictures(str(tmp_path / "pictures"), spec, 60)
+    for _ in range(10):
+        network(pictures[:30])
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    options = f"{tmp_path / 'weights.pth'} --network timm/test_resnet:10 --bits 3 --out {tmp_path / 'small.zoo'}"
+    calibrated = f"{options} --pictures {tmp_path / 'pictures'} --work {tmp_path / 'work'}"
+    assert cli.main(["compress", *calibrated.split()]) == 0
+    said = capsys.readouterr().out
+    lost = {kind: int(re.search(rf"{kind} rounding: [0-9,]+ bytes, (\d+) of 60", said)[1]) for kind in ("plain", "second-order")}
+    assert lost["second-order"] < lost["plain"]
+    assert zoo.info(tmp_path / "small.zoo").network == "timm/test_resnet:10"
+    assert int(re.search(r"agreement: (\d+) of 60", said)[1]) == 60 - lost["second-order"]
