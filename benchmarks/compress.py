@@ -8,8 +8,9 @@
                                                                       |
             BN re-estimated, then tuned towards the uncompressed network's answers --> integers --> model file (network.py)
 
-Here the price of a bit is sought at which the file has the size that was asked for. Everything slow is kept in the work
-folder (default runs/compress/...): a run that was stopped goes on where it was.
+Without --calibration the images are made from what batch normalisation remembers (zoo/compress/synthesis.py). The price of a
+bit is sought at which the file has the size that was asked for. Everything slow is kept in the work folder (default
+runs/compress/...): a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from benchmarks import evaluate, sample
 from benchmarks.report import curve
 from zoo import datasets, evidence, measurement, preprocessing, records, registry
-from zoo.compress import reference
+from zoo.compress import reference, synthesis
 from zoo.compress.command import work_key
 from zoo.compress.network import Job
 from zoo.compress.search import parse_bytes, search
@@ -64,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, help=f"{', '.join(reference.SOURCES)}, or a .safetensors file")
     parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
-    parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
+    parser.add_argument("--calibration", help="folder of pictures by class; mnist, cifar10 (training); without it pictures are "
+                        "made from batch normalisation (zoo/compress/synthesis.py)")  # fmt: skip
+    parser.add_argument("--measure", help="folder of pictures by class to measure on, where there is no --calibration")
     names = datasets.PREPROCESSINGS
     parser.add_argument("--preprocessing", choices=names, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
@@ -83,10 +86,18 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     target, started = parse_bytes(args.bytes), time.perf_counter()
     weights = reference.load(args.weights, args.network, args.preprocessing)
-    pixels, kept = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
-    base = (args.work or Path("runs") / "compress") / work_key(weights, pixels, args.seed)
-    print(f"{weights.source}: {weights.license}\n{len(pixels)} calibration images; work folder {base}")
-    job = Job(weights, args.method, pixels, base, args.seed)
+    work = args.work or Path("runs") / "compress"
+    if args.calibration:
+        pixels, kept = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
+        calibrated, kind = weights, "calibration images"
+    else:
+        spec = datasets.preprocessing(weights.preprocessing)
+        pixels, spec = synthesis.kept(work, weights.digest, weights.build(), spec, args.images, args.seed)
+        kept = datasets.image_folder(args.measure, None) if args.measure else None
+        calibrated, kind = replace(weights, preprocessing=spec), "pictures made from batch normalisation"
+    base = work / work_key(calibrated, pixels, args.seed)
+    print(f"{weights.source}: {weights.license}\n{len(pixels)} {kind}; work folder {base}")
+    job = Job(calibrated, args.method, pixels, base, args.seed)
     folder = base / f"{args.method}-{target}"
     blob = search(job, target, folder, args.epochs)
     write(folder / "model.zoo", blob)
@@ -98,7 +109,8 @@ def main(args: argparse.Namespace) -> int:
         curve.add(args.curve, point(args.method, blob, args.epochs, weights, kept_out))
     if args.out:
         options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
-        command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
+        command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options}"
+        command += " --calibration DIR" if args.calibration else ""
         command += f" --seed {args.seed}"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
         command += f" --preprocessing {args.preprocessing}" if args.preprocessing else ""
