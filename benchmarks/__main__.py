@@ -25,9 +25,11 @@ COMMANDS = {  # name: (module, one line)
     "make": ("benchmarks.make", "the commands that make an entry which does not come with the zoo"),
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
+    "check": ("benchmarks.check", "what a contribution adds or changes -> all that must be mended"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
     "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),
+    "others": ("benchmarks.others", "networks of other libraries, trained for minutes, before and after at several sizes"),
     "speed": ("benchmarks.speed", "ratios of speed, both sides measured in the same run"),
 }
 
@@ -59,11 +61,11 @@ def _overview(argv: list[str]) -> int:
     lines = ["usage: python -m benchmarks COMMAND [--help]", ""]
     lines += [f"  {name:<14}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += ["", "example: python -m benchmarks train lenet300-100-sq --seed 0"]
-    asked = bool(argv) and argv[0] in ("-h", "--help")
-    if argv and not asked:
+    help_asked = bool(argv) and argv[0] in ("-h", "--help")
+    if argv and not help_asked:
         lines.insert(0, f"python -m benchmarks: no command {argv[0]!r}")
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    print("\n".join(lines), file=sys.stdout if help_asked else sys.stderr)
+    return 0 if help_asked else 2
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ ASKED = {
     "counting": "what the size counts and leaves out; 'not stated' where the source does not say",
 }
 Key = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.:-]*/[a-z0-9][a-z0-9.-]*$", max_length=200)]
+Plain = Annotated[str, Field(pattern=r"^[^\[\]<>|`*\n]+$", max_length=200)]  # says the same in Markdown
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -49,8 +50,8 @@ class Row(Fields):
 
     key: Key  # network/method
     network: Name
-    method: Name
-    size: Name
+    method: Plain
+    size: Plain
     size_bytes: Positive
     ratio: Annotated[float, Field(gt=0)] | None
     error: Percent

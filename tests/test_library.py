@@ -145,10 +145,10 @@ def test_without_any_entry_the_error_says_where_was_looked(artifacts):
 def test_entries_that_have_to_be_made_say_how_and_load_afterwards(artifacts, lenet_blob, name, capsys):
     with pytest.raises(UnknownModel, match=name):
         zoo.load(name)
-    method = name.removeprefix("resnet18-")
+    basis = name.removeprefix("resnet18-")
     assert benchmark(["make", name]) == 0
     shown = capsys.readouterr().out
-    assert f"python -m benchmarks compress resnet18 --weights timm/resnet18.tv_in1k --method {method} --bytes" in shown
+    assert f"python -m benchmarks compress resnet18 --weights timm/resnet18.tv_in1k --basis {basis} --bytes" in shown
     assert f"--out artifacts/{name}" in shown and f"python -m benchmarks train {name}" in shown
     files.write(artifacts / name / "model.zoo", lenet_blob)
     assert zoo.load(name).fc3.out_features == 10

@@ -8,7 +8,7 @@ from torch.fx import symbolic_trace
 
 from zoo import networks
 
-NAMES = ["lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4", "resnet18", "resnet50"]
+NAMES = networks.names()
 INNER = {"lenet300-100": "fc2", "lenet5-caffe": "conv2", "vgg16": "conv7"}  # a layer in the middle; of the others a stage
 
 

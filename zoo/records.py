@@ -157,6 +157,7 @@ class Entry(Fields):
     versions: dict[str, str] = Field(default_factory=dict)
 
     _folder: Path | None = PrivateAttr(None)
+    _fetched: bool = PrivateAttr(False)
 
     @field_validator("recipe")
     @classmethod
@@ -168,6 +169,7 @@ class Entry(Fields):
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Entry:
         self._folder = (info.context or {}).get("folder")
+        self._fetched = (info.context or {}).get("fetched", False)
         tested = (self.test_set, self.test_errors, self.test_examples)
         if tested.count(None) not in (0, 3):
             raise PydanticCustomError("tested", "test_set, test_errors and test_examples go together")
@@ -176,7 +178,7 @@ class Entry(Fields):
         keys = [sample.key for sample in self.samples]
         if len(set(keys)) < len(keys):
             raise PydanticCustomError("samples", f"two samples have one key: {', '.join(keys)}")
-        if self._folder is not None and self.id != self._folder.resolve().name:
+        if self._folder is not None and not self._fetched and self.id != self._folder.resolve().name:
             raise PydanticCustomError("id", f"id is {self.id!r}, which is not the folder's name")
         return self
 
@@ -187,6 +189,11 @@ class Entry(Fields):
     def folder(self) -> Path | None:
         """Where the record was read from."""
         return self._folder
+
+    @property
+    def fetched(self) -> bool:
+        """Whether the record came from the Hugging Face Hub, whose folders are called after commits, not ids."""
+        return self._fetched
 
     @property
     def ratio(self) -> float:
@@ -219,16 +226,19 @@ class Entry(Fields):
 
     def changed(self, **fields: Any) -> Entry:
         """The entry with other values of some fields, checked as a record that is read. Raises `CorruptArtifact`."""
-        return entry(self.record() | fields, self.folder)
+        return _validated(json.dumps(self.record() | fields).encode(), self.folder, self.fetched)
 
 
-def read(path: Path) -> Entry:
-    """The record at `path`; the folder's name must be its id. Raises `CorruptArtifact` naming every field that is wrong."""
+def read(path: Path, fetched: bool = False) -> Entry:
+    """The record at `path`; the folder's name must be its id, unless it was fetched from the Hub.
+
+    Raises `CorruptArtifact` naming every field that is wrong.
+    """
     try:
         content = files.read(path, LARGEST)
     except OSError as error:
         raise CorruptArtifact(f"the record {path} cannot be read: {error}") from error
-    return _validated(content, path.parent)
+    return _validated(content, path.parent, fetched)
 
 
 def entry(content: dict[str, Any], folder: str | os.PathLike | None = None) -> Entry:
@@ -236,11 +246,11 @@ def entry(content: dict[str, Any], folder: str | os.PathLike | None = None) -> E
     return _validated(json.dumps(content).encode(), None if folder is None else Path(folder))
 
 
-def _validated(content: bytes, folder: Path | None) -> Entry:
+def _validated(content: bytes, folder: Path | None, fetched: bool = False) -> Entry:
     """Through JSON, so that numbers, text and lists are told apart as in a file."""
     where = "the record" if folder is None else f"the record {folder / RECORD}"
     try:
-        return Entry.model_validate_json(content, context={"folder": folder})
+        return Entry.model_validate_json(content, context={"folder": folder, "fetched": fetched})
     except ValidationError as error:
         unreadable = error.errors(include_url=False)[0]["type"] in ("json_invalid", "model_type")
         raise CorruptArtifact(f"{where} {'cannot be read' if unreadable else 'is wrong'}: {'; '.join(faults(error))}") from error
@@ -265,7 +275,7 @@ def _fault(fault: ErrorDetails) -> str:
         return f"{place} is missing"
     if fault["type"] == "extra_forbidden":
         return f"{place} is not a field of schema {SCHEMA}"
-    if fault["type"] == "string_pattern_mismatch" and place != "id":
+    if fault["type"] == "string_pattern_mismatch" and "0-9a-f]{64}" in fault["ctx"]["pattern"]:
         return f"{place} is no SHA-256"
     if place == "schema":
         return f"it has schema {value}, this version reads schema {SCHEMA}"

@@ -428,14 +428,14 @@ def _check_sample(recorded: SampleResult, sample: evidence.Sample, outcome: Outc
         raise WrongData(f"sample {recorded.key}: expected images with digest {recorded.digest}, found {derived.test_set}")
     problems, ties = _prediction_differences(sample.predictions, derived)
     outcome.problems += [f"sample {recorded.key}, {text}" for text in problems]
-    now = replace(sample, predictions=derived.predictions)
-    for name, value in now.counts.items():
+    answers = replace(sample, predictions=derived.predictions)
+    for name, value in answers.counts.items():
         if getattr(recorded, name) != value:
             text = f"sample {recorded.key}, {name}: expected {getattr(recorded, name)}, found {value}"
             (outcome.notes if ties and not problems else outcome.problems).append(text)
-    wrong = f"{_rate(now.errors, now.labelled)}, " if now.labelled else ""
+    wrong = f"{_rate(answers.errors, answers.labelled)}, " if answers.labelled else ""
     outcome.notes.append(f"sample {recorded.key} ({recorded.name}): {wrong}the answer of "
-                         f"{recorded.reference} on {now.agreement} of {len(sample.paths)}")  # fmt: skip
+                         f"{recorded.reference} on {answers.agreement} of {len(sample.paths)}")  # fmt: skip
 
 
 def _rate(errors: int, examples: int) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from scipy.stats import binomtest
 from tabulate import tabulate
 
-from benchmarks.report import cost, figures, paired, standing
+from benchmarks.report import cost, curve, figures, paired, standing
 from benchmarks.report.records import (
     RESULTS,
     ROOT,
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         return 1 if stale else 0
     changed = [_write(paired.OUTCOMES, paired.update(entries))]
     changed += [_write(path, text.encode()) for path, text in _texts(entries, quoted).items()]
-    changed += [_write(path, figures.figure(path.stem, *group)) for path, group in _drawn(entries, quoted).items()]
+    changed += [_write(path, figures.figure(*drawn)) for path, drawn in _drawn(entries, quoted).items()]
     print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {sum(changed)} files changed")
     return 0
 
@@ -74,9 +74,9 @@ def _texts(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, str
     }
 
 
-def _drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, tuple[list[Entry], list[Quoted]]]:
+def _drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, tuple[str, list[Entry], list[Quoted]]]:
     groups = by_network(entries, quoted)
-    return {ROOT / figures.figure_path(name): group for name, group in groups.items() if figures.is_drawn(*group)}
+    return {ROOT / figures.figure_path(name): (name, *group) for name, group in groups.items() if figures.is_drawn(*group)}
 
 
 def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Path]:
@@ -85,8 +85,8 @@ def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Pa
     for path, text in _texts(entries, quoted).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             yield path
-    for path, group in _drawn(entries, quoted).items():
-        if figures.digest_in(path) != figures.digest(figures.specification(path.stem, *group)):
+    for path, drawn in _drawn(entries, quoted).items():
+        if figures.digest_in(path) != figures.digest(figures.specification(*drawn)):
             yield path
 
 
@@ -103,42 +103,41 @@ def _write(path: Path, content: bytes) -> bool:
 
 def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
     """The text of leaderboard.md."""
-    parts = [_INTRODUCTION]
-    for name, (own, others) in by_network(entries, quoted).items():
+    sections = [_INTRODUCTION]
+    for name, (members, published) in by_network(entries, quoted).items():
         spec = networks.spec(name)
-        parts.append(f"## {name}\n")
-        parts.append(
+        sections.append(f"## {name}\n")
+        sections.append(
             f"{datasets.get(spec.dataset).title}, {spec.parameters:,} parameters, {size(4 * spec.parameters)} uncompressed "
             f"(4 bytes a parameter).\n"
         )
-        if figures.is_drawn(own, others):
-            parts.append(f"![{name}: top-1 error against bytes of the file]({figures.figure_path(name)})\n")
-        opened, decoded = readable(own), [e for e in own if e.decoded is not None]
+        if figures.is_drawn(members, published):
+            sections.append(f"![{name}: top-1 error against bytes of the file]({figures.figure_path(name)})\n")
+        opened, decoded = readable(members), [e for e in members if e.decoded is not None]
         if opened:
-            parts.append("**Measured** here, from the committed files:\n")
-            parts.append(_markdown(measured_rows(opened, others)))
+            sections.append("**Measured** here, from the committed files:\n")
+            sections.append(_markdown(measured_rows(opened, published)))
         else:
-            parts.append(f"No entry yet: `zoo show {name}-dft` prints the commands that make one.\n")
-        curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
-        for c in (c for c in curves if c.suffix == ".svg"):
-            parts.append(f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n")
-            parts += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
-        tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
+            sections.append(f"No entry yet: `zoo show {curve.stem(name)}-dft` prints the commands that make one.\n")
+        for c in curve.files_of(name, ".svg", ROOT / RESULTS):
+            sections.append(f"![{name}: {c.stem.removeprefix(f'{curve.stem(name)}-')}]({RESULTS}/{c.name})\n")
+            sections += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
+        tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curve.files_of(name, ".csv", ROOT / RESULTS))
         if tables:
-            parts.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
+            sections.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
         if decoded:
-            parts.append(f"{DECODED}:\n")
-            parts.append(_markdown(decoded_rows(decoded)))
-        if others:
-            parts.append("**Quoted** from publications, by their own counting; not measured here:\n")
-            parts.append(_markdown(quoted_rows(others)))
-    return "\n".join(parts)
+            sections.append(f"{DECODED}:\n")
+            sections.append(_markdown(decoded_rows(decoded)))
+        if published:
+            sections.append("**Quoted** from publications, by their own counting; not measured here:\n")
+            sections.append(_markdown(quoted_rows(published)))
+    return "\n".join(sections)
 
 
 def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> list[dict[str, str]]:
     """One row an entry, every cell ready to print. Sample measurements have columns of their own."""
     measured = points(entries)
-    own = {p.entry.id: p for p in measured if p.entry is not None}
+    point_of = {p.entry.id: p for p in measured if p.entry is not None}
     sampled = {sample.key: sample for e in entries for sample in e.samples}
     rows = []
     for e in entries:
@@ -149,12 +148,12 @@ def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> li
             "ratio": _ratio(e),
             "errors": UNMEASURED if e.test_errors is None else f"{e.test_errors:,} of {e.test_examples:,}",
             "error ± standard error": _error(e),
-            "Pareto": _pareto(own[e.id], measured) if e.id in own else "",
+            "Pareto": _pareto(point_of[e.id], measured) if e.id in point_of else "",
             "against the best smaller entry": _against(e, entries),
         }
-        own_samples = {sample.key: sample for sample in e.samples}
+        samples = {sample.key: sample for sample in e.samples}
         for key in sampled:
-            row |= _sampled(key, own_samples.get(key))
+            row |= _sampled(key, samples.get(key))
         row["bytes, the paper's counting"] = "" if e.paper_bytes is None else f"{e.paper_bytes:,}"
         row["aimed at"] = standing.claim(e)
         row["strongest published at no larger error"] = _strongest(e, quoted)
@@ -207,8 +206,8 @@ def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
     rows = []
     for members, _ in by_network(entries, ()).values():
         best = {p.name for p in front(points(members))}
-        shown = [e for e in readable(members) if e.id in best or e.test_errors is None]
-        for e in [*shown[: README_ROWS - 1], *shown[README_ROWS - 1 :][-1:]]:
+        listed = [e for e in readable(members) if e.id in best or e.test_errors is None]
+        for e in [*listed[: README_ROWS - 1], *listed[README_ROWS - 1 :][-1:]]:
             tie = " " + TIE if _tied(e, members) else ""
             rows.append({
                 "network": e.network,
@@ -246,10 +245,10 @@ def _against(e: Entry, entries: Sequence[Entry]) -> str:
     test = standing.against_smaller(e, entries)
     if test is None:
         return ""
-    other, c = test
+    rival, c = test
     p = "p < 0.001" if c.p < 0.001 else f"p = {c.p:.2g}"
     verdict = TIE if c.p > paired.LEVEL else "worse than" if c.points > 0 else "better than"
-    return f"{verdict} {other.id} ({p})"
+    return f"{verdict} {rival.id} ({p})"
 
 
 def _tied(e: Entry, entries: Sequence[Entry]) -> bool:

@@ -70,14 +70,14 @@ def find(network: nn.Module, x: torch.Tensor) -> list[Layer]:
         if isinstance(m, (*WEIGHTED, *NORMS))
     ]
     try:
-        wanted = logits(network(x))
+        reference = logits(network(x))
     finally:
         for handle in handles:
             handle.remove()
-    scale = max(float(wanted.abs().max()), 1e-6)
+    scale = max(float(reference.abs().max()), 1e-6)
 
-    def same() -> bool:
-        return float((logits(network(x)) - wanted).abs().max()) < 1e-3 * scale
+    def unchanged() -> bool:
+        return float((logits(network(x)) - reference).abs().max()) < 1e-3 * scale
 
     records, seen = [], set()
     for i, (name, module) in enumerate(order):
@@ -90,11 +90,11 @@ def find(network: nn.Module, x: torch.Tensor) -> list[Layer]:
         statistics = after[1].running_mean if isinstance(after[1], BATCH_NORM) else None
         if statistics is not None and len(statistics) == len(module.weight):
             with _scaled_rows(module, after[1]):
-                rows = after[0] if same() else None
+                rows = after[0] if unchanged() else None
         channels = module.weight.shape[1]
         if getattr(before[1], "weight", None) is not None and before[1].weight.shape == (channels,):
             with _scaled_inputs(module, before[1]):
-                inputs = before[0] if same() else None
+                inputs = before[0] if unchanged() else None
         kernel = math.prod(module.weight.shape[2:])
         records.append(Layer(name, f"{name}.weight", kernel, rows, inputs, getattr(module, "groups", 1)))
     return records
@@ -262,8 +262,8 @@ def covariances(
         handle.remove()
     out = {}
     for name in names:
-        total, first, count, _, places = sums.pop(name)
-        mean = (first / count).float()
+        total, sums_of_rows, count, _, places = sums.pop(name)
+        mean = (sums_of_rows / count).float()
         h = total.div_(count).sub_(mean.transpose(-1, -2) * mean)
         variance = h.diagonal(dim1=-2, dim2=-1).clone()  # (d,) or (G, d)
         independent = len(x) * min(places, 16)
@@ -347,12 +347,12 @@ def _scaled_inputs(module: nn.Module, before: nn.Module) -> Iterator[None]:
 @contextmanager
 def _scaled(parameter: torch.Tensor, factor: torch.Tensor, shift: float = 0.0) -> Iterator[None]:
     """The parameter plus `shift` scaled by a factor, for a while."""
-    kept = parameter.data.clone()
+    values = parameter.data.clone()
     parameter.data.add_(shift).mul_(factor).sub_(shift)
     try:
         yield
     finally:
-        parameter.data.copy_(kept)
+        parameter.data.copy_(values)
 
 
 def _along(values: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:

@@ -100,15 +100,15 @@ class Rounder:
         """Geometric mean of the columns' importance h, and factors of the steps of the kernel's places and of input channels."""
         log = np.log(rounding.conditional(self.factor))
         log = log.reshape(-1, self.hessian.shape[-1]).mean(0).reshape(-1, self.kernel)  # (I, kernel), the mean of all groups
-        wanted = log.mean() / 2 - log / 2
-        places = np.exp(np.clip(wanted.mean(0), -SPREAD, SPREAD)) if self.kernel > 1 else np.ones(1)
-        inputs = np.exp(np.clip(wanted.mean(1), -SPREAD, SPREAD)) if self.layer.inputs else np.ones(len(log))
+        shares = log.mean() / 2 - log / 2
+        places = np.exp(np.clip(shares.mean(0), -SPREAD, SPREAD)) if self.kernel > 1 else np.ones(1)
+        inputs = np.exp(np.clip(shares.mean(1), -SPREAD, SPREAD)) if self.layer.inputs else np.ones(len(log))
         return float(np.exp(log.mean())), places, inputs.astype(np.float32)
 
-    def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, some: int | None = None) -> Rounded:
-        """Integers at `lam` nats a bit; `some`: of that many rows only, for estimates, where all share a Hessian."""
-        whole = some is None or some >= len(self.y) or self.layer.groups > 1
-        chosen = slice(None) if whole else np.linspace(0, len(self.y) - 1, some).astype(int)
+    def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, most_rows: int | None = None) -> Rounded:
+        """Integers at `lam` nats a bit; with `most_rows` of that many rows only, for estimates, where all share a Hessian."""
+        whole = most_rows is None or most_rows >= len(self.y) or self.layer.groups > 1
+        chosen = slice(None) if whole else np.linspace(0, len(self.y) - 1, most_rows).astype(int)
         importance = self.importance[chosen]
         typical_h, place_factors, inputs = self.steps()
         base = step * math.sqrt(lam / typical_h)

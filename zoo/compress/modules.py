@@ -122,13 +122,13 @@ class ModuleJob(Layers):
             size += needed
         return chunks
 
-    def price(self, target_bits: float, some: int = 40) -> float:
+    def price(self, target_bits: float, most_rows: int = 40) -> float:
         """As in `Layers`, for what is left of the bits beside everything that is not a layer's weight."""
         zeros = [Quantised(tuple(names), self._coded(names, [np.zeros_like(self._rows(n), np.int32) for n in names],
                  [np.ones(self._rows(n).shape[1], np.float32) for n in names])) for names in self.kinds.values()]  # fmt: skip
         beside = 8 * len(states.pack(self.kept, zeros, **self.facts))
         beside += sum(self.state[name].numel() for name in self.others) * target_bits / states.numbers(self.state)
-        return super().price(max(target_bits - beside, 0.05 * target_bits), some)
+        return super().price(max(target_bits - beside, 0.05 * target_bits), most_rows)
 
     def round(self, lam: float, folder: Path, previous: Mapping[str, Rounded] | None = None) -> Mapping[str, Rounded]:
         """Every layer and every other tensor, which has its own name, at the price `lam`."""

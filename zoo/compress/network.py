@@ -28,17 +28,17 @@ LARGEST = 2.0  # factor, up or down, by which a BN scale makes up for a change o
 
 
 class Job(Layers):
-    """Weights, calibration images and a basis ("dft", "sq") of the 3x3 kernels. Results are kept in `folder`, and read there."""
+    """Weights, calibration images and a basis of the 3x3 kernels ("dft", or "sq": none). `folder` keeps what was computed."""
 
-    def __init__(self, weights: reference.Reference, method: str, pixels: np.ndarray, folder: Path, seed: int = 0):
-        self.reference, self.method, self.folder, self.seed, self.pixels = weights, method, folder, seed, pixels
+    def __init__(self, weights: reference.Reference, basis: str, pixels: np.ndarray, folder: Path, seed: int = 0):
+        self.reference, self.basis, self.folder, self.seed, self.pixels = weights, basis, folder, seed, pixels
         self.partitioning = partitionings.get(weights.network)
         self.state = reference.fold(weights.state)
         self.network = self._build()
         self.images = preprocessing.preprocess(weights.preprocessing)(pixels)  # (N, C, H, W)
         self.layers = layers(self._build(torch.float32), networks.spec(weights.network).input_shape)
         self.decoders = {
-            tensor: ("sq" if method == "sq" else group.decoder) if group.decoder == "dft" else "scalar"
+            tensor: ("sq" if basis == "sq" else group.decoder) if group.decoder == "dft" else "scalar"
             for group in self.partitioning.groups
             for tensor in group.tensors
         }
@@ -93,8 +93,9 @@ class Job(Layers):
         for layer in self.layers:
             if modules[layer.name].bias is not None:
                 handles.append(modules[layer.name].register_forward_hook(partial(shift, layer.name)))
-        some = self.images[:: math.ceil(len(self.images) / MATCHED)]
-        network(next(batches(some.to(self.dtype), len(some))))  # in one batch: each layer is matched before the next one runs
+        images = self.images[:: math.ceil(len(self.images) / MATCHED)]
+        # In one batch: each layer is matched before the next one runs.
+        network(next(batches(images.to(self.dtype), len(images))))
         for handle in handles:
             handle.remove()
         network.float()
@@ -147,10 +148,10 @@ class Job(Layers):
         vectors, out = self._vectors(network, rounded, lam), {}
         for group in self.partitioning.groups:
             if group.tensors[0] in by_weight:
-                parts = [rounded[by_weight[t].name] for t in group.tensors]
-                l = len(parts[0].places)
-                phi = np.concatenate([layer.q.astype(np.int32).reshape(-1, l) for layer in parts])
-                psi = {"scale": np.stack([layer.places for layer in parts])}
+                results = [rounded[by_weight[t].name] for t in group.tensors]
+                l = len(results[0].places)
+                phi = np.concatenate([result.q.astype(np.int32).reshape(-1, l) for result in results])
+                psi = {"scale": np.stack([result.places for result in results])}
                 options = [Coded(self.decoders[group.tensors[0]], model, phi, psi) for model in ("static", "classes")]
             else:
                 options = [coding.code([vectors[name] for name in group.tensors], 0, True)]
@@ -176,12 +177,12 @@ class Job(Layers):
         out = {}
         for name, value in state.items():
             weight = name.removesuffix("bias") + "weight"
-            taken = factor[name] if name in factor else shift.get(weight, 1.0)
-            s = self.outputs[name].double().numpy() / np.square(taken)  # (C,): of what the file holds
-            step = coding.size(value * taken) * 2.0**-3
+            factors = factor[name] if name in factor else shift.get(weight, 1.0)
+            s = self.outputs[name].double().numpy() / np.square(factors)  # (C,): of what the file holds
+            step = coding.size(value * factors) * 2.0**-3
             if s.mean() > 0:
                 step = min(step, math.sqrt(12 * lam / math.log(2) / float(s.mean())))
-            out[name] = value * taken, step
+            out[name] = value * factors, step
         return out
 
     def encode(self, groups: dict[str, Coded]) -> bytes:
@@ -190,9 +191,12 @@ class Job(Layers):
 
 
 def match(mean: torch.Tensor, variance: torch.Tensor, layer: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
-    """Before a folded BN layer runs: gives its outputs the mean and variance that inputs with these moments (C,) had."""
-    now, spread = bn.moments(sum(bn.totals(batch) for batch in inputs[0].split(BATCH)))
-    factor = (variance.clamp_min(bn.DEAD) / spread.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
+    """A hook before a folded BN layer: scales and shifts the layer so that its outputs keep their mean and variance.
+
+    mean, variance (C,): moments of the layer's input in the uncompressed network.
+    """
+    input_mean, input_variance = bn.moments(sum(bn.totals(batch) for batch in inputs[0].split(BATCH)))
+    factor = (variance.clamp_min(bn.DEAD) / input_variance.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
     slope = layer.weight / (layer.running_var + layer.eps).sqrt()
-    layer.bias.add_(slope * ((mean - layer.running_mean) - factor * (now - layer.running_mean)))
+    layer.bias.add_(slope * ((mean - layer.running_mean) - factor * (input_mean - layer.running_mean)))
     layer.weight.mul_(factor)

@@ -66,14 +66,14 @@ class Layers:
         importance = self.outputs[f"{layer.name}/importance"].numpy()
         return Rounder(layer, self.decoders[layer.weight], self._weight(layer), self.covariance(layer), importance)
 
-    def price(self, target_bits: float, some: int = 40) -> float:
-        """An estimate of the lambda at which all layers together take so many bits, from `some` rows of each."""
+    def price(self, target_bits: float, most_rows: int = 40) -> float:
+        """An estimate of the lambda at which all layers together take so many bits, from `most_rows` rows of each."""
         start, sizes, bits_each = self._first_guess(target_bits), [], []
         guesses = (64.0, 16.0, 4.0)
         for layer in tqdm(self.layers, desc="price of a bit", disable=None):
             rounder = self.rounder(layer)
-            parts = [rounder.round(start * guess, sweeps=1, some=some) for guess in guesses]
-            bits_each.append([part.bits / part.q.size for part in parts])
+            trials = [rounder.round(start * guess, sweeps=1, most_rows=most_rows) for guess in guesses]
+            bits_each.append([trial.bits / trial.q.size for trial in trials])
             sizes.append(rounder.y.size)
         bits = np.array(bits_each).T @ np.array(sizes)
         return float(start * np.exp(np.interp(0.95 * target_bits, bits, np.log(guesses))))
@@ -92,8 +92,8 @@ class Layers:
         low, high = -40.0, 10.0
         while high - low > 0.1:
             middle = (low + high) / 2
-            each = [np.maximum(0.5 * np.log2(e / math.exp(middle) + 1e-30), 0).mean() for e in energy]
-            rate = sum(n * bits for n, bits in zip(count, each, strict=True))
+            bits_a_weight = [np.maximum(0.5 * np.log2(e / math.exp(middle) + 1e-30), 0).mean() for e in energy]
+            rate = sum(n * bits for n, bits in zip(count, bits_a_weight, strict=True))
             low, high = (middle, high) if rate > target_bits else (low, middle)
         return math.exp(low)
 

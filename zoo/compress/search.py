@@ -1,4 +1,4 @@
-"""The price of a bit at which the file has the size that was asked for."""
+"""The price of a bit at which the file has the requested size."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from zoo.compress.layer import Rounded
 from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
-FULL = 0.97  # of the wanted bytes, at least
-NEAR = 0.03  # relative distance to the wanted size below which the steps stay and one more sweep at another price does
+FULL = 0.97  # of the requested bytes, at least
+NEAR = 0.03  # closer to the goal than this share, steps stay as they are, and one more sweep at another price is enough
 
 
 class Job(Protocol):
@@ -48,12 +48,12 @@ def search(job: Job, target: int, folder: Path, epochs: float = 0.0, tell: Calla
         write(path, json.dumps(state).encode())
     rounded = None
     for attempt in range(ATTEMPTS):
-        done = attempt < len(state["tried"])
-        lam, full = state["tried"][attempt][:2] if done else (state["lam"], state["full"])
-        rounded = job.round(lam, folder / f"attempt-{attempt}", None if full else rounded)
-        if not done:
+        recorded = attempt < len(state["tried"])
+        lam, new_steps = state["tried"][attempt][:2] if recorded else (state["lam"], state["full"])
+        rounded = job.round(lam, folder / f"attempt-{attempt}", None if new_steps else rounded)
+        if not recorded:
             size = len(job.encode(job.groups(job.compressed(rounded), rounded, lam)))
-            state["tried"].append([lam, full, size])
+            state["tried"].append([lam, new_steps, size])
             error = sum(layer.error for layer in rounded.values())
             tell(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}")
             state["lam"], state["full"] = _next_price(state["tried"], 0.9965 * target)
@@ -88,21 +88,21 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
     """
     lam, _, size = tried[-1]
     stuck = len(tried) > 2 and not tried[-1][1] and not tried[-2][1] and abs(size - goal) > abs(tried[-2][2] - goal) / 2
-    full = abs(math.log(size / goal)) > NEAR or stuck
+    new_steps = abs(math.log(size / goal)) > NEAR or stuck
     if stuck:
         lam, _, size = next(t for t in tried[::-1] if t[1])
     above = min((t for t in tried if t[1] and t[2] >= goal), key=lambda t: t[2], default=None)
     below = max((t for t in tried if t[1] and t[2] < goal), key=lambda t: t[2], default=None)
-    if full and above and below:
+    if new_steps and above and below:
         share = math.log(goal / above[2]) / math.log(below[2] / above[2])
         return above[0] * math.exp(share * math.log(below[0] / above[0])), True
-    slope, steepest, flattest = (-0.35, -1.0, -0.15) if full else (-0.06, -0.5, -0.02)
-    same = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
+    slope, steepest, flattest = (-0.35, -1.0, -0.15) if new_steps else (-0.06, -0.5, -0.02)
+    alike = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
     if stuck:
-        same = [t for t in same if t[1]]
-    if same and (full or not tried[-1][1]):
-        slope = min(max(math.log(same[-1][2] / size) / math.log(same[-1][0] / lam), steepest), flattest)
-    return lam * math.exp(math.log(goal / size) / slope), full
+        alike = [t for t in alike if t[1]]
+    if alike and (new_steps or not tried[-1][1]):
+        slope = min(max(math.log(alike[-1][2] / size) / math.log(alike[-1][0] / lam), steepest), flattest)
+    return lam * math.exp(math.log(goal / size) / slope), new_steps
 
 
 def parse_bytes(text: str) -> int:

@@ -14,14 +14,14 @@ from zoo.compress.calibration import BATCH, TEMPERATURE, Examples, logits
 
 
 def tune(
-    network: nn.Module, units: Mapping[str, torch.Tensor], examples: Examples, wanted: torch.Tensor,
+    network: nn.Module, units: Mapping[str, torch.Tensor], examples: Examples, targets: torch.Tensor,
     mirrored: torch.Tensor | None, epochs: float, seed: int,
     rate: float = 1e-3, size: int = BATCH, dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Trains the parameters in `units`, in place, towards the outputs `wanted`; on mirror images of pictures towards `mirrored`.
+    """Trains the parameters in `units`, in place, towards the outputs `targets`; on mirror images of pictures towards `mirrored`.
 
     Loss: KL divergence at TEMPERATURE. Adam on changes of each parameter in its unit: its own size for a scale, the deviation
-    of its channel for a bias. wanted, mirrored: as `calibration.logits` gives them, for all examples.
+    of its channel for a bias. targets, mirrored: as `calibration.logits` gives them, for all examples.
     """
     if not units or not epochs:
         return
@@ -42,7 +42,7 @@ def tune(
             x = x.to(dtype)
         if x.dim() == 4:
             x = x.to(memory_format=torch.channels_last)
-        goal = mirrored if flip else wanted
+        goal = mirrored if flip else targets
         goal = goal.reshape(len(examples), -1, goal.shape[-1])[chosen].flatten(0, 1)
         values = {name: start[name] + units[name] * moved[name] for name in units}
         answers = logits(functional_call(network, values, (x.flip(3) if flip else x,))).float()
@@ -58,7 +58,7 @@ def tune(
             network.get_parameter(name).copy_(start[name] + units[name] * value)
 
 
-def divergence(wanted: torch.Tensor, answers: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """KL divergence (nats) of answers from those wanted: (N, classes) twice -> (N,)."""
-    p, q = torch.log_softmax(wanted / temperature, 1), torch.log_softmax(answers / temperature, 1)
+def divergence(targets: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """KL divergence (nats) of the answers `logits` from the answers `targets`: logits (N, classes) both -> (N,)."""
+    p, q = torch.log_softmax(targets / temperature, 1), torch.log_softmax(logits / temperature, 1)
     return (p.exp() * (p - q)).sum(1)
