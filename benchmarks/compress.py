@@ -105,7 +105,8 @@ def main(args: argparse.Namespace) -> int:
     print(f"{folder / 'model.zoo'}: {len(blob):,} bytes, {time.perf_counter() - started:.0f} s")
     measured, kept_out = measure(blob, weights, kept_images)
     if kept_out is not None:
-        counts = f"{kept_out.agreement} of {len(kept_images)} answered as by {weights.source}, {kept_out.errors} errors"
+        errors = f"{kept_out.errors} errors, {int((kept_out.reference != kept_out.labels).sum())} of its own"
+        counts = f"{kept_out.agreement} of {len(kept_images)} answered as by {weights.source}, {errors}"
         print(f"kept-out images: {counts}")
     if args.curve and kept_out is not None:
         curve.add(args.curve, point(args.basis, blob, args.epochs, weights, kept_out))

@@ -225,8 +225,8 @@ def measure(case: Case, work: Path, path: Path) -> None:
             size = zoo.save(network, file, bits=bits, calibration=examples)
             seconds = time.perf_counter() - start
             after = answers(zoo.load(file, into=copy.deepcopy(network)), task)
-            values = (case.name, numbers, f"{bits:g}", name, size, int((after == task.labels).sum()), int((after == before).sum()),
-                      before.numel(), correct, f"{seconds:.0f}")  # fmt: skip
+            right, agreement = int((after == task.labels).sum()), int((after == before).sum())
+            values = (case.name, numbers, f"{bits:g}", name, size, right, agreement, before.numel(), correct, f"{seconds:.0f}")
             rows.append(dict(zip(FIELDS, map(str, values), strict=True)))
             print(f"{name}, {bits:g} bits: {size:,} bytes, {rows[-1]['correct']} right, {rows[-1]['agreement']} as before")
             files.write(path, curve.text(FIELDS, rows).encode())
