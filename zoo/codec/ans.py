@@ -18,7 +18,7 @@ try:
     import constriction
 except ImportError:  # no wheel for this platform
     constriction = None
-    word = "constriction is not installed, or has no wheel for this platform: plain Python reads the files, ten times slower and more"
+    word = "constriction is not installed, or has no wheel for this platform: plain Python reads files, at a tenth of the speed"
     logging.getLogger("zoo").warning(word)
 
 from zoo.codec.work import DECISION, SYMBOL, Work
