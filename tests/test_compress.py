@@ -211,19 +211,26 @@ def test_the_search_for_a_price_ends(slope, off):
         assert len(tried) <= search.ATTEMPTS
 
 
-@pytest.fixture
-def mnist_job(tmp_path):
+@pytest.fixture(scope="module")
+def mnist_job(tmp_path_factory):
     torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("job")
     network = networks.build("lenet5-caffe")
-    path = tmp_path / "weights.safetensors"
+    path = folder / "weights.safetensors"
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "lenet5-caffe")
     pixels = np.asarray(datasets.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
-    return all_layers.Job(weights, "dft", pixels, tmp_path / "work")
+    return all_layers.Job(weights, "dft", pixels, folder / "work")
 
 
-def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
-    blob = search.search(mnist_job, 60_000, tmp_path / "a")
+@pytest.fixture(scope="module")
+def whole(mnist_job):
+    """The file of 60 kB, made in one go."""
+    return search.search(mnist_job, 60_000, mnist_job.folder / "whole")
+
+
+def test_a_small_network_from_weights_to_file(mnist_job, whole):
+    blob = whole
     assert 59_400 <= len(blob) <= 60_000
     header, groups = codec.decode(blob, partitionings.layout)
     assert header.network == "lenet5-caffe" and list(groups) == ["convs", "fc1", "fc2", "biases"]
@@ -237,8 +244,7 @@ def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
     assert float((logits.argmax(1) == wanted.argmax(1)).float().mean()) > 0.7
 
 
-def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path, monkeypatch):
-    whole = search.search(mnist_job, 50_000, tmp_path / "a")
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, whole, tmp_path, monkeypatch):
     count, proper = [], one_layer.Rounded.save
 
     def stop(self, path):
@@ -249,9 +255,9 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path,
 
     monkeypatch.setattr(one_layer.Rounded, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        search.search(mnist_job, 50_000, tmp_path / "b")
+        search.search(mnist_job, 60_000, tmp_path / "b")
     again = all_layers.Job(mnist_job.reference, "dft", mnist_job.pixels, mnist_job.folder)
-    assert search.search(again, 50_000, tmp_path / "b") == whole
+    assert search.search(again, 60_000, tmp_path / "b") == whole
     assert len(count) > 3
 
 

@@ -30,15 +30,21 @@ def digits(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Intermediate results that the tests share, each with a bound of its own: statistics of the inputs take longest."""
+    return tmp_path_factory.mktemp("work")
+
+
 @pytest.fixture
-def run(tmp_path, trained, capsys):
+def run(tmp_path, trained, work, capsys):
     """Runs the command on the trained weights, or on another state dict: status, output, errors, path of the file."""
     torch.set_num_threads(1)
 
     def call(options: str, state=None):
         torch.save({"state_dict": trained if state is None else state, "epoch": 3}, tmp_path / "weights.pth")
         out = tmp_path / "small.zoo"
-        options = options.replace("WORK", f"--epochs 0 --work {tmp_path / 'work'}")
+        options = options.replace("WORK", f"--epochs 0 --work {work}")
         status = cli.main(["compress", str(tmp_path / "weights.pth"), "--out", str(out), *options.split()])
         said = capsys.readouterr()
         return status, said.out, said.err, out

@@ -63,7 +63,7 @@ def find(network: nn.Module, x: torch.Tensor) -> list[Layer]:
     factors of a layer if the network's output stays the same when the layer is scaled by them and the normalisation by their
     inverse: that is tried out. The network's weights are restored.
     """
-    own = dict(network.named_parameters(remove_duplicate=False))
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     order: list[tuple[str, nn.Module]] = []
     handles = [
         m.register_forward_pre_hook(lambda module, _, name=name: order.append((name, module)))
@@ -82,7 +82,7 @@ def find(network: nn.Module, x: torch.Tensor) -> list[Layer]:
 
     records, seen = [], set()
     for i, (name, module) in enumerate(order):
-        if isinstance(module, NORMS) or own.get(f"{name}.weight") is not module.weight or id(module.weight) in seen:
+        if isinstance(module, NORMS) or parameters.get(f"{name}.weight") is not module.weight or id(module.weight) in seen:
             continue
         seen.add(id(module.weight))
         after = order[i + 1] if i + 1 < len(order) else ("", None)
@@ -297,15 +297,15 @@ def patches(x: torch.Tensor, module: nn.Module, images: int, generator: torch.Ge
     pad = _padding(module)
     if any(map(any, pad)):
         x = F.pad(x, [side for pair in pad[::-1] for side in pair])
-    each = list(zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True))
-    outputs = [(side - dilation * (k - 1) - 1) // stride + 1 for side, k, stride, dilation in each]
+    axes = list(zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True))
+    outputs = [(side - dilation * (k - 1) - 1) // stride + 1 for side, k, stride, dilation in axes]
     b, groups, places = len(x), module.groups, math.prod(outputs)
     d = x.shape[1] // groups * math.prod(module.kernel_size)
     count = _count(d, places, images)
     place = np.unravel_index(torch.randperm(places, generator=generator)[:count].numpy(), outputs)
-    offset = np.indices(module.kernel_size).reshape(len(each), -1)
+    offset = np.indices(module.kernel_size).reshape(len(axes), -1)
     index = np.ravel_multi_index(
-        [offset[i][:, None] * dilation + place[i] * stride for i, (_, _, stride, dilation) in enumerate(each)], x.shape[2:]
+        [offset[i][:, None] * dilation + place[i] * stride for i, (_, _, stride, dilation) in enumerate(axes)], x.shape[2:]
     )
     cut = x.flatten(2)[:, :, torch.from_numpy(index)]  # (B, C, kernel, count)
     cut = cut.reshape(b, groups, -1, count).permute(1, 0, 3, 2).reshape(groups, b * count, d).float()

@@ -71,8 +71,8 @@ class ModuleJob(Layers):
             weight = aliases.get(layer.weight, layer.weight)
             if weight in kind_of and state[weight][0].numel() <= WIDEST:
                 self.layers.append(self._with_file_types(replace(layer, weight=weight)))
-        taken = {layer.weight for layer in self.layers}
-        self.others = [name for name in kind_of if name not in taken]
+        rounded = {layer.weight for layer in self.layers}
+        self.others = [name for name in kind_of if name not in rounded]
         self.kept = plain.shortened(state, set(kind_of))
         room = max(LEAST_ROOM, sum(t.numel() * t.element_size() for t in state.values()))
         together, largest = calibration.activations(network, examples[:1])
@@ -92,8 +92,8 @@ class ModuleJob(Layers):
         """Measures the network: importance and moments of outputs, answers, moments of BN's inputs, covariances of inputs."""
         names, x, path = [layer.name for layer in self.layers], self.examples, self.folder / "outputs.safetensors"
         if not path.is_file():
-            own = dict(self.network.named_parameters(remove_duplicate=False))
-            measured = [name for name in self.others if name in own]
+            parameters = dict(self.network.named_parameters(remove_duplicate=False))
+            measured = [name for name in self.others if name in parameters]
             with _plain_attention():
                 outputs, answers = calibration.sensitivity(self.network, x, names, self.seed, self.backward, measured)
             means = {name: value.mean() if name in measured else value for name, value in outputs.items()}
@@ -105,9 +105,9 @@ class ModuleJob(Layers):
             small = batches(x, min(self.forward, BATCH))
             tensors.save(path, bn.statistics(self.network, {}, ((batch, None) for batch in small)))
         self.bn = tensors.load(path)
-        for some in self._chunks([layer for layer in self.layers if not self._covariance(layer.name).is_file()]):
-            found = calibration.covariances(self.network, x, some, self.seed, min(self.forward, 2 * BATCH))
-            for name, h in found.items():
+        for chunk in self._chunks([layer for layer in self.layers if not self._covariance(layer.name).is_file()]):
+            hessians = calibration.covariances(self.network, x, chunk, self.seed, min(self.forward, 2 * BATCH))
+            for name, h in hessians.items():
                 tensors.save(self._covariance(name), {"covariance": h})
 
     def _chunks(self, layers: list[calibration.Layer]) -> list[list[str]]:
@@ -306,9 +306,9 @@ def match(mean: torch.Tensor, variance: torch.Tensor, layer: nn.Module, inputs: 
     """Before a BN layer runs: moves its statistics so that its outputs have the mean and variance that inputs with these
     moments (C,) had.
     """
-    now, spread = bn.moments(sum(bn.totals(batch) for batch in inputs[0].split(BATCH)))
-    factor = (spread.clamp_min(bn.DEAD) / variance.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
-    layer.running_mean.copy_(now - factor * (mean - layer.running_mean))
+    input_mean, input_variance = bn.moments(sum(bn.totals(batch) for batch in inputs[0].split(BATCH)))
+    factor = (input_variance.clamp_min(bn.DEAD) / variance.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
+    layer.running_mean.copy_(input_mean - factor * (mean - layer.running_mean))
     layer.running_var.copy_(((layer.running_var + layer.eps) * factor.square() - layer.eps).clamp_min(0))
 
 
