@@ -62,9 +62,9 @@ def torchao(arrays, setting):
             layers[name.replace(".", "/")] = torch.nn.Linear(array.shape[1], array.shape[0], bias=False)
             layers[name.replace(".", "/")].weight.data = torch.from_numpy(array.copy())
     quantize_(layers, Int8WeightOnlyConfig())
-    rest = {name: torch.from_numpy(array) for name, array in arrays.items() if array.ndim != 2}
+    vectors = {name: torch.from_numpy(array) for name, array in arrays.items() if array.ndim != 2}
     file = io.BytesIO()
-    torch.save({"layers": {name: layer.weight for name, layer in layers.items()}, "rest": rest}, file)
+    torch.save({"layers": {name: layer.weight for name, layer in layers.items()}, "rest": vectors}, file)
 
     def decode():
         saved = torch.load(io.BytesIO(file.getvalue()), weights_only=False)

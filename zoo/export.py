@@ -60,11 +60,11 @@ def torch_export(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
     return out.getvalue()
 
 
-def _same(network: nn.Module, shape: tuple[int, int, int], run: Callable[[torch.Tensor], torch.Tensor], what: str) -> None:
+def _same(network: nn.Module, shape: tuple[int, int, int], run: Callable[[torch.Tensor], torch.Tensor], program: str) -> None:
     """Raises ZooError where a program's outputs for a batch of another size are not the network's."""
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted, answers = network(x), run(x)
     far = float((answers - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
     if not far <= TOLERANCE:
-        raise ZooError(f"{what} answers otherwise than the network: by {far:.2g} of the largest output; nothing is written")
+        raise ZooError(f"{program} answers otherwise than the network: by {far:.2g} of the largest output; nothing is written")

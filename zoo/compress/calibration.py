@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 BATCH = 20  # images
+BLOCK = 1024  # columns of a Hessian that are summed at a time
 POSITIONS = 4  # a Hessian of size d is estimated from 4 d output positions, if there are as many
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 WEIGHTED, NORMS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear), (BATCH_NORM, nn.LayerNorm, nn.GroupNorm)
@@ -62,7 +63,7 @@ def find(network: nn.Module, x: torch.Tensor) -> list[Layer]:
     factors of a layer if the network's output stays the same when the layer is scaled by them and the normalisation by their
     inverse: that is tried out. The network's weights are restored.
     """
-    own = dict(network.named_parameters(remove_duplicate=False))
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     order: list[tuple[str, nn.Module]] = []
     handles = [
         m.register_forward_pre_hook(lambda module, _, name=name: order.append((name, module)))
@@ -81,7 +82,7 @@ def find(network: nn.Module, x: torch.Tensor) -> list[Layer]:
 
     records, seen = [], set()
     for i, (name, module) in enumerate(order):
-        if isinstance(module, NORMS) or own.get(f"{name}.weight") is not module.weight or id(module.weight) in seen:
+        if isinstance(module, NORMS) or parameters.get(f"{name}.weight") is not module.weight or id(module.weight) in seen:
             continue
         seen.add(id(module.weight))
         after = order[i + 1] if i + 1 < len(order) else ("", None)
@@ -244,8 +245,8 @@ def covariances(
             total = sums[name]
             rows = rows - total[3]  # not in place: these may be the activations themselves
             if rows.dim() == 2:
-                array = rows.numpy()
-                total[0] += torch.from_numpy(array.T @ array)  # numpy notices the symmetry and does half the work
+                for begin in range(0, rows.shape[1], BLOCK):  # the upper half alone, without a copy of the whole
+                    total[0][begin : begin + BLOCK, begin:].addmm_(rows[:, begin : begin + BLOCK].T, rows[:, begin:])
             else:
                 total[0].baddbmm_(rows.transpose(1, 2), rows)
             total[1] += rows.sum(-2, keepdim=True, dtype=torch.float64)
@@ -264,7 +265,14 @@ def covariances(
     for name in names:
         total, sums_of_rows, count, _, places = sums.pop(name)
         mean = (sums_of_rows / count).float()
-        h = total.div_(count).sub_(mean.transpose(-1, -2) * mean)
+        h = total.div_(count)
+        if h.dim() == 2:
+            for begin in range(0, len(h), BLOCK):
+                end = begin + BLOCK
+                h[end:, begin:end] = h[begin:end, end:].T
+            h.addmm_(mean.T, mean, alpha=-1)
+        else:
+            h.baddbmm_(mean.transpose(1, 2), mean, alpha=-1)
         variance = h.diagonal(dim1=-2, dim2=-1).clone()  # (d,) or (G, d)
         independent = len(x) * min(places, 16)
         off = torch.linalg.matrix_norm(h).square() - variance.square().sum(-1)
@@ -289,15 +297,15 @@ def patches(x: torch.Tensor, module: nn.Module, images: int, generator: torch.Ge
     pad = _padding(module)
     if any(map(any, pad)):
         x = F.pad(x, [side for pair in pad[::-1] for side in pair])
-    each = list(zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True))
-    outputs = [(side - dilation * (k - 1) - 1) // stride + 1 for side, k, stride, dilation in each]
+    axes = list(zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True))
+    outputs = [(side - dilation * (k - 1) - 1) // stride + 1 for side, k, stride, dilation in axes]
     b, groups, places = len(x), module.groups, math.prod(outputs)
     d = x.shape[1] // groups * math.prod(module.kernel_size)
     count = _count(d, places, images)
     place = np.unravel_index(torch.randperm(places, generator=generator)[:count].numpy(), outputs)
-    offset = np.indices(module.kernel_size).reshape(len(each), -1)
+    offset = np.indices(module.kernel_size).reshape(len(axes), -1)
     index = np.ravel_multi_index(
-        [offset[i][:, None] * dilation + place[i] * stride for i, (_, _, stride, dilation) in enumerate(each)], x.shape[2:]
+        [offset[i][:, None] * dilation + place[i] * stride for i, (_, _, stride, dilation) in enumerate(axes)], x.shape[2:]
     )
     cut = x.flatten(2)[:, :, torch.from_numpy(index)]  # (B, C, kernel, count)
     cut = cut.reshape(b, groups, -1, count).permute(1, 0, 3, 2).reshape(groups, b * count, d).float()

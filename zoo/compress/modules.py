@@ -9,8 +9,8 @@ the normalisation before it, where such layers are: the function is the same, in
 of no layer (embeddings, recurrent ones, the projections of torch's attention, very wide layers) have a step each by the
 mean of their squared slopes.
 
-In memory, beside the examples: the weights, a copy of them or their integers, one layer's Hessian with its factor, and the
-activations of a batch, which is made small enough for them to take about as much as the weights.
+In memory, beside the examples: the weights, a copy of them or their integers, one layer's Hessian and its factor, as they are
+and scaled, and the activations of a batch, which is made small enough for them to take about as much as the weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from zoo.compress.search import search
 from zoo.states import Quantised
 
 WIDEST = 6144  # inputs of a row that has a Hessian
-LEAST_ROOM = 128 << 20  # bytes of activations that any network may take
+LEAST_ROOM = 32 << 20  # bytes of activations that any network may take
 UNKNOWN = 1 / 16  # step, in root mean squares, of a tensor that changes no answer
 COARSEST = 1.0  # step of a tensor without a Hessian
 Vectors = dict[str, torch.Tensor]
@@ -71,8 +71,8 @@ class ModuleJob(Layers):
             weight = aliases.get(layer.weight, layer.weight)
             if weight in kind_of and state[weight][0].numel() <= WIDEST:
                 self.layers.append(self._with_file_types(replace(layer, weight=weight)))
-        taken = {layer.weight for layer in self.layers}
-        self.others = [name for name in kind_of if name not in taken]
+        rounded = {layer.weight for layer in self.layers}
+        self.others = [name for name in kind_of if name not in rounded]
         self.kept = plain.shortened(state, set(kind_of))
         room = max(LEAST_ROOM, sum(t.numel() * t.element_size() for t in state.values()))
         together, largest = calibration.activations(network, examples[:1])
@@ -92,8 +92,8 @@ class ModuleJob(Layers):
         """Measures the network: importance and moments of outputs, answers, moments of BN's inputs, covariances of inputs."""
         names, x, path = [layer.name for layer in self.layers], self.examples, self.folder / "outputs.safetensors"
         if not path.is_file():
-            own = dict(self.network.named_parameters(remove_duplicate=False))
-            measured = [name for name in self.others if name in own]
+            parameters = dict(self.network.named_parameters(remove_duplicate=False))
+            measured = [name for name in self.others if name in parameters]
             with _plain_attention():
                 outputs, answers = calibration.sensitivity(self.network, x, names, self.seed, self.backward, measured)
             means = {name: value.mean() if name in measured else value for name, value in outputs.items()}
@@ -105,9 +105,9 @@ class ModuleJob(Layers):
             small = batches(x, min(self.forward, BATCH))
             tensors.save(path, bn.statistics(self.network, {}, ((batch, None) for batch in small)))
         self.bn = tensors.load(path)
-        for some in self._chunks([layer for layer in self.layers if not self._covariance(layer.name).is_file()]):
-            found = calibration.covariances(self.network, x, some, self.seed, min(self.forward, 2 * BATCH))
-            for name, h in found.items():
+        for chunk in self._chunks([layer for layer in self.layers if not self._covariance(layer.name).is_file()]):
+            hessians = calibration.covariances(self.network, x, chunk, self.seed, min(self.forward, 2 * BATCH))
+            for name, h in hessians.items():
                 tensors.save(self._covariance(name), {"covariance": h})
 
     def _chunks(self, layers: list[calibration.Layer]) -> list[list[str]]:
@@ -127,8 +127,17 @@ class ModuleJob(Layers):
         zeros = [Quantised(tuple(names), self._coded(names, [np.zeros_like(self._rows(n), np.int32) for n in names],
                  [np.ones(self._rows(n).shape[1], np.float32) for n in names])) for names in self.kinds.values()]  # fmt: skip
         beside = 8 * len(states.pack(self.kept, zeros, **self.facts))
+        if not self.layers:
+            return self._first_price(target_bits)
         beside += sum(self.state[name].numel() for name in self.others) * target_bits / states.numbers(self.state)
         return super().price(max(target_bits - beside, 0.05 * target_bits), most_rows)
+
+    def _first_price(self, target_bits: float) -> float:
+        """Where there is no layer: the price at which Gaussians take so many bits a number (Cover & Thomas, section 10.3.2)."""
+        bits = target_bits / states.numbers(self.state)
+        slopes = (float(self.outputs.get(name, torch.zeros(()))) for name in self.others)
+        energy = [s * float(np.mean(np.square(self._rows(name)))) for name, s in zip(self.others, slopes, strict=True)]
+        return max(math.log(2) * float(np.mean(energy or [0.0])) * 4.0**-bits, 1e-30)
 
     def round(self, lam: float, folder: Path, previous: Mapping[str, Rounded] | None = None) -> Mapping[str, Rounded]:
         """Every layer and every other tensor, which has its own name, at the price `lam`."""
@@ -297,9 +306,9 @@ def match(mean: torch.Tensor, variance: torch.Tensor, layer: nn.Module, inputs: 
     """Before a BN layer runs: moves its statistics so that its outputs have the mean and variance that inputs with these
     moments (C,) had.
     """
-    now, spread = bn.moments(sum(bn.totals(batch) for batch in inputs[0].split(BATCH)))
-    factor = (spread.clamp_min(bn.DEAD) / variance.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
-    layer.running_mean.copy_(now - factor * (mean - layer.running_mean))
+    input_mean, input_variance = bn.moments(sum(bn.totals(batch) for batch in inputs[0].split(BATCH)))
+    factor = (input_variance.clamp_min(bn.DEAD) / variance.clamp_min(bn.DEAD)).sqrt().clamp(1 / LARGEST, LARGEST)
+    layer.running_mean.copy_(input_mean - factor * (mean - layer.running_mean))
     layer.running_var.copy_(((layer.running_var + layer.eps) * factor.square() - layer.eps).clamp_min(0))
 
 

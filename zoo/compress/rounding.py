@@ -172,12 +172,13 @@ def minimise(
 def factorise(hessian: np.ndarray) -> Factor:
     """Order of the columns, and the upper Cholesky factor of the inverse: its row j spreads the error of column j."""
     if hessian.ndim == 3:
-        each = [_cholesky(torch.cholesky_inverse(_cholesky(torch.from_numpy(h)))).T for h in hessian]
-        return np.arange(hessian.shape[-1]), torch.stack(each)
+        factors = [_cholesky(torch.cholesky_inverse(_cholesky(torch.from_numpy(h)))).T for h in hessian]
+        return np.arange(hessian.shape[-1]), torch.stack(factors)
     order = np.argsort(-np.diag(hessian), kind="stable")
-    h = torch.from_numpy(np.ascontiguousarray(hessian[np.ix_(order, order)]))
-    inverse = torch.cholesky_inverse(_cholesky(h))
-    return order, _cholesky(inverse).T.contiguous()
+    matrix = torch.from_numpy(hessian[np.ix_(order, order)])
+    for step in (_cholesky, torch.cholesky_inverse, _cholesky):  # one name: each is freed when the next one is there
+        matrix = step(matrix)
+    return order, matrix.T.contiguous()
 
 
 def rescale(factor: Factor, columns: np.ndarray) -> Factor:
@@ -189,31 +190,31 @@ def rescale(factor: Factor, columns: np.ndarray) -> Factor:
 def _sequential_groups(y, upper: np.ndarray, importance, lam: float, rate: Rate) -> np.ndarray:
     """`sequential` in all groups at once, with factors (G, d, d)."""
     groups, d, _ = upper.shape
-    left, price = y.reshape(groups, -1, d).copy(), (lam / importance).astype(np.float32)
+    remaining, price = y.reshape(groups, -1, d).copy(), (lam / importance).astype(np.float32)
     for j in range(d):
         pivot = upper[:, j, j, None]  # (G, 1)
-        target = left[:, :, j].copy()  # (G, rows of a group)
+        target = remaining[:, :, j].copy()  # (G, rows of a group)
         curvature = np.broadcast_to(1 / pivot**2, target.shape).reshape(-1)
         chosen = _choose(target.reshape(-1), curvature, price, rate, j).reshape(target.shape)
-        left[:, :, j] = chosen
-        left[:, :, j + 1 :] -= ((target - chosen) / pivot)[:, :, None] * upper[:, None, j, j + 1 :]
-    return left.reshape(y.shape)
+        remaining[:, :, j] = chosen
+        remaining[:, :, j + 1 :] -= ((target - chosen) / pivot)[:, :, None] * upper[:, None, j, j + 1 :]
+    return remaining.reshape(y.shape)
 
 
 def _descend_groups(y, q, hessian: np.ndarray, importance, lam: float, rate: Rate) -> np.ndarray:
     groups, d, _ = hessian.shape
-    now, price = q.reshape(groups, -1, d).copy(), (lam / importance).astype(np.float32)
-    error = y.reshape(groups, -1, d) - now
+    present, price = q.reshape(groups, -1, d).copy(), (lam / importance).astype(np.float32)
+    error = y.reshape(groups, -1, d) - present
     for j in range(d):
         curvature = np.maximum(hessian[:, j, j, None], 1e-30)  # (G, 1)
         slope = np.einsum("grd,gd->gr", error, hessian[:, j])
-        before = now[:, :, j].copy()
+        before = present[:, :, j].copy()
         all_rows = np.broadcast_to(curvature, before.shape).reshape(-1)
         target = (before + slope / curvature).reshape(-1)
         chosen = _choose(target, all_rows, price, rate, j, before.reshape(-1)).reshape(before.shape)
-        now[:, :, j] = chosen
+        present[:, :, j] = chosen
         error[:, :, j] -= chosen - before
-    return now.reshape(y.shape)
+    return present.reshape(y.shape)
 
 
 def _choose(target, curvature: float | np.ndarray, price, rate: Rate, column: int, present=None) -> np.ndarray:

@@ -124,8 +124,8 @@ def _noise(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     total = torch.zeros(shape)
     for grain in (1, 4, 16):
         sides = [max(1, side // grain) for side in shape[2:]]
-        some = torch.randn(*shape[:2], *sides, generator=generator)
-        total += F.interpolate(some, tuple(shape[2:]), mode="bilinear", align_corners=False)
+        grains = torch.randn(*shape[:2], *sides, generator=generator)
+        total += F.interpolate(grains, tuple(shape[2:]), mode="bilinear", align_corners=False)
     return total / total.std()
 
 
