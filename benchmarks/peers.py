@@ -201,6 +201,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name}: skipped, {error}")
             continue
         print(f"{name}: {int(row['bytes']):,} bytes, {row['agreement']} of {row['pictures']} as before")
+        rows = curve.read(args.out) if args.out.is_file() else []  # others may have written meanwhile
         rows.append(row)
         files.write(args.out, curve.text(FIELDS, rows).encode())
         files.write(args.out.with_suffix(".md"), table(rows).encode())
