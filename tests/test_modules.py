@@ -215,6 +215,29 @@ def test_a_transformer_of_tokens_with_a_tied_embedding(tmp_path):
     assert far["second"] < 0.8 * far["plain"]
 
 
+def test_a_network_without_layers_that_have_hessians(tmp_path):
+    """Recurrent, transposed, embedded: steps by the squared slopes of each tensor."""
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.gru = nn.Embedding(50, 16), nn.GRU(16, 32, batch_first=True)
+            self.up, self.out = nn.ConvTranspose1d(32, 16, 4, groups=2), nn.Linear(16, 7)
+
+        def forward(self, x):
+            states, _ = self.gru(self.embedding(x))
+            return self.out(self.up(states.transpose(1, 2)).mean(2))
+
+    network, x = Recurrent().eval(), torch.randint(50, (80, 10))
+    far = []
+    for inputs in (None, x):
+        size = zoo.save(network, tmp_path / "a.zoo", bits=4, calibration=inputs)
+        other = zoo.load(tmp_path / "a.zoo", into=Recurrent())
+        with torch.no_grad():
+            far.append(float(tuning.divergence(network(x), other(x)).mean()))
+    assert far[1] < 0.7 * far[0] and size <= 4 * sum(p.numel() for p in network.parameters()) / 8
+
+
 def test_half_precision_keeps_its_type(network, tmp_path):
     half = copy.deepcopy(network).to(torch.bfloat16)
     x = torch.randn(60, 3, 8, 8)
