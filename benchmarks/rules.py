@@ -53,6 +53,10 @@ LATER = {"test_set", "test_errors", "test_examples", "samples", "hub"}  # fields
 JUDGES = re.compile(
     r"(zoo|tests)/(?!quoted\.json).*|benchmarks/(?!recipes/|results/).*|\.github/.*|\.ci/.*|Makefile|pyproject\.toml|requirements\.txt"
 )
+ACTIVE = re.compile(  # of a drawing: what runs, or loads something
+    r"<(script|foreignobject|iframe|!entity|animate|set)\b|\son\w+\s*=|href\s*=\s*[\"'](?!#)|javascript:|url\((?!#)|@import",
+    re.IGNORECASE,
+)
 LISTED = 12  # files that a note names
 
 
@@ -66,7 +70,7 @@ class Change:
     before: frozenset[str]  # every path in the base
     git: Callable[..., bytes] = field(repr=False)
 
-    def there(self, pattern: str = ".*") -> list[str]:
+    def there(self, pattern: str = "(?s:.*)") -> list[str]:
         """Paths of the change that exist now and match, sorted."""
         return sorted(path for path, status in self.files.items() if status != "D" and re.fullmatch(pattern, path))
 
@@ -117,16 +121,23 @@ def places(change: Change, verdict: Verdict) -> None:
 def _most_bytes(path: str) -> int | None:
     """How large a file of that path may be; None where no such file is expected."""
     match = ENTRY_PLACE.fullmatch(path)
+    if not re.fullmatch(r"[A-Za-z0-9_.+,=/-]+", path):
+        return None
     expected, name = (ENTRY_FILES, match["file"]) if match else (PLACES, path)
     return next((most for pattern, most in expected.items() if re.fullmatch(pattern, name)), None)
 
 
 def contents(change: Change, verdict: Verdict) -> None:
-    """No file holds a pickle, which can run any code where it is read."""
+    """No file holds a pickle or a script, which run code where they are read or seen."""
     for path in change.there():
         place = change.root / path
-        if place.is_file() and not place.is_symlink() and (what := pickled(place)):
-            verdict.fault(path, f"is {what}, and reading that can run any code: no pickle is taken; safetensors holds tensors")
+        if not place.is_file() or place.is_symlink():
+            continue
+        if kind := pickled(place):
+            verdict.fault(path, f"is {kind}, and reading that can run any code: no pickle is taken; safetensors holds tensors")
+        if path.endswith(".svg") and (match := ACTIVE.search(place.read_text(encoding="utf-8", errors="replace"))):
+            found = match.group().strip()[:40]
+            verdict.fault(path, f"is a drawing that runs or loads something ({found}): the commands here draw plain ones")
 
 
 def pickled(path: Path) -> str | None:
@@ -170,10 +181,11 @@ def _record_changes(old: dict, new: object) -> Iterator[str]:
         yield "is no JSON object"
         return
     for name in sorted({*old, *new}):
-        before, now = old.get(name), new.get(name)
-        gained = name in LATER and (not before or (name == "samples" and isinstance(now, list) and now[: len(before)] == before))
-        if before != now and not gained:
-            yield f"{name} was {json.dumps(before)[:100]}, is {json.dumps(now)[:100]}"
+        before, after = old.get(name), new.get(name)
+        longer = name == "samples" and before and isinstance(after, list) and after[: len(before)] == before
+        gained = name in LATER and (not before or longer)
+        if before != after and not gained:
+            yield f"{name} was {json.dumps(before)[:100]}, is {json.dumps(after)[:100]}"
 
 
 def _moved(change: Change, id: str) -> bool:
@@ -240,14 +252,14 @@ def _left(path: Path) -> set[str]:
     return set(re.findall(r"^\| ([a-z0-9.+-]+) \|", text, re.MULTILINE))
 
 
-def _id_faults(id: str, network: str, known: set[str], left: set[str]) -> Iterator[str]:
+def _id_faults(id: str, network: str, ids: set[str], left: set[str]) -> Iterator[str]:
     if not submit.named_after(network, id):
         yield f"an id of this network reads {network}-<what it is>, in small letters, digits, dots and hyphens"
     if id in left:
         yield "this id is that of an entry which left (CHANGELOG.md): give another one"
-    same = [other for other in known if other.casefold() == id.casefold()]
-    if same:
-        yield f"some file systems do not tell this id from {same[0]}: give another one"
+    alike = [other for other in ids if other.casefold() == id.casefold()]
+    if alike:
+        yield f"some file systems do not tell this id from {alike[0]}: give another one"
 
 
 def _record_faults(entry: Entry, network: networks.Spec) -> Iterator[str]:
@@ -314,6 +326,10 @@ def _doubts(entry: Entry, shelf: Iterable[Entry]) -> Iterator[str]:
         yield f"{entry.id}: that {STREAM} holds these weights is its authors' word ({entry.decoded.decoder})"
     if entry.submission is not None:
         yield f"{entry.id}: how it was trained, and that the test set was not used for it, is its authors' word"
+    if entry.recipe is not None:
+        yield f"{entry.id}: that the recipe gives such a file is not tried here; `python -m benchmarks train {entry.id}` does"
+    if entry.samples:
+        yield f"{entry.id}: its samples are counted without the pictures; `zoo verify {entry.id} --sample FOLDER` uses them"
     for other in shelf:
         if other.weights_sha256 == entry.weights_sha256 and other.id != entry.id:
             yield f"{entry.id} decodes to the weights of {other.id}: a better code, or a copy?"
@@ -381,8 +397,8 @@ def quotations(change: Change, verdict: Verdict) -> None:
     new = {row.key: row.model_dump() for row in content.results}
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
-            what = "removed" if key not in new else "changed" if key in old else "added"
-            verdict.notes.append(f"quoted result {what}: {key}; compare it with its source")
+            change_of_row = "removed" if key not in new else "changed" if key in old else "added"
+            verdict.notes.append(f"quoted result {change_of_row}: {key}; compare it with its source")
 
 
 def results(change: Change, verdict: Verdict) -> None:
