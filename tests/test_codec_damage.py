@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -430,6 +431,24 @@ def test_table_bombs_expand_no_more_than_the_budget(network, stream, monkeypatch
     else:
         assert decode(blob)  # so few tables are affordable
     assert expanded.work <= most_steps(len(blob), partitionings.get(network).parameters)
+
+
+@pytest.mark.parametrize("network", ["resnet50", "resnet50:32768"])
+def test_constants_of_a_large_network_take_a_byte_each_until_they_are_weights(network):
+    partitioning = partitionings.get(network)
+    inner = text(network) + text("") + varint(partitioning.parameters) + varint(len(partitioning.groups))
+    for _ in partitioning.groups:
+        inner += b"\x81" + b"\0\x3f" + bits("100 100 0")  # scale 0.5, all integers 0
+    weights = 4 * partitioning.parameters
+    tracemalloc.start()
+    with pytest.raises(CorruptArtifact, match="does not end with the last weight"):
+        loading.state_dict(seal(inner + b"\1"))
+    assert tracemalloc.get_traced_memory()[1] < 0.5 * weights
+    tracemalloc.reset_peak()
+    if network == "resnet50":
+        assert not any(tensor.any() for name, tensor in loading.state_dict(seal(inner)).items() if "running" not in name)
+        assert tracemalloc.get_traced_memory()[1] < 1.6 * weights
+    tracemalloc.stop()
 
 
 def test_a_wide_table_for_each_column_is_counted_before_it_is_expanded(monkeypatch):
