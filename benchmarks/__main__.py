@@ -20,7 +20,7 @@ COMMANDS = {  # name: (module, one line)
     "evaluate": ("benchmarks.evaluate", "model files of a recipe -> the record in artifacts/, measured once"),
     "measure": ("benchmarks.measure", "ImageNet's validation set -> the test errors of entries that have none"),
     "sample": ("benchmarks.sample", "pictures -> errors and agreement of an entry and of the network that it compresses"),
-    "make": ("benchmarks.make", "the commands that make an entry which does not come with the zoo"),
+    "make": ("benchmarks.make", "an entry that does not come with the zoo: from published weights, or by its recipe"),
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),

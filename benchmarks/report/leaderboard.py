@@ -112,7 +112,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
             parts.append("**Measured** here, from the committed files:\n")
             parts.append(_markdown(measured_rows(own, others)))
         else:
-            parts.append(f"No entry yet: `zoo show {name}-dft` prints the commands that make one.\n")
+            parts.append("No entry yet.\n")
         curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
         for c in (c for c in curves if c.suffix == ".svg"):
             parts.append(f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n")
@@ -157,7 +157,7 @@ def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> li
 
 def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
     """One row a published result, sizes and ratios as printed there."""
-    return [
+    rows = [
         {
             "method": q.method,
             "size, as printed": q.size,
@@ -165,9 +165,11 @@ def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
             "error, as printed": f"{q.error:g} %",
             "how": q.note,
             "source": _linked(q.source),
+            "made from published weights by": f"`{q.command}`" if q.command else "",
         }
         for q in quoted
     ]
+    return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]  # no empty columns
 
 
 def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
