@@ -23,7 +23,8 @@ FROM_WEIGHTS = {  # id: (network, source of weights, basis of the 3x3 kernels, b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help=f"{', '.join(FROM_WEIGHTS)}, or a recipe in benchmarks/recipes/")
     parser.add_argument("--calibration", metavar="DIR", help="pictures by class; without them compression makes its own")
-    parser.add_argument("--artifacts", default=str(evaluate.ARTIFACTS), metavar="DIR", help="where the entry goes (default: artifacts/)")
+    folder = str(evaluate.ARTIFACTS)
+    parser.add_argument("--artifacts", default=folder, metavar="DIR", help="where the entry goes (default: artifacts/)")
     parser.add_argument("--train", action="store_true", help="train by the recipe even where weights can be had")
     parser.add_argument("--dry-run", action="store_true", help="show the commands, run nothing")
 
