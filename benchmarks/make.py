@@ -46,7 +46,7 @@ def commands(name: str, artifacts: str = "artifacts", calibration: str | None = 
     if name in FROM_WEIGHTS and not train:
         network, weights, basis, size = FROM_WEIGHTS[name]
         pictures = ["--calibration", calibration] if calibration else []
-        source = ["compress", network, "--weights", weights, "--method", basis, "--bytes", size]
+        source = ["compress", network, "--weights", weights, "--basis", basis, "--bytes", size]
         return [[*source, *pictures, "--out", f"{artifacts}/{name}"]]
     if name in by_recipe:
         return [["train", name], ["evaluate", name, "--out", artifacts]]

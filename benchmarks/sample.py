@@ -89,4 +89,4 @@ def held_out(folder: str) -> datasets.ImageFolder:
             places |= {name: f"{shard.name}/{name}" for name in archive.namelist()}
     paths = [places.get(pictures.names[n], pictures.names[n]) for n in measured.tolist()]
     labels = np.where(pictures.labels == pool.UNKNOWN, evidence.UNKNOWN, pictures.labels)[measured.numpy()]
-    return datasets.ImageFolder(root, paths, labels, datasets.classes("imagenet"))
+    return datasets.ImageFolder(root, paths, labels, datasets.IMAGENET.class_names())

@@ -89,7 +89,7 @@ def test_units_without_rows_or_columns_leave_and_nothing_else_changes():
     settled(made, 0.01)
     with torch.no_grad():
         for flat in (made.phi.value, made.phi.mean):
-            tensors = dict(zip([part.name for part in made.parts], made._split(flat), strict=True))
+            tensors = dict(zip([slot.name for slot in made.slots], made._split(flat), strict=True))
             tensors["fc1.weight"][3] = 0.2  # a row that rounds to nothing
             tensors["fc1.bias"][3] = 0.0
             tensors["fc3.weight"][:, 5] = 0.0

@@ -151,7 +151,7 @@ def test_entries_that_have_to_be_made_say_how_and_load_afterwards(artifacts, len
     assert benchmark(["make", f"{name}-imagenet", "--artifacts", str(artifacts)]) == 0
     (args,) = given
     assert (args.network, args.weights) == ("resnet18", "timm/resnet18.tv_in1k")
-    assert (args.method, args.out) == (name.removeprefix("resnet18-"), artifacts / f"{name}-imagenet")
+    assert (args.basis, args.out) == (name.removeprefix("resnet18-"), artifacts / f"{name}-imagenet")
     assert f"python -m benchmarks compress resnet18 --weights {args.weights}" in capsys.readouterr().out
     assert benchmark(["make", f"{name}-imagenet", "--train", "--dry-run"]) == 0
     assert f"python -m benchmarks train {name}-imagenet\n" in capsys.readouterr().out

@@ -68,13 +68,16 @@ def _list(args: argparse.Namespace) -> int:
             broken.append(str(error))
             continue
         error = "not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} %"
-        rows.append((name, entry.network, f"{entry.size_bytes:,}", f"{entry.ratio:,.1f}x", error))
+        size = f"{entry.size_bytes:,}" + ("*" if entry.decoded else "")
+        rows.append((name, entry.network, size, f"{entry.ratio:,.1f}x", error))
         records.append({"id": name, "network": entry.network, "size_bytes": entry.size_bytes, "ratio": entry.ratio,
-                        "top1_error": entry.top1_error})  # fmt: skip
+                        "top1_error": entry.top1_error, "decoded_by_authors": entry.decoded is not None})  # fmt: skip
     if args.json:
         _json(records)
     else:
         _table(("id", "network", "bytes", "ratio", "error"), rows, right=(2, 3, 4))
+        if any(size.endswith("*") for _, _, size, *_ in rows):
+            print("* of a stream that only its authors' decoder reads")
     for message in broken:
         _fail(message)
     return EXIT_ERROR if broken else 0
@@ -150,9 +153,7 @@ def _show(args: argparse.Namespace) -> int:
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
         description, breakdown, start = codec.described.anatomy(blob)
-        members = [[t.name for t in description.tensors if t.group == number] for number in range(header.groups)]
-        for group, names in zip(breakdown, members, strict=True):
-            group.group = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
         subject = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
         stream = len(blob) - 4 - start - sum(group.psi_bytes + group.table_bytes for group in breakdown)
     else:
@@ -332,6 +333,24 @@ def _compress(args: argparse.Namespace) -> int:
     return command.main(args)
 
 
+# ---------------------------------------------------------------------------------------------- the Hub
+
+
+def _push(args: argparse.Namespace) -> int:
+    from zoo import hub
+
+    print(f'zoo.load("{hub.push(args.id, args.repo, private=args.private, move=args.move)}")')
+    return 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    from zoo import hub
+
+    path = hub.make_index(args.folder, args.references)
+    print(f"{path}: {len(registry.read_index(path))} entries; ZOO_ARTIFACTS={args.folder} makes them known by their ids")
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------- data
 
 
@@ -342,11 +361,12 @@ def _data(args: argparse.Namespace) -> int:
     root = os.environ.get("ZOO_DATA")
     print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {datasets.cache_folder()}")
     places = {None: "not there yet: `zoo data fetch` brings it", "cache": "in the cache", "package": "comes with the package"}
+    width = max(map(len, datasets.DATASETS))
     for name, dataset in datasets.DATASETS.items():
         for split, official in dataset.splits.items():
-            print(f"{name:<8} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
+            print(f"{name:<{width}} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
         if not dataset.downloadable:
-            print(f"{name:<14} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
+            print(f"{name:<{width + 6}} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
     return 0
 
 
@@ -425,6 +445,18 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compress", _compress, "make a checkpoint small", "zoo compress weights.pth --out small.zoo --bits 3")
     _compress_arguments(command)
 
+    command = add("push", _push, "publish an entry on the Hugging Face Hub", "zoo push lenet5-caffe-sq --repo me/lenet5-caffe-sq")
+    command.add_argument("id", metavar="ID", help="id, or path of an entry's folder")
+    command.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository of the Hub; made if it is not there")
+    command.add_argument("--private", action="store_true", help="a new repository is for you alone")
+
+    command.add_argument("--move", action="store_true", help="keep only the record here, which then names the file there")
+
+    command = add("index", _index, "make a zoo of entries on the Hugging Face Hub", "zoo index myzoo hf:me/lenet5-caffe-sq")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="where index.json is written or added to")
+    command.add_argument("references", nargs="+", metavar="REFERENCE", help="hf:owner/name, with @revision for an older commit, "
+                         "or the address of a collection: https://huggingface.co/collections/owner/title")  # fmt: skip
+
     command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
     actions = command.add_subparsers(metavar="ACTION")
     fetch = add("fetch", _fetch, "bring a data set into the cache", "zoo data fetch mnist", actions)
@@ -443,7 +475,7 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", metavar="NAME", help="what the weights are of, so that zoo.load builds it: a network of "
                         "the zoo as resnet18:10, timm/NAME or torchvision/NAME")  # fmt: skip
     parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
-                        "classes are known; or mnist, cifar10")  # fmt: skip
+                        "classes are known; or a data set that zoo data can fetch")  # fmt: skip
     parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
     parser.add_argument("--preprocessing", metavar="NAME", help="of the pictures (default: the network's)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")

@@ -120,7 +120,7 @@ class Sample:
         if missing:
             raise DataUnavailable(f"{root} has {len(self.paths) - len(missing)} of the {len(self.paths)} images of the sample; "
                                   f"missing: {some(missing)}")  # fmt: skip
-        return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.classes("imagenet"))
+        return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.IMAGENET.class_names())
 
     @property
     def counts(self) -> dict[str, int]:

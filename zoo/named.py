@@ -95,10 +95,10 @@ def assign(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 def picture(name: str) -> Picture | None:
     """What the library says of the named network's input; None where it says nothing, or what no file holds."""
+    from zoo import datasets
+
     library, slash, listed_name = name.partition("/")
     if not slash:
-        from zoo import datasets
-
         spec = datasets.preprocessing(networks.spec(name).dataset)
         return Picture(**{field: getattr(spec, field) for field in Picture.__dataclass_fields__})
     base, _ = _split(library, listed_name)
@@ -111,7 +111,8 @@ def picture(name: str) -> Picture | None:
         size, share = config.input_size[1], config.crop_pct or 0.875
         if (config.crop_mode or "center") != "center" or config.interpolation not in INTERPOLATIONS:
             return None
-        return Picture("imagenet", "RGB", size, math.floor(size / share), 255.0, tuple(config.mean), tuple(config.std), 1,
+        resize = math.floor(size / share)
+        return Picture(datasets.IMAGENET.name, "RGB", size, resize, 255.0, tuple(config.mean), tuple(config.std), 1,
                        config.interpolation)  # fmt: skip
     from torchvision import models
 
@@ -120,8 +121,8 @@ def picture(name: str) -> Picture | None:
     if not all(hasattr(preset, field) for field in ("crop_size", "resize_size", "mean", "std", "interpolation")):
         return None
     (size,), (resize,) = preset.crop_size, preset.resize_size
-    kind = preset.interpolation.value
-    return Picture("imagenet", "RGB", size, resize, 255.0, tuple(preset.mean), tuple(preset.std), 1, kind)
+    return Picture(datasets.IMAGENET.name, "RGB", size, resize, 255.0, tuple(preset.mean), tuple(preset.std), 1,
+                   preset.interpolation.value)  # fmt: skip
 
 
 def _split(library: str, listed_name: str) -> tuple[str, int | None]:

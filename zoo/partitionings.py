@@ -84,6 +84,7 @@ PARTITIONINGS: dict[str, dict[str, tuple]] = {
         ),
     },
 }
+PARTITIONINGS["resnet20"] = PARTITIONINGS["resnet20-4"]  # not in the paper: grouped as its wide relative is
 PARTITIONINGS["resnet50-v1.5"] = PARTITIONINGS["resnet50"]  # the stride sits elsewhere, the tensors are the same
 
 

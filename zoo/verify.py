@@ -40,7 +40,9 @@ from zoo.measurement import Measurement
 from zoo.records import Entry, SampleResult
 
 # Fields that only the program which wrote the record can know; a test of the repository counts paper_bytes again.
-STATED = ("paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "license", "hub", "versions")
+STATED = (
+    "paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "submission", "license", "hub", "versions",
+)  # fmt: skip
 LOGGED = ("network", "method", "partitioning", "warm_start", "teacher")  # as in the recipe in train.log
 IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields of a recipe that do not change what a run of one seed gives
 
@@ -234,6 +236,8 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
         if complaint:
             outcome.problems.append(_damaged(entry, blob, complaint))
             return outcome
+        if entry.decoded is not None:
+            _check_stream(entry, outcome)
         derived = measurement.measure(blob, None, quick=_pending(entry, options), **_usual(entry, options))
         for name in ("network", "partitioning", "parameters", "weights_sha256"):
             expected, value = getattr(entry, name), getattr(derived, name)
@@ -311,11 +315,22 @@ def _check_sample_files(entry: Entry, outcome: Outcome) -> None:
         ]  # fmt: skip
 
 
+def _check_stream(entry: Entry, outcome: Outcome) -> None:
+    """Length and digest of a stream that only its authors' program reads; raises `CorruptArtifact` for another length."""
+    blob = files.read(entry.folder / registry.STREAM, entry.size_bytes)
+    outcome.size_bytes = len(blob)
+    if (len(blob), hashlib.sha256(blob).hexdigest()) != (entry.size_bytes, entry.sha256):
+        outcome.problems.append(f"{registry.STREAM} is not the recorded one: expected {entry.size_bytes:,} bytes, SHA-256 "
+                                f"{entry.sha256}, found {len(blob):,} bytes, {hashlib.sha256(blob).hexdigest()}")  # fmt: skip
+    outcome.notes.append(f"the weights are what its authors' decoder ({entry.decoded.decoder}) made of {registry.STREAM}: "
+                         "their word")  # fmt: skip
+
+
 def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
     """What is wrong with the bytes."""
     text = f"{registry.MODEL}: {complaint}"
     try:
-        codec.decode(blob, partitionings.layout)
+        loading.state_dict(blob)
         return f"{text}; it is a whole model file, but another one"
     except CorruptArtifact as error:
         return f"{text}; {error}"
@@ -413,14 +428,14 @@ def _check_sample(recorded: SampleResult, sample: evidence.Sample, outcome: Outc
         raise WrongData(f"sample {recorded.key}: expected images with digest {recorded.digest}, found {derived.test_set}")
     problems, ties = _prediction_differences(sample.predictions, derived)
     outcome.problems += [f"sample {recorded.key}, {text}" for text in problems]
-    now = replace(sample, predictions=derived.predictions)
-    for name, value in now.counts.items():
+    answers = replace(sample, predictions=derived.predictions)
+    for name, value in answers.counts.items():
         if getattr(recorded, name) != value:
             text = f"sample {recorded.key}, {name}: expected {getattr(recorded, name)}, found {value}"
             (outcome.notes if ties and not problems else outcome.problems).append(text)
-    wrong = f"{_rate(now.errors, now.labelled)}, " if now.labelled else ""
+    wrong = f"{_rate(answers.errors, answers.labelled)}, " if answers.labelled else ""
     outcome.notes.append(f"sample {recorded.key} ({recorded.name}): {wrong}the answer of "
-                         f"{recorded.reference} on {now.agreement} of {len(sample.paths)}")  # fmt: skip
+                         f"{recorded.reference} on {answers.agreement} of {len(sample.paths)}")  # fmt: skip
 
 
 def _rate(errors: int, examples: int) -> str:

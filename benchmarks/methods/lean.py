@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Averaged, straight_through
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo import reparam
 from zoo.codec import Coded, psi_round
 from zoo.networks.spaces import spaces as spaces_of
@@ -56,8 +56,12 @@ class Options(Table):
     model: str = "live"  # entropy model of the file
 
 
-class Part(NamedTuple):
-    """A tensor: spaces of its rows and columns, latent columns a unit, shape of its latents, number of its step."""
+class TensorSlot(NamedTuple):
+    """A tensor's place in the vector of latents.
+
+    out, into: spaces of its rows and columns; block: latent columns of a unit; shape: of its latents; step: number of its
+    quantisation step; pooled: whether the decoder is `pool:SIDE` and applies to it.
+    """
 
     name: str
     group: str
@@ -82,11 +86,11 @@ class Lean(Method):
         if unknown := {space for space, n in o.units.items() if not 1 <= n <= sizes.get(space, 0)}:
             raise ValueError(f"LEAN's units for {sorted(unknown)} cannot be; the spaces have {sizes}")
         self.units = {space: o.units.get(space, n) for space, n in sizes.items()}
-        self.parts: list[Part] = []
+        self.slots: list[TensorSlot] = []
         latents, steps = [], 0
         for group in self.groups:
             decoder = o.decoder or group.decoder
-            each = all(len(shape) > 1 for shape in group.shapes)
+            of_weights = all(len(shape) > 1 for shape in group.shapes)
             for t, (name, shape) in enumerate(zip(group.tensors, group.shapes, strict=True)):
                 out, into = (*spaces[name], None)[:2]
                 block = shape[1] // sizes[into] if into else 1
@@ -100,8 +104,9 @@ class Lean(Method):
                     side = int(decoder.partition(":")[2]) // 2
                     theta = theta.reshape(len(theta), -1, side, 2, side, 2).mean((3, 5)).reshape(len(theta), -1) * 2
                     block = max(block // 4, 1)
-                steps += each or t == 0
-                self.parts.append(Part(name, group.name, out, into, block, tuple(theta.shape), steps - 1, decoder, pooled))
+                steps += of_weights or t == 0
+                shape = tuple(theta.shape)
+                self.slots.append(TensorSlot(name, group.name, out, into, block, shape, steps - 1, decoder, pooled))
                 latents.append(theta.reshape(-1))
         flat = torch.cat(latents) / o.step
         self.phi = Averaged(flat)
@@ -133,9 +138,9 @@ class Lean(Method):
     def _split(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """The tensors of the vector, cut down to the rows and columns of live units."""
         index, tensors = self._index(), []
-        for part, piece in zip(self.parts, flat.split([math.prod(part.shape) for part in self.parts]), strict=True):
-            tensor = piece.reshape(part.shape)
-            for side, space, block in ((0, part.out, 1), (1, part.into, part.block)):
+        for slot, piece in zip(self.slots, flat.split([math.prod(slot.shape) for slot in self.slots]), strict=True):
+            tensor = piece.reshape(slot.shape)
+            for side, space, block in ((0, slot.out, 1), (1, slot.into, slot.block)):
                 if space and index[space] is not None:
                     tensor = tensor.index_select(side, _columns(index[space], block))
             tensors.append(tensor)
@@ -149,9 +154,9 @@ class Lean(Method):
         else:
             phi = straight_through(self.phi.value, self.phi.value.detach().round())
         theta = {}
-        for part, integers in zip(self.parts, self._split(phi), strict=True):
-            scaled = integers * step[part.step]
-            theta[part.name] = _spread(scaled, part.decoder) if part.pooled else scaled
+        for slot, integers in zip(self.slots, self._split(phi), strict=True):
+            scaled = integers * step[slot.step]
+            theta[slot.name] = _spread(scaled, slot.decoder) if slot.pooled else scaled
         return theta
 
     @torch.no_grad()
@@ -195,23 +200,23 @@ class Lean(Method):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """The average of phi; dead units leave, once lambda has long been what it is."""
+        """Updates the average of phi; removes dead units once lambda has had its full value for long."""
         self.phi.update(step, self.options.phi_ema)
         if (step + 1) % self.options.bury_every == 0 and step > 2 * self.options.ramp * self.steps:
             self._bury()
 
     def _bury(self) -> None:
-        """Units of which neither phi nor its average has a row, or a column, leave."""
+        """Removes units whose row, or whose column, is zero in phi and in its average."""
         numbers = {space: getattr(self, f"alive_{space}").nonzero()[:, 0] for space in self.units}
-        for part, phi, mean in zip(self.parts, self._split(self.phi.value), self._split(self.phi.mean), strict=True):
+        for slot, phi, mean in zip(self.slots, self._split(self.phi.value), self._split(self.phi.mean), strict=True):
             if phi.dim() == 1 or not phi.numel():
                 continue
-            held = ((phi.round() != 0) | (mean.round() != 0)).reshape(*phi.shape[:2], -1).any(2)
-            if part.out:
-                getattr(self, f"alive_{part.out}")[numbers[part.out][~held.any(1)]] = False
-            if part.into:
-                empty = ~held.any(0).reshape(-1, part.block).any(1)
-                getattr(self, f"alive_{part.into}")[numbers[part.into][empty]] = False
+            occupied = ((phi.round() != 0) | (mean.round() != 0)).reshape(*phi.shape[:2], -1).any(2)
+            if slot.out:
+                getattr(self, f"alive_{slot.out}")[numbers[slot.out][~occupied.any(1)]] = False
+            if slot.into:
+                empty = ~occupied.any(0).reshape(-1, slot.block).any(1)
+                getattr(self, f"alive_{slot.into}")[numbers[slot.into][empty]] = False
         self._live = None
 
     def estimate(self) -> dict[str, float]:
@@ -228,19 +233,19 @@ class Lean(Method):
         integers, coded = self._split(self.phi.mean.round()), {}
         step = psi_round(self.log_step.exp().cpu().numpy())
         for group in self.groups:
-            whole, steps = [], []
-            for part, phi in zip(self.parts, integers, strict=True):
-                if part.group != group.name:
+            tensors, steps = [], []
+            for slot, phi in zip(self.slots, integers, strict=True):
+                if slot.group != group.name:
                     continue
-                if part.pooled:
-                    phi = _first_of_blocks(phi, part.decoder)
-                out = np.zeros(group.shapes[len(whole)], np.int32)
+                if slot.pooled:
+                    phi = _first_of_blocks(phi, slot.decoder)
+                out = np.zeros(group.shapes[len(tensors)], np.int32)
                 out[tuple(map(slice, phi.shape))] = phi.to(torch.int32).cpu().numpy()
-                whole.append(out.reshape(-1, 1))
-                steps.append(part.step)
+                tensors.append(out.reshape(-1, 1))
+                steps.append(slot.step)
             psi = {"scale": step[sorted(set(steps))][:, None]}
             decoder = self.options.decoder or group.decoder
-            coded[group.name] = Coded(decoder, self.options.model, np.concatenate(whole), psi)
+            coded[group.name] = Coded(decoder, self.options.model, np.concatenate(tensors), psi)
         return coded
 
 

@@ -1,4 +1,4 @@
-"""Where the names of points stand in a plot: beside their points, each where it covers least of what is drawn.
+"""Places for the names of points in a plot: beside their points, where a name covers as little as possible of the drawing.
 
 All coordinates are pixels of the plotting area, x to the right and y downwards; a box is (left, top, right, bottom).
 """
@@ -38,18 +38,18 @@ def place(names: Sequence[tuple[str, str, Point]], points: Sequence[Point], line
 
     points and lines: what else is drawn.
     """
-    taken: list[tuple[Box, float]] = [((x - 5, y - 5, x + 5, y + 5), 3.0) for x, y in points]
+    drawn: list[tuple[Box, float]] = [((x - 5, y - 5, x + 5, y + 5), 3.0) for x, y in points]
     for corners in lines:
         for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
-            taken += [(box, 2.0) for box in along(x0, y0, x1, y1)]
+            drawn += [(box, 2.0) for box in along(x0, y0, x1, y1)]
     labels, spots = [], [point for _, _, point in names]
     for text, colour, point in sorted(names, key=lambda name: -_crowd(name[2], spots)):
         options = []
         for reluctance, box, end in _places(*point, CHARACTER * len(text)):
             leader = [] if end is None else along(*point, *end)
-            options.append((_cost(reluctance, box, leader, taken, frame), box, end, leader))
+            options.append((_cost(reluctance, box, leader, drawn, frame), box, end, leader))
         _, box, end, leader = min(options, key=lambda option: option[0])
-        taken += [(box, 6.0), *((step, 4.0) for step in leader)]
+        drawn += [(box, 6.0), *((step, 4.0) for step in leader)]
         labels.append(Label(text, colour, point, box, end))
     return labels
 
@@ -73,12 +73,12 @@ def _places(px: float, py: float, width: float) -> list[tuple[float, Box, Point 
     return places
 
 
-def _cost(reluctance: float, box: Box, leader: Sequence[Box], taken: Sequence[tuple[Box, float]], frame: Point) -> float:
+def _cost(reluctance: float, box: Box, leader: Sequence[Box], drawn: Sequence[tuple[Box, float]], frame: Point) -> float:
     """How much a label in `box`, and a line of small boxes to its point, covers of what is drawn already."""
     left, top, right, bottom = box
     outside = max(0, -left) + max(0, right - frame[0]) + max(0, -top) + max(0, bottom - frame[1])
-    covered = sum(weight * overlap((left, top, right, bottom), box) for box, weight in taken)
-    crossed = sum(weight * overlap(step, box) for step in leader for box, weight in taken)
+    covered = sum(weight * overlap((left, top, right, bottom), box) for box, weight in drawn)
+    crossed = sum(weight * overlap(step, box) for step in leader for box, weight in drawn)
     return reluctance + 60 * outside + covered + crossed
 
 

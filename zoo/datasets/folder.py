@@ -110,7 +110,7 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
         raise DataUnavailable("no folder of pictures named: give its path or set ZOO_DATA. ImageNet cannot "
                               "be fetched without an account: https://image-net.org/download.php")
     top = files.expanded(root)
-    places = [top / split, top / "imagenet" / split, top] if split else [top]
+    places = [top / split, top / IMAGENET.name / split, top] if split else [top]
     for place in places:
         names = class_folders(place)
         if names and (place != top or not {"train", "val"} & set(names)):
@@ -130,11 +130,11 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
         index_of = {name: int(name) if numbers else i for i, name in enumerate(names)}
     paths, labels = [], []
     for name in names:
-        found = sorted(f.name for f in (place / name).iterdir() if f.suffix.lower() in PICTURES and f.name[0] != ".")
-        if not found:
+        file_names = sorted(f.name for f in (place / name).iterdir() if f.suffix.lower() in PICTURES and f.name[0] != ".")
+        if not file_names:
             raise WrongData(f"{place / name} holds no picture")
-        paths += [f"{name}/{file}" for file in found]
-        labels += [index_of[name]] * len(found)
+        paths += [f"{name}/{file}" for file in file_names]
+        labels += [index_of[name]] * len(file_names)
     whole = not strangers or (numbers and max(map(int, names)) >= min(len(names), 999))  # numbers with gaps are ImageNet's
     class_names = IMAGENET.class_names() if whole else tuple(sorted(names, key=index_of.__getitem__))
     return ImageFolder(place, paths, np.array(labels, np.int64), class_names)
