@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import methods
@@ -175,18 +175,27 @@ def write_entry(
         "versions": versions(),
     }
     entry = records.entry(record | facts)
-    staging = Path(out) / f".{id}.{os.getpid()}.part"
-    new = staging / id
-    try:
-        files.write(new / registry.MODEL, blob)
-        evidence.write_golden(new, measured.golden)
+
+    def fill(folder: Path) -> None:
+        files.write(folder / registry.MODEL, blob)
+        evidence.write_golden(folder, measured.golden)
         if measured.predictions is not None:
-            evidence.write_predictions(new, measured.predictions)
+            evidence.write_predictions(folder, measured.predictions)
         if log is not None:
-            files.write(new / "train.log", log)
+            files.write(folder / "train.log", log)
         for name, content in (extra or {}).items():
-            files.write(new / name, content)
-        registry.save(entry, new)
+            files.write(folder / name, content)
+        registry.save(entry, folder)
+
+    return install(place, fill)
+
+
+def install(place: Path, fill: Callable[[Path], object]) -> Entry:
+    """Puts the entry's folder that `fill` writes where `place` says, whole or not at all."""
+    staging = place.parent / f".{place.name}.{os.getpid()}.part"
+    new = staging / place.name
+    try:
+        fill(new)
         if not (place.exists() and files.exchange(new, place)):
             if place.exists():  # a system without exchange: two steps, which `_recover` completes
                 os.replace(place, staging / BEFORE)

@@ -128,7 +128,7 @@ def _write(
 ) -> Entry:
     """Measures the file and writes the entry, after all that can be refused without the test set."""
     spec = networks.spec(codec.read_header(blob).network)
-    if spec.name != spec.base:
+    if spec.classes_count != len(datasets.classes(spec.dataset)):
         raise ValueError(f"entries are of networks with the classes of their data set, not of {spec.name}")
     if not named_after(spec.base, id):
         raise ValueError(f"the id reads {spec.base}-<what it is>, in small letters, digits, dots and hyphens, not {id!r}")

@@ -84,7 +84,7 @@ def state_dict(blob: bytes) -> dict[str, torch.Tensor]:
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
         return states.unpack(blob)[1]
-    header, groups = codec.decode(blob, partitionings.layout)  # {group: integers phi (d, l), steps psi}; checksum checked
+    header, groups = codec.decode(blob, partitionings.layout, narrow=True)  # {group: integers phi, steps psi}; checksum checked
     weights = partitionings.join(header, groups, consume=True)  # through reparam f, float64 in a fixed order, then float32
     return {name: weights[name] for name in networks.shapes(header.network)}
 

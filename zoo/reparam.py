@@ -144,17 +144,24 @@ def invert(decoder: str, weight, l: int):
 
 
 def _affine(decoder: str, planes: np.ndarray, scale: np.ndarray, shift: np.ndarray | None, shape) -> np.ndarray:
-    """(l, d) integers -> float32 tensor. Every sum runs over ascending indices; numpy's `*` and `+` never fuse."""
+    """(l, d) integers -> float32 tensor. Every sum runs over ascending indices; numpy's `*` and `+` never fuse.
+
+    A float32 times an integer of 16 bits is exact in float64, so that without a shift or a basis the product is rounded once
+    in float32 arithmetic, too, which is faster.
+    """
     l, d = planes.shape
-    scale = scale.astype(np.float64)[:, None]
-    shift = np.zeros((l, 1)) if shift is None else shift.astype(np.float64)[:, None]  # adding 0.0 makes every zero +0.0
     matrix = basis(decoder, l)
     separable = _real_dft(math.isqrt(l)) if decoder == "dft" else None
+    single = matrix is None and shift is None and planes.dtype.kind == "i" and planes.dtype.itemsize <= 2
+    shift = np.zeros((l, 1)) if shift is None else shift.astype(np.float64)[:, None]  # adding 0.0 makes every zero +0.0
+    scale = scale.astype(np.float64)[:, None]
     tiny = _may_be_subnormal(scale, shift, matrix is not None)
+    number = np.float32 if single and not tiny else np.float64
+    scale, shift = scale.astype(number), shift.astype(number)
     out = np.empty((d, l), np.float32)
     block = max(BLOCK // l, 1)
     for begin in range(0, d, block):
-        y = planes[:, begin : begin + block].astype(np.float64)
+        y = planes[:, begin : begin + block].astype(number)
         y *= scale
         y += shift
         if separable is not None:

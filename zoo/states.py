@@ -90,7 +90,7 @@ def unpack(blob: bytes) -> tuple[Description, dict[str, torch.Tensor]]:
 
     Raises `CorruptArtifact` or a subclass.
     """
-    description, groups = described.decode(blob)
+    description, groups = described.decode(blob, narrow=True)
     shapes, names = list(description.shapes().values()), [[] for _ in groups]
     for tensor in description.tensors:
         if tensor.group is not None:

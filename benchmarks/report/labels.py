@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 CHARACTER = 5.6  # mean width of one at 10 pixels; fonts differ, so that a name grows away from its point
@@ -45,9 +47,10 @@ def place(names: Sequence[tuple[str, str, Point]], points: Sequence[Point], line
     labels, spots = [], [point for _, _, point in names]
     for text, colour, point in sorted(names, key=lambda name: -_crowd(name[2], spots)):
         options = []
+        boxes, weights = np.array([box for box, _ in drawn]).reshape(-1, 4), np.array([weight for _, weight in drawn])
         for reluctance, box, end in _places(*point, CHARACTER * len(text)):
             leader = [] if end is None else along(*point, *end)
-            options.append((_cost(reluctance, box, leader, drawn, frame), box, end, leader))
+            options.append((_cost(reluctance, box, leader, boxes, weights, frame), box, end, leader))
         _, box, end, leader = min(options, key=lambda option: option[0])
         drawn += [(box, 6.0), *((step, 4.0) for step in leader)]
         labels.append(Label(text, colour, point, box, end))
@@ -73,13 +76,23 @@ def _places(px: float, py: float, width: float) -> list[tuple[float, Box, Point 
     return places
 
 
-def _cost(reluctance: float, box: Box, leader: Sequence[Box], drawn: Sequence[tuple[Box, float]], frame: Point) -> float:
-    """How much a label in `box`, and a line of small boxes to its point, covers of what is drawn already."""
+def _cost(reluctance: float, box: Box, leader: Sequence[Box], drawn: np.ndarray, weights: np.ndarray, frame: Point) -> float:
+    """How much a label in `box`, and a line of small boxes to its point, covers of what is drawn already.
+
+    drawn: boxes (N, 4); weights (N,).
+    """
     left, top, right, bottom = box
     outside = max(0, -left) + max(0, right - frame[0]) + max(0, -top) + max(0, bottom - frame[1])
-    covered = sum(weight * overlap((left, top, right, bottom), box) for box, weight in drawn)
-    crossed = sum(weight * overlap(step, box) for step in leader for box, weight in drawn)
-    return reluctance + 60 * outside + covered + crossed
+    return reluctance + 60 * outside + _covered([box], drawn, weights) + _covered(leader, drawn, weights)
+
+
+def _covered(boxes: Sequence[Box], drawn: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted area of what is drawn under these boxes, summed in order, so that it is the same bits everywhere."""
+    if not len(boxes) or not len(drawn):
+        return 0.0
+    over = np.array(boxes)[:, None]  # (B, 1, 4)
+    sides = np.maximum(np.minimum(over[..., 2:], drawn[:, 2:]) - np.maximum(over[..., :2], drawn[:, :2]), 0.0)  # (B, N, 2)
+    return float(np.cumsum(weights * (sides[..., 0] * sides[..., 1]))[-1])
 
 
 def along(x0: float, y0: float, x1: float, y1: float) -> list[Box]:

@@ -94,10 +94,10 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
         (out / path).write_text(environment.get_template(template).render(top=top, **values) + "\n", encoding="utf-8")
 
     groups = by_network(entries, quoted)
-    overview = [_overview(name, *group) for name, group in groups.items()]
-    write("index.html", "index.html", networks=overview)
+    overviews = {name: _overview(name, *group) for name, group in groups.items()}
+    write("index.html", "index.html", networks=list(overviews.values()))
     for name, group in groups.items():
-        write(f"networks/{curve.stem(name)}.html", "network.html", **_network(name, *group))
+        write(f"networks/{curve.stem(name)}.html", "network.html", **overviews[name], **_network(name, *group))
     for e in tqdm(entries, desc="entries", unit="file", disable=None):
         members, published = groups[leaderboard.heading(e.network)]
         write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, published))
@@ -155,7 +155,7 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
         for e in readable(entries)
     ]
     curves = curve.files_of(network, ".svg", ROOT / RESULTS)
-    return _overview(network, entries, quoted) | {
+    return {
         "spec": spec,
         "dark": plot.DARK,
         "methods": plot.styles(row["method"] for row in rows if row["kind"] != "quoted"),

@@ -29,6 +29,7 @@ from zoo.compress.calibration import BATCH, TEMPERATURE, Layer, batches, covaria
 from zoo.compress.layer import Rounded, Rounder, unround
 
 MATCHED = 400  # images at most on which BN is estimated anew: they pass in one batch
+LARGE = 1_000_000  # integers of a group that are coded in lanes: some 0.2 % more bytes, read twice as fast
 LARGEST = 2.0  # factor, up or down, by which a BN scale makes up for a change of variance
 
 
@@ -239,6 +240,8 @@ class Job:
                 options = [coding.code([vectors[name] for name in group.tensors], 0, True)]
                 options += [replace(options[0], model="classes")] if len(group.tensors) > 8 else []
             out[group.name] = coding.shortest(group, options)
+            if group.size >= LARGE and out[group.name].model == "classes":
+                out[group.name].model = "interleaved"
         return out
 
     def _vectors(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, tuple[np.ndarray, float]]:
