@@ -31,6 +31,8 @@ COMMANDS = {  # name: (module, one line)
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
     "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),
+    "others": ("benchmarks.others", "networks of other libraries, trained for minutes, before and after at several sizes"),
+    "peers": ("benchmarks.peers", "other codecs on the same weights: bytes, answers, seconds to encode and to load"),
     "speed": ("benchmarks.speed", "ratios of speed, both sides measured in the same run"),
 }
 

@@ -7,15 +7,15 @@
 
     unit whose row or columns hold nothing --> leaves the network for good: its row, its columns, its bias
 
-It differs from EPR (Oktay et al. 2019) in what the rate is: no learned density, but the length of the code that the file
-will hold. A zero in a row or column that holds nothing is free there, and what stands alone in a line pays for the line, so
-that lines empty themselves. The price of an integer k with the probability p of being other than zero in its row and column
+It differs from EPR (Oktay et al. 2019) in its rate: not that of a learned density, but the length of the code in the file. In
+that code a zero costs nothing if its row or column is empty, and a single integer in a row or column costs as much as the
+whole line does. So lines become empty. The price of an integer k that is other than zero with the probability p
 
     bits(0) = -log2(1 - p)      bits(k) = -log2(p) + 1 - log2(s) - (|k| - 1) log2(1 - s)
 
-is interpolated between integers. p follows from the counts (`_odds`), s from the mean size. Because such a price is low
-wherever much is left, training begins with a flat one and turns to this by and by. It begins, too, with as few units as
-the recipe says; each weight tensor has a step of its own.
+is interpolated between integers. p follows from the counts of its row and column (`_odds`), s from the mean size. At first
+most integers are other than zero, so that this price would be too low: training begins with a flat price and moves to this
+one gradually. It may begin with fewer units than the network has (`units`). Each weight tensor has a step of its own.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ DEAREST = 16.0  # bits: no price is higher
 class Options(Table):
     lambda_: float = Field(1e-5, alias="lambda")  # nats a bit
     step: float = 0.1  # initial quantisation step
-    units: dict[str, int] = {}  # with how many units of a space training begins, where not with all
+    units: dict[str, int] = {}  # space -> number of units with which training begins; all units of other spaces
     ramp: float = 0.1  # share of the steps in which lambda rises from zero
     flat: float = 7.0  # bits: the price of a non-zero at first, the same everywhere
     settle: float = Field(0.6, gt=0)  # share of the steps after which the price is that of the coder
     floor: float = 4.0  # bits: no weight other than zero is taken to cost less
-    bias: float = 1.0  # bits: the price of a bias other than zero; a flat price of weights would empty them all
-    lines: float = 4.0  # integers of a row or column that weigh as much as what is known of the tensor
+    bias: float = 1.0  # bits: the price of a bias other than zero; at the flat price of weights all biases would become zero
+    lines: float = 4.0  # the share of non-zeros in the whole tensor counts as so many integers of each row and column
     phi_ema: float = 0.999  # decay of the running average of phi
     price_every: int = Field(50, gt=0)  # steps for which prices hold
     slope_every: int = Field(2, gt=0)  # steps for which the rate's gradient is reused
