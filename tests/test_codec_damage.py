@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from test_codec import GOLDEN, example, network_file
 
 import zoo
-from zoo import codec, partitionings, registry, reparam
+from zoo import codec, loading, measurement, partitionings, registry, reparam
 from zoo.codec import ans, classes, container, context, entropy
 from zoo.codec.bits import Writer, varint
 from zoo.codec.container import MAGIC
@@ -334,17 +335,18 @@ def test_weights_are_the_same_where_subnormal_numbers_are_flushed_to_zero(decode
     assert len(digests) == 4
 
 
-def test_committed_weights_are_the_same_where_subnormal_numbers_are_flushed_to_zero():
-    for name in ("lenet300-100-sq", "lenet5-caffe-hemp2", "resnet20-4-dft"):
-        blob, weights = registry.read(registry.find(name)), []
-        for flush in (False, True):
-            torch.set_flush_denormal(flush)
-            try:
-                weights.append(decode(blob))
-            finally:
-                torch.set_flush_denormal(False)
-        for group, arrays in weights[0].items():
-            assert [a.tobytes() for a in arrays] == [a.tobytes() for a in weights[1][group]]
+def large(entry):
+    return pytest.param(entry, marks=pytest.mark.slow) if entry.parameters > 5_000_000 else entry
+
+
+@pytest.mark.parametrize("entry", [large(registry.find(name)) for name in registry.ids()], ids=registry.ids())
+def test_committed_weights_are_the_same_where_subnormal_numbers_are_flushed_to_zero(entry):
+    assert torch.set_flush_denormal(True)
+    try:
+        digest = measurement.weights_digest(loading.state_dict(registry.read(entry)))
+    finally:
+        torch.set_flush_denormal(False)
+    assert digest == entry.weights_sha256
 
 
 # ---- the budget of work: few bytes that ask for much ----------------------------------------------------------------
@@ -429,6 +431,24 @@ def test_table_bombs_expand_no_more_than_the_budget(network, stream, monkeypatch
     else:
         assert decode(blob)  # so few tables are affordable
     assert expanded.work <= most_steps(len(blob), partitionings.get(network).parameters)
+
+
+@pytest.mark.parametrize("network", ["resnet50", "resnet50:32768"])
+def test_constants_of_a_large_network_take_a_byte_each_until_they_are_weights(network):
+    partitioning = partitionings.get(network)
+    inner = text(network) + text("") + varint(partitioning.parameters) + varint(len(partitioning.groups))
+    for _ in partitioning.groups:
+        inner += b"\x81" + b"\0\x3f" + bits("100 100 0")  # scale 0.5, all integers 0
+    weights = 4 * partitioning.parameters
+    tracemalloc.start()
+    with pytest.raises(CorruptArtifact, match="does not end with the last weight"):
+        loading.state_dict(seal(inner + b"\1"))
+    assert tracemalloc.get_traced_memory()[1] < 0.5 * weights
+    tracemalloc.reset_peak()
+    if network == "resnet50":
+        assert not any(tensor.any() for name, tensor in loading.state_dict(seal(inner)).items() if "running" not in name)
+        assert tracemalloc.get_traced_memory()[1] < 1.6 * weights
+    tracemalloc.stop()
 
 
 def test_a_wide_table_for_each_column_is_counted_before_it_is_expanded(monkeypatch):
