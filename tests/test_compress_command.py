@@ -146,6 +146,13 @@ def test_old_checkpoints_lack_counters_of_batch_normalisation(tmp_path):
     assert list(command.complete(old, "resnet20-4")) == list(state)
 
 
+def test_a_trainers_prefix_is_removed_where_the_network_is_named(run, trained):
+    state = {f"model.{name}": tensor for name, tensor in trained.items()} | {"loss.weight": torch.ones(3)}
+    status, said, _, out = run("--bytes 2MB --network lenet300-100", state)
+    assert status == 0 and "prefix 'model.' removed; left out beside it: loss.weight" in said
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in zoo.load(out).state_dict().items())
+
+
 @pytest.fixture(scope="module")
 def small_timm(tmp_path_factory):
     """A network of timm with statistics of 60 pictures: the checkpoint and the folder of pictures."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 BATCH = 20  # images
+BLOCK = 1024  # columns of a Hessian that are summed at a time
 POSITIONS = 4  # a Hessian of size d is estimated from 4 d output positions, if there are as many
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 WEIGHTED, NORMS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear), (BATCH_NORM, nn.LayerNorm, nn.GroupNorm)
@@ -244,8 +245,8 @@ def covariances(
             total = sums[name]
             rows = rows - total[3]  # not in place: these may be the activations themselves
             if rows.dim() == 2:
-                array = rows.numpy()
-                total[0] += torch.from_numpy(array.T @ array)  # numpy notices the symmetry and does half the work
+                for begin in range(0, rows.shape[1], BLOCK):  # the upper half alone, without a copy of the whole
+                    total[0][begin : begin + BLOCK, begin:].addmm_(rows[:, begin : begin + BLOCK].T, rows[:, begin:])
             else:
                 total[0].baddbmm_(rows.transpose(1, 2), rows)
             total[1] += rows.sum(-2, keepdim=True, dtype=torch.float64)
@@ -264,7 +265,14 @@ def covariances(
     for name in names:
         total, sums_of_rows, count, _, places = sums.pop(name)
         mean = (sums_of_rows / count).float()
-        h = total.div_(count).sub_(mean.transpose(-1, -2) * mean)
+        h = total.div_(count)
+        if h.dim() == 2:
+            for begin in range(0, len(h), BLOCK):
+                end = begin + BLOCK
+                h[end:, begin:end] = h[begin:end, end:].T
+            h.addmm_(mean.T, mean, alpha=-1)
+        else:
+            h.baddbmm_(mean.transpose(1, 2), mean, alpha=-1)
         variance = h.diagonal(dim1=-2, dim2=-1).clone()  # (d,) or (G, d)
         independent = len(x) * min(places, 16)
         off = torch.linalg.matrix_norm(h).square() - variance.square().sum(-1)

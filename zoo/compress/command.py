@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,11 +145,26 @@ def complete(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tenso
     for tensor, meta in expected.items():
         if tensor.endswith("num_batches_tracked") and not meta.dim():
             state.setdefault(tensor, torch.zeros((), dtype=torch.int64))
+    state = _under_a_prefix(state, expected)
     present, required = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (state, expected))
     problem = mismatch.explain(present, required, name)
     if problem:
         raise LayoutMismatch(problem)
     return {tensor: state[tensor] for tensor in expected}
+
+
+def _under_a_prefix(state: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors below "model." or the like, where all of the network's are there, without it."""
+    needed = [tensor for tensor in expected if not tensor.endswith("num_batches_tracked")]
+    if not needed or needed[0] in state:
+        return state
+    for prefix in (tensor.removesuffix(needed[0]) for tensor in state if tensor.endswith(f".{needed[0]}")):
+        if all(prefix + tensor in state for tensor in needed):
+            below = {tensor.removeprefix(prefix): value for tensor, value in state.items() if tensor.startswith(prefix)}
+            beside = [tensor for tensor in state if not tensor.startswith(prefix) and tensor not in expected]
+            print(f"prefix {prefix!r} removed" + (f"; left out beside it: {', '.join(beside[:5])}" if beside else ""))
+            return below
+    return state
 
 
 def _preprocessing(args: argparse.Namespace, name: str) -> Preprocessing | None:

@@ -135,7 +135,9 @@ class Rounder:
         """Latents, Hessian and importance in units of the steps."""
         columns = (inputs[:, None] * places[None, :]).reshape(-1)
         y = self.y[chosen] / rows[:, None] / columns
-        return y, self.hessian * columns[:, None] * columns, self.importance[chosen] * rows * rows
+        hessian = self.hessian * columns[:, None]
+        hessian *= columns
+        return y, hessian, self.importance[chosen] * rows * rows
 
     def _priced(self, rounded: Rounded, y, h, weight) -> Rounded:
         rate = rounding.Rate.fit(rounded.q, self.kernel)

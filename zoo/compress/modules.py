@@ -9,8 +9,8 @@ the normalisation before it, where such layers are: the function is the same, in
 of no layer (embeddings, recurrent ones, the projections of torch's attention, very wide layers) have a step each by the
 mean of their squared slopes.
 
-In memory, beside the examples: the weights, a copy of them or their integers, one layer's Hessian with its factor, and the
-activations of a batch, which is made small enough for them to take about as much as the weights.
+In memory, beside the examples: the weights, a copy of them or their integers, one layer's Hessian and its factor, as they are
+and scaled, and the activations of a batch, which is made small enough for them to take about as much as the weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from zoo.compress.search import search
 from zoo.states import Quantised
 
 WIDEST = 6144  # inputs of a row that has a Hessian
-LEAST_ROOM = 128 << 20  # bytes of activations that any network may take
+LEAST_ROOM = 32 << 20  # bytes of activations that any network may take
 UNKNOWN = 1 / 16  # step, in root mean squares, of a tensor that changes no answer
 COARSEST = 1.0  # step of a tensor without a Hessian
 Vectors = dict[str, torch.Tensor]
@@ -127,8 +127,17 @@ class ModuleJob(Layers):
         zeros = [Quantised(tuple(names), self._coded(names, [np.zeros_like(self._rows(n), np.int32) for n in names],
                  [np.ones(self._rows(n).shape[1], np.float32) for n in names])) for names in self.kinds.values()]  # fmt: skip
         beside = 8 * len(states.pack(self.kept, zeros, **self.facts))
+        if not self.layers:
+            return self._first_price(target_bits)
         beside += sum(self.state[name].numel() for name in self.others) * target_bits / states.numbers(self.state)
         return super().price(max(target_bits - beside, 0.05 * target_bits), most_rows)
+
+    def _first_price(self, target_bits: float) -> float:
+        """Where there is no layer: the price at which Gaussians take so many bits a number (Cover & Thomas, section 10.3.2)."""
+        bits = target_bits / states.numbers(self.state)
+        slopes = (float(self.outputs.get(name, torch.zeros(()))) for name in self.others)
+        energy = [s * float(np.mean(np.square(self._rows(name)))) for name, s in zip(self.others, slopes, strict=True)]
+        return max(math.log(2) * float(np.mean(energy or [0.0])) * 4.0**-bits, 1e-30)
 
     def round(self, lam: float, folder: Path, previous: Mapping[str, Rounded] | None = None) -> Mapping[str, Rounded]:
         """Every layer and every other tensor, which has its own name, at the price `lam`."""

@@ -175,9 +175,10 @@ def factorise(hessian: np.ndarray) -> Factor:
         factors = [_cholesky(torch.cholesky_inverse(_cholesky(torch.from_numpy(h)))).T for h in hessian]
         return np.arange(hessian.shape[-1]), torch.stack(factors)
     order = np.argsort(-np.diag(hessian), kind="stable")
-    h = torch.from_numpy(np.ascontiguousarray(hessian[np.ix_(order, order)]))
-    inverse = torch.cholesky_inverse(_cholesky(h))
-    return order, _cholesky(inverse).T.contiguous()
+    matrix = torch.from_numpy(hessian[np.ix_(order, order)])
+    for step in (_cholesky, torch.cholesky_inverse, _cholesky):  # one name: each is freed when the next one is there
+        matrix = step(matrix)
+    return order, matrix.T.contiguous()
 
 
 def rescale(factor: Factor, columns: np.ndarray) -> Factor:
