@@ -53,6 +53,10 @@ LATER = {"test_set", "test_errors", "test_examples", "samples", "hub"}  # fields
 JUDGES = re.compile(
     r"(zoo|tests)/(?!quoted\.json).*|benchmarks/(?!recipes/|results/).*|\.github/.*|\.ci/.*|Makefile|pyproject\.toml|requirements\.txt"
 )
+CORE = re.compile(  # what decides of an entry, but for the lists to which a contribution adds itself
+    r"zoo/(codec|datasets)/(?!__init__)[^/]+\.py|zoo/(measurement|verify|registry|records|evidence|loading|files|preprocessing)\.py"
+    r"|benchmarks/(check|rules|evaluate|submit)\.py|benchmarks/report/.*"
+)
 ACTIVE = re.compile(  # of a drawing: what runs, or loads something
     r"<(script|foreignobject|iframe|!entity|animate|set)\b|\son\w+\s*=|href\s*=\s*[\"'](?!#)|javascript:|url\((?!#)|@import",
     re.IGNORECASE,
@@ -136,8 +140,8 @@ def contents(change: Change, verdict: Verdict) -> None:
         if kind := pickled(place):
             verdict.fault(path, f"is {kind}, and reading that can run any code: no pickle is taken; safetensors holds tensors")
         if path.endswith(".svg") and (match := ACTIVE.search(place.read_text(encoding="utf-8", errors="replace"))):
-            found = match.group().strip()[:40]
-            verdict.fault(path, f"is a drawing that runs or loads something ({found}): the commands here draw plain ones")
+            excerpt = match.group().strip()[:40]
+            verdict.fault(path, f"is a drawing that runs or loads something ({excerpt}): the commands here draw plain ones")
 
 
 def pickled(path: Path) -> str | None:
@@ -435,7 +439,10 @@ def leaderboard(change: Change, verdict: Verdict, rendered: Callable[[Path], lis
 
 
 def code(change: Change, verdict: Verdict) -> None:
-    """Code decides what this check says, so that a person has to read it."""
+    """Code decides what this check says: a person has to read it, and it comes apart from the entries that it judges."""
+    if any(path.startswith("artifacts/") for path in change.files):
+        for path in sorted(path for path in change.files if path in change.before and CORE.fullmatch(path)):
+            verdict.fault(path, "decides of entries, and this contribution brings some: make two, the code first")
     judges = [path for path in sorted(change.files) if JUDGES.fullmatch(path)]
     if judges:
         more = f" and {len(judges) - LISTED} more" if len(judges) > LISTED else ""

@@ -316,6 +316,18 @@ def test_curves_and_code_are_left_to_the_reviewer(tree):
     assert "run the sweep" in verdict.notes[0] and "zoo/testdata/t10k-labels-idx1-ubyte.gz, zoo/verify.py" in verdict.notes[1]
 
 
+def test_entries_do_not_come_with_the_code_that_judges_them(tree, mnist_standin):
+    contribute(tree)
+    judges = ("zoo/verify.py", "zoo/codec/ans.py", "benchmarks/rules.py", "benchmarks/report/paired.py")
+    for path in (*judges, "zoo/networks/lenet.py"):
+        with open(tree / path, "a", encoding="utf-8") as file:
+            file.write("\n")
+    (tree / "benchmarks/methods/theirs.py").write_text("", encoding="utf-8")
+    faults = review(tree).faults
+    assert sorted(faults) == sorted(judges)
+    assert all("make two, the code first" in text for (text,) in faults.values())
+
+
 def test_a_test_set_that_cannot_be_had_is_no_verdict(tree, mnist_standin, monkeypatch, capsys):
     from zoo.errors import DataUnavailable
 
