@@ -140,8 +140,8 @@ def contents(change: Change, verdict: Verdict) -> None:
         if kind := pickled(place):
             verdict.fault(path, f"is {kind}, and reading that can run any code: no pickle is taken; safetensors holds tensors")
         if path.endswith(".svg") and (match := ACTIVE.search(place.read_text(encoding="utf-8", errors="replace"))):
-            found = match.group().strip()[:40]
-            verdict.fault(path, f"is a drawing that runs or loads something ({found}): the commands here draw plain ones")
+            excerpt = match.group().strip()[:40]
+            verdict.fault(path, f"is a drawing that runs or loads something ({excerpt}): the commands here draw plain ones")
 
 
 def pickled(path: Path) -> str | None:

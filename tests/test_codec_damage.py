@@ -195,21 +195,21 @@ def test_a_decoder_that_does_not_fit_the_tensors(decoder):
 
 @pytest.mark.parametrize("parameters", [0, 266_609, 266_611, 2**40])
 def test_a_count_that_does_not_belong_to_the_network(parameters):
-    rest = body(small())[len(head()) :]
-    assert head() + rest == body(small())
-    refused(seal(head(parameters=parameters) + rest), LayoutMismatch, f"{parameters:,} parameters; .* has 266,610")
+    tail = body(small())[len(head()) :]
+    assert head() + tail == body(small())
+    refused(seal(head(parameters=parameters) + tail), LayoutMismatch, f"{parameters:,} parameters; .* has 266,610")
 
 
 @pytest.mark.parametrize("groups", [0, 2, 4, 2**50])
 def test_a_number_of_groups_that_does_not_belong_to_the_network(groups):
-    rest = body(small())[len(head()) :]
-    refused(seal(head(groups=groups) + rest), LayoutMismatch, f"{groups} groups, .* has 3")
+    tail = body(small())[len(head()) :]
+    refused(seal(head(groups=groups) + tail), LayoutMismatch, f"{groups} groups, .* has 3")
 
 
 def test_the_weights_of_another_network():
-    rest = body(small())[len(head()) :]
-    refused(seal(head("lenet5-caffe", parameters=431_080, groups=4) + rest))
-    refused(seal(head("lenet5-caffe", parameters=431_080, groups=3) + rest), LayoutMismatch, "3 groups")
+    tail = body(small())[len(head()) :]
+    refused(seal(head("lenet5-caffe", parameters=431_080, groups=4) + tail))
+    refused(seal(head("lenet5-caffe", parameters=431_080, groups=3) + tail), LayoutMismatch, "3 groups")
 
 
 def test_too_few_and_too_many_raw_numbers():
@@ -288,13 +288,13 @@ def test_a_codebook_is_not_read_beyond_its_end():
 
 
 def test_the_usual_partitioning_has_an_empty_name():
-    rest = body(small())[len(head()) :]
-    refused(seal(head(partitioning="paper") + rest), CorruptArtifact, "'paper' is written out")
+    tail = body(small())[len(head()) :]
+    refused(seal(head(partitioning="paper") + tail), CorruptArtifact, "'paper' is written out")
 
 
 def test_a_network_has_one_name():
-    rest = body(small())[len(head()) :]
-    refused(seal(head("lenet300-100:10") + rest), LayoutMismatch, "lenet300-100:10; .* is called lenet300-100")
+    tail = body(small())[len(head()) :]
+    refused(seal(head("lenet300-100:10") + tail), LayoutMismatch, "lenet300-100:10; .* is called lenet300-100")
     groups = codec.decode(small(), partitionings.layout)[1]
     assert zoo.encode("lenet300-100:10", "paper", groups) == small()
     assert partitionings.get("lenet300-100:11").network == "lenet300-100:11"
@@ -526,14 +526,14 @@ def test_classes_fall_back_to_fewer_rectangles(monkeypatch):
 
 def cases() -> dict:
     """A small file, and its layout, for each decoder and for each entropy model that there is."""
-    found = {}
+    result = {}
     for decoder, model in dict.fromkeys([*GOLDEN, *((d, m) for d in ("scalar", "sq") for m in entropy.MODELS)]):
         groups, layout = example(decoder, model)
         try:
-            found[f"{decoder}-{model}"] = codec.encode("golden", "paper", groups, layout), layout
+            result[f"{decoder}-{model}"] = codec.encode("golden", "paper", groups, layout), layout
         except (LayoutMismatch, ValueError):
             continue  # a model that codes no such group
-    return found
+    return result
 
 
 CASES = cases()
@@ -549,11 +549,11 @@ def test_every_flipped_bit_under_a_fitting_checksum(name):
     for i in positions:
         changed = bytearray(inner)
         changed[i // 8] ^= 1 << i % 8
-        outcomes.add(survives(seal(bytes(changed)), lambda header: known(header, layout)))
+        outcomes.add(survives(seal(bytes(changed)), lambda header: tiny_layout(header, layout)))
     assert False in outcomes
 
 
-def known(header, layout):
+def tiny_layout(header, layout):
     if (header.network, header.partitioning) != ("golden", "paper"):
         raise UnknownName(f"unknown network {header.network!r}, or partitioning {header.partitioning!r}")
     if header.parameters != sum(math.prod(shape) for shape in layout["group"]):

@@ -79,8 +79,8 @@ def test_a_file_of_save_becomes_an_entry_on_the_real_test_set(artifacts, tmp_pat
     assert entry.partitioning == "" and entry.test_examples == 10_000 and entry.test_errors < 300
     assert entry.size_bytes == (tmp_path / "saved.zoo").stat().st_size and entry.paper_bytes is None
     assert verify.check(entry, progress=False).ok
-    parts, rest = page._anatomy(entry)
-    assert sum(p["coded"] + p["side"] for p in parts) + rest == pytest.approx(entry.size_bytes) and len(parts) >= 2
+    groups, overhead = page._anatomy(entry)
+    assert sum(p["coded"] + p["side"] for p in groups) + overhead == pytest.approx(entry.size_bytes) and len(groups) >= 2
 
 
 def test_the_method_of_the_zoo_does_not_count_a_file_that_describes_itself(artifacts, tmp_path, mnist_standin):
