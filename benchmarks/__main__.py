@@ -24,6 +24,7 @@ COMMANDS = {  # name: (module, one line)
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
+    "ablation": ("benchmarks.report.ablation", "sweeps without one ingredient each -> a table of bytes at equal error"),
     "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),
     "speed": ("benchmarks.speed", "ratios of speed, both sides measured in the same run"),
 }

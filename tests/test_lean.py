@@ -13,7 +13,7 @@ from zoo.codec import Coded
 
 
 def test_surplus_by_hand():
-    """[[1, 1, 0], [0, 1, 0], [0, 0, 0]] and 4 more of the tensor's share in each line: a full line is cheap, an empty one dear."""
+    """[[1, 1, 0], [0, 1, 0], [0, 0, 0]] 4 more of the tensor in each line: a full one is cheap, an empty one dear."""
     hit = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]])[..., None] > 0
     share = 3.5 / 10
 
@@ -56,7 +56,7 @@ def test_without_prices_of_lines_it_is_epr(step, weight):
 
 
 def test_lines_change_the_slope_of_what_may_be_zero():
-    """Row 0 of fc1 is full and all else of it empty: there the slope falls, elsewhere it rises; beyond 1, and of biases, it stays."""
+    """Row 0 of fc1 is full, the others empty: there the slope falls, elsewhere it rises; beyond 1, and of biases, it stays."""
     epr, lean = methods(densities="tensor")
     for method in (epr, lean):
         fc1 = method.latents[1].phi.value
