@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help verify test test-all lint leaderboard page clean
+.PHONY: help verify test test-all lint check leaderboard page clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s:
@@ -21,6 +21,9 @@ test-all: $(READY) lint  ## every test, also the slow ones and those that downlo
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
+
+check: $(READY)  ## what must be mended before a pull request; BASE=origin/main compares with that branch
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks check --base $(or $(BASE),main)
 
 leaderboard: $(READY)  ## render leaderboard.md, its figures and the table in README.md from the records
 	@$(BIN)/python -m benchmarks leaderboard

@@ -18,10 +18,15 @@ from zoo.errors import ZooError
 COMMANDS = {  # name: (module, one line)
     "train": ("benchmarks.train", "recipe -> model files in runs/, one for each seed"),
     "evaluate": ("benchmarks.evaluate", "model files of a recipe -> the record in artifacts/, measured once"),
+    "submit": ("benchmarks.submit", "a model file that another program wrote -> its entry, measured once"),
+    "quote": ("benchmarks.quote", "a published number -> the list of quoted results"),
     "measure": ("benchmarks.measure", "ImageNet's validation set -> the test errors of entries that have none"),
+    "sample": ("benchmarks.sample", "pictures -> errors and agreement of an entry and of the network that it compresses"),
+    "recode": ("benchmarks.recode", "entries -> the same integers, coded as the encoder does today"),
     "make": ("benchmarks.make", "the commands that make an entry which does not come with the zoo"),
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
+    "check": ("benchmarks.check", "what a contribution adds or changes -> all that must be mended"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
     "ablation": ("benchmarks.report.ablation", "sweeps without one ingredient each -> a table of bytes at equal error"),
@@ -57,11 +62,11 @@ def _overview(argv: list[str]) -> int:
     lines = ["usage: python -m benchmarks COMMAND [--help]", ""]
     lines += [f"  {name:<14}{summary}" for name, (_, summary) in COMMANDS.items()]
     lines += ["", "example: python -m benchmarks train lenet300-100-sq --seed 0"]
-    asked = bool(argv) and argv[0] in ("-h", "--help")
-    if argv and not asked:
+    help_asked = bool(argv) and argv[0] in ("-h", "--help")
+    if argv and not help_asked:
         lines.insert(0, f"python -m benchmarks: no command {argv[0]!r}")
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    print("\n".join(lines), file=sys.stdout if help_asked else sys.stderr)
+    return 0 if help_asked else 2
 
 
 if __name__ == "__main__":

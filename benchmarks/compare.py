@@ -50,13 +50,15 @@ def compare(a: Entry, b: Entry) -> tuple[str, Comparison]:
             raise ValueError(f"{a.id} and {b.id} were measured on different test sets ({a.dataset} and {b.dataset})")
         answers = [evidence.read_predictions(e.folder) for e in (a, b)]
         labels, images = np.asarray(measurement.test_images(a.dataset).labels), f"{datasets.get(a.dataset).title} test"
-    elif a.sample and b.sample and a.sample.digest == b.sample.digest:
-        samples = [evidence.read_sample(e.folder) for e in (a, b)]
-        answers, labels, images = [s.predictions for s in samples], samples[0].labels, f"the sample {a.sample.name}"
+    elif common := paired.common_sample(a, b):
+        samples = [evidence.read_sample(e.folder / common.file) for e in (a, b)]
+        labelled = samples[0].labels != evidence.UNKNOWN
+        answers, labels = [s.predictions[labelled] for s in samples], samples[0].labels[labelled]
+        images = f"the sample {common.key} ({common.name})"
     else:
         missing = [e.id for e in (a, b) if e.test_errors is None] or [a.id, b.id]
         raise ValueError(f"no images on which both were measured: {' and '.join(missing)} has no test errors in its record")
-    for e, found in zip((a, b), answers, strict=True):
-        if len(found) != len(labels):
-            raise ValueError(f"{e.id}: {len(found):,} predictions for {len(labels):,} images")
+    for e, predictions in zip((a, b), answers, strict=True):
+        if len(predictions) != len(labels):
+            raise ValueError(f"{e.id}: {len(predictions):,} predictions for {len(labels):,} images")
     return images, paired.compare(answers[0] != labels, answers[1] != labels)

@@ -1,6 +1,6 @@
 """Compression without training: weights in, a model file of a given size out, by rate-aware second-order rounding.
 
-    python -m benchmarks compress resnet50 --weights keras/resnet50 --method dft --bytes 5.4MB --calibration DIR
+    python -m benchmarks compress resnet50 --weights keras/resnet50 --basis dft --bytes 5.4MB --calibration DIR
 
     weights --fold BN--> scale, bias        calibration images --> H of each layer's input, importance s of its outputs
        |                                                              |            (zoo/compress/calibration.py)
@@ -24,11 +24,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import evaluate
+from benchmarks import evaluate, sample
 from benchmarks.report import curve
-from zoo import datasets, evidence, measurement, preprocessing, registry
+from zoo import datasets, evidence, measurement, preprocessing, records, registry
 from zoo.compress import reference
-from zoo.compress.calibration import BATCH
 from zoo.compress.command import work_key
 from zoo.compress.network import Job
 from zoo.compress.search import compress, parse_bytes
@@ -37,6 +36,7 @@ from zoo.files import write
 EPOCHS = 1.0
 PICTURES = "images from the training split of ImageNet"
 IMAGES = 300
+KEPT_OUT = "kept-out"  # key of the sample of calibration pictures that were not used
 
 
 def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[np.ndarray, datasets.ImageFolder | None]:
@@ -47,24 +47,25 @@ def pictures(folder: str, name: str, most: int, keep_out: int | None) -> tuple[n
     """
     if folder in datasets.DATASETS and datasets.get(folder).downloadable:
         return np.asarray(datasets.load(folder, "train").pixels[-most:]), None
-    found, spec = datasets.image_folder(folder, None), datasets.PREPROCESSINGS[name]
-    kept, order = None, list(range(len(found)))
+    images, spec = datasets.image_folder(folder, None), datasets.PREPROCESSINGS[name]
+    kept_out, order = None, list(range(len(images)))
     if keep_out:
         out = order[keep_out - 1 :: keep_out]
-        kept = datasets.ImageFolder(found.root, [found.paths[i] for i in out], found.labels[out], found.class_names)
+        kept_out = datasets.ImageFolder(images.root, [images.paths[i] for i in out], images.labels[out], images.class_names)
         order = [i for i in order if i % keep_out != keep_out - 1]
     count = min(most, len(order))
     order = [order[i * len(order) // count] for i in range(count)]
     bar = tqdm(order, desc="calibration images", disable=None)
-    return np.stack([np.asarray(preprocessing.resize_and_crop(spec, found[i][0])) for i in bar]), kept
+    return np.stack([np.asarray(preprocessing.resize_and_crop(spec, images[i][0])) for i in bar]), kept_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("network", help="a network of the zoo, e.g. resnet50 or resnet18:10")
     parser.add_argument("--weights", required=True, help=f"{', '.join(reference.SOURCES)}, or a .safetensors file")
-    parser.add_argument("--method", choices=("dft", "sq"), default="dft", help="basis of the 3x3 kernels (default: %(default)s)")
+    parser.add_argument("--basis", "--method", choices=("dft", "sq"), default="dft",  # --method: in logs of older entries
+                        help="of the 3x3 kernels; sq has none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
-    parser.add_argument("--calibration", required=True, help="folder of pictures by class; mnist, cifar10 (training)")
+    parser.add_argument("--calibration", required=True, help="folder of pictures by class; or a data set to download")
     names = datasets.PREPROCESSINGS
     parser.add_argument("--preprocessing", choices=names, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
@@ -83,55 +84,51 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     target, started = parse_bytes(args.bytes), time.perf_counter()
     weights = reference.load(args.weights, args.network, args.preprocessing)
-    pixels, kept = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
+    pixels, kept_images = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
     base = (args.work or Path("runs") / "compress") / work_key(weights, pixels, args.seed)
     print(f"{weights.source}: {weights.license}\n{len(pixels)} calibration images; work folder {base}")
-    job = Job(weights, args.method, pixels, base, args.seed)
-    folder = base / f"{args.method}-{target}"
+    job = Job(weights, args.basis, pixels, base, args.seed)
+    folder = base / f"{args.basis}-{target}"
     blob = compress(job, target, folder, args.epochs)
     write(folder / "model.zoo", blob)
     print(f"{folder / 'model.zoo'}: {len(blob):,} bytes, {time.perf_counter() - started:.0f} s")
-    found, sample = measure(blob, weights, kept)
-    if sample is not None:
-        print(f"kept-out images: {sample.agreement} of {len(kept)} answered as by {weights.source}, {sample.errors} errors")
-    if args.curve and sample is not None:
-        curve.add(args.curve, point(args.method, blob, args.epochs, weights, sample))
+    measured, kept_out = measure(blob, weights, kept_images)
+    if kept_out is not None:
+        counts = f"{kept_out.agreement} of {len(kept_images)} answered as by {weights.source}, {kept_out.errors} errors"
+        print(f"kept-out images: {counts}")
+    if args.curve and kept_out is not None:
+        curve.add(args.curve, point(args.basis, blob, args.epochs, weights, kept_out))
     if args.out:
-        options = f"--method {args.method} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
+        options = f"--basis {args.basis} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
         command += f" --seed {args.seed}"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
         command += f" --preprocessing {args.preprocessing}" if args.preprocessing else ""
-        quoted = f"{args.network}/epr-{args.method}"
-        publish(args.out, blob, weights, found, sample, args.pictures, args.seed, command, quoted, args.replace_unpublished)
+        quoted = f"{args.network}/epr-{args.basis}"
+        publish(args.out, blob, weights, measured, kept_out, args.pictures, args.seed, command, quoted, args.replace_unpublished)
     return 0
 
 
-def measure(blob: bytes, weights: reference.Reference, kept: datasets.ImageFolder | None):
+def measure(blob: bytes, weights: reference.Reference, kept_images: datasets.ImageFolder | None):
     """What `zoo.measure` finds of a file, and the sample that compares it with the uncompressed network on pictures kept out."""
     dataset = datasets.of_preprocessing(weights.preprocessing).name
-    found = measurement.measure(blob, kept, dataset=dataset, preprocess=weights.preprocessing)
-    if kept is None:
-        return found, None
-    network, transform = weights.build(), preprocessing.preprocess(weights.preprocessing)
-    answers = []
-    with torch.inference_mode():
-        for begin in range(0, len(kept), BATCH):
-            pictures = [kept[i][0] for i in range(begin, min(begin + BATCH, len(kept)))]
-            answers.append(network(transform(pictures)).argmax(1))
-    wanted = torch.cat(answers).numpy()
-    return found, evidence.Sample(tuple(kept.paths), np.asarray(kept.labels), found.predictions, wanted)
+    measured = measurement.measure(blob, kept_images, dataset=dataset, preprocess=weights.preprocessing)
+    if kept_images is None:
+        return measured, None
+    reference_answers = sample.answers(weights.build(), weights.preprocessing, kept_images)
+    labels = np.asarray(kept_images.labels)
+    return measured, evidence.Sample(tuple(kept_images.paths), labels, measured.predictions, reference_answers)
 
 
-def point(method: str, blob: bytes, epochs: float, weights: reference.Reference, sample: evidence.Sample) -> dict:
+def point(basis: str, blob: bytes, epochs: float, weights: reference.Reference, kept_out: evidence.Sample) -> dict:
     """A row of the table of agreement against bytes."""
     return {
-        "method": method,
+        "basis": basis,
         "bytes": len(blob),
-        "images": len(sample.paths),
-        "agreement": sample.agreement,
-        "errors": sample.errors,
-        "reference_errors": int((sample.reference != sample.labels).sum()),
+        "images": len(kept_out.paths),
+        "agreement": kept_out.agreement,
+        "errors": kept_out.errors,
+        "reference_errors": kept_out.reference_errors,
         "tuned_epochs": f"{epochs:g}",
         "weights": weights.source,
         "sha256": hashlib.sha256(blob).hexdigest(),
@@ -139,19 +136,20 @@ def point(method: str, blob: bytes, epochs: float, weights: reference.Reference,
 
 
 def publish(
-    out: Path, blob: bytes, weights: reference.Reference, found, sample, pictures: str, seed: int, command: str, quoted: str,
+    out: Path, blob: bytes, weights: reference.Reference, measured, kept_out, pictures: str, seed: int, command: str, quoted: str,
     replace_unpublished: bool,
 ) -> None:
     """Writes the entry's folder `out` with its record; the official test set stays unmeasured (`zoo verify ID --data PATH`).
 
-    pictures: what those of the sample are; quoted: key of the published row that the entry stands beside, if there is one.
+    pictures: what those kept out are; quoted: key of the published row that the entry stands beside, if there is one.
     """
-    answers = replace(found, test_set=None, examples=None, errors=None, predictions=None)
+    answers = replace(measured, test_set=None, examples=None, errors=None, predictions=None)
     facts, extra = {}, {}
-    if sample is not None:
+    if kept_out is not None:
         note = f"{pictures}, kept out of calibration; no validation error"
-        facts["sample"] = sample.record(f"{len(sample.paths)} {pictures}", found.test_set, weights.source, note)
-        extra[evidence.SAMPLE] = sample.to_bytes()
+        result = kept_out.record(KEPT_OUT, f"{len(kept_out.paths)} {pictures}", measured.test_set, weights.source, note)
+        facts["samples"] = [result]
+        extra[records.SampleResult(**result).file] = kept_out.to_bytes()
     evaluate.write_entry(
         out.name, blob, answers, out.parent, method="obs",
         dataset=datasets.of_preprocessing(weights.preprocessing).name, preprocessing=weights.preprocessing,

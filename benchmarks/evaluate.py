@@ -16,15 +16,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import methods
 from benchmarks.train import RUNS, folder, logged_recipe
 from benchmarks.training import recipe as recipes
 from benchmarks.training.recipe import Claim, Recipe
-from benchmarks.versions import versions
-from zoo import datasets, evidence, files, measurement, records, registry
+from benchmarks.training.versions import versions
+from zoo import codec, datasets, evidence, files, measurement, records, registry
 from zoo.measurement import Measurement
 from zoo.records import Entry
 
@@ -47,8 +47,8 @@ def main(args: argparse.Namespace) -> int:
     for outcome in entry.seeds:
         mark = "ships" if outcome.seed == entry.seed else ""
         errors = "not tested" if outcome.test_errors is None else f"{outcome.test_errors:,} test errors"
-        held = f"{outcome.heldout_errors} of {outcome.heldout_examples:,} held-out"
-        print(f"seed {outcome.seed}: {outcome.size_bytes:,} bytes, {held}, {errors}  {mark}")
+        heldout = f"{outcome.heldout_errors} of {outcome.heldout_examples:,} held-out"
+        print(f"seed {outcome.seed}: {outcome.size_bytes:,} bytes, {heldout}, {errors}  {mark}")
     error = "test set not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} % error"
     print(f"{args.out / entry.id}: {entry.size_bytes:,} bytes, {entry.ratio:,.0f}x smaller, {error}")
     print(f"next: zoo verify {entry.id}; python -m benchmarks leaderboard")
@@ -62,16 +62,16 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
     other model bytes, and what `zoo.measure` raises.
     """
     recipe = recipes.read(recipe_path)
-    found = outcomes(recipe, runs)
-    chosen, selection = select(found, recipe.claim)
-    blobs = {o["seed"]: (_run(runs, recipe, o["seed"]) / registry.MODEL).read_bytes() for o in found}
+    candidates = outcomes(recipe, runs)
+    chosen, selection = select(candidates, recipe.claim)
+    blobs = {o["seed"]: (_run(runs, recipe, o["seed"]) / registry.MODEL).read_bytes() for o in candidates}
     ships = chosen["seed"]
     refuse_other_bytes(out / recipe.id, blobs[ships], replace)
     images = "test" if datasets.get(recipe.dataset).downloadable else None  # `measure` does those
-    how = {"dataset": recipe.dataset, "preprocess": recipe.preprocess, "device": device}
-    measured = {s: measurement.measure(blob, images, **how) for s, blob in blobs.items()}
-    kept = ("seed", "size_bytes", "heldout_errors", "heldout_examples")
-    seeds = [{k: o[k] for k in kept} | {"test_errors": measured[o["seed"]].errors} for o in found]
+    measuring = {"dataset": recipe.dataset, "preprocess": recipe.preprocess, "device": device}
+    measured = {s: measurement.measure(blob, images, **measuring) for s, blob in blobs.items()}
+    fields = ("seed", "size_bytes", "heldout_errors", "heldout_examples")
+    seeds = [{k: o[k] for k in fields} | {"test_errors": measured[o["seed"]].errors} for o in candidates]
     return write_entry(
         recipe.id,
         blobs[ships],
@@ -95,20 +95,20 @@ def evaluate(recipe_path: Path, runs: Path = RUNS, out: Path = ARTIFACTS, device
 
 def outcomes(recipe: Recipe, runs: Path) -> list[dict]:
     """The outcome of every seed of the recipe, in its order. Raises ValueError listing everything that is missing or foreign."""
-    finished, wrong = [], []
+    finished, problems = [], []
     for seed in recipe.seeds:
         run = _run(runs, recipe, seed)
         if not (run / "outcome.json").is_file() or not (run / registry.MODEL).is_file():
-            wrong.append(f"{run} is not finished: python -m benchmarks train {recipe.id} --seed {seed}")
+            problems.append(f"{run} is not finished: python -m benchmarks train {recipe.id} --seed {seed}")
             continue
         outcome = json.loads((run / "outcome.json").read_text())
         if recipes.deciding(logged_recipe(run)) != recipes.deciding(recipe):
-            wrong.append(f"{run} was made by another recipe than the present one: {_differences(logged_recipe(run), recipe)}")
+            problems.append(f"{run} was made by another recipe than the present one: {_differences(logged_recipe(run), recipe)}")
         elif outcome["seed"] != seed or outcome["size_bytes"] != (run / registry.MODEL).stat().st_size:
-            wrong.append(f"{run}: outcome.json does not belong to the model.zoo beside it")
+            problems.append(f"{run}: outcome.json does not belong to the model.zoo beside it")
         finished.append(outcome)
-    if wrong:
-        raise ValueError("\n  ".join([f"{recipe.id} cannot be evaluated:", *wrong]))
+    if problems:
+        raise ValueError("\n  ".join([f"{recipe.id} cannot be evaluated:", *problems]))
     return finished
 
 
@@ -121,9 +121,9 @@ def select(candidates: Sequence[dict], claim: Claim) -> tuple[dict, str]:
     chosen = min(within, key=lambda o: (o["heldout_errors"], o["size_bytes"], o["seed"]))
     if len(candidates) == 1:
         return chosen, "the only seed; the test set had no part in any choice"
-    held = chosen["heldout_examples"]
+    examples = chosen["heldout_examples"]
     return chosen, (
-        f"fewest errors on the last {held:,} training images{bound}, then fewest bytes; every seed was measured once on "
+        f"fewest errors on the last {examples:,} training images{bound}, then fewest bytes; every seed was measured once on "
         "the test set, which had no part in the choice"
     )
 
@@ -131,7 +131,7 @@ def select(candidates: Sequence[dict], claim: Claim) -> tuple[dict, str]:
 def write_entry(
     id: str,
     blob: bytes,
-    found: Measurement,
+    measured: Measurement,
     out: Path = ARTIFACTS,
     *,
     method: str,
@@ -151,7 +151,7 @@ def write_entry(
     place = Path(out) / id
     _recover(place)
     refuse_other_bytes(place, blob, replace)
-    if (found.size_bytes, found.sha256) != (len(blob), hashlib.sha256(blob).hexdigest()):
+    if (measured.size_bytes, measured.sha256) != (len(blob), hashlib.sha256(blob).hexdigest()):
         raise ValueError(f"{id}: the measurement belongs to another file")
     facts.setdefault("paper_bytes", None)
     if facts["paper_bytes"] is None:
@@ -159,34 +159,43 @@ def write_entry(
     record = {
         "schema": records.SCHEMA,
         "id": id,
-        "network": found.network,
+        "network": measured.network,
         "method": method,
-        "partitioning": found.partitioning,
+        "partitioning": measured.partitioning,
         "dataset": dataset,
         "preprocessing": preprocessing,
-        "parameters": found.parameters,
-        "size_bytes": found.size_bytes,
-        "sha256": found.sha256,
-        "weights_sha256": found.weights_sha256,
-        "test_set": found.test_set,
-        "test_errors": found.errors,
-        "test_examples": found.examples,
+        "parameters": measured.parameters,
+        "size_bytes": measured.size_bytes,
+        "sha256": measured.sha256,
+        "weights_sha256": measured.weights_sha256,
+        "test_set": measured.test_set,
+        "test_errors": measured.errors,
+        "test_examples": measured.examples,
         "license": license,
         "versions": versions(),
     }
     entry = records.entry(record | facts)
-    staging = Path(out) / f".{id}.{os.getpid()}.part"
-    new = staging / id
-    try:
-        files.write(new / registry.MODEL, blob)
-        evidence.write_golden(new, found.golden)
-        if found.predictions is not None:
-            evidence.write_predictions(new, found.predictions)
+
+    def fill(folder: Path) -> None:
+        files.write(folder / registry.MODEL, blob)
+        evidence.write_golden(folder, measured.golden)
+        if measured.predictions is not None:
+            evidence.write_predictions(folder, measured.predictions)
         if log is not None:
-            files.write(new / "train.log", log)
+            files.write(folder / "train.log", log)
         for name, content in (extra or {}).items():
-            files.write(new / name, content)
-        registry.save(entry, new)
+            files.write(folder / name, content)
+        registry.save(entry, folder)
+
+    return install(place, fill)
+
+
+def install(place: Path, fill: Callable[[Path], object]) -> Entry:
+    """Puts the entry's folder that `fill` writes where `place` says, whole or not at all."""
+    staging = place.parent / f".{place.name}.{os.getpid()}.part"
+    new = staging / place.name
+    try:
+        fill(new)
         if not (place.exists() and files.exchange(new, place)):
             if place.exists():  # a system without exchange: two steps, which `_recover` completes
                 os.replace(place, staging / BEFORE)
@@ -221,7 +230,8 @@ def refuse_other_bytes(place: Path, blob: bytes, replace: bool = False) -> None:
 
 def paper_bytes(method: str, blob: bytes) -> tuple[int | None, str | None]:
     """Size of a file under the counting of its method's paper, and that counting in words; None where the paper has none."""
-    counted = methods.find(method).paper_bytes(blob) if method in methods.names() else None
+    groups = codec.read_header(blob).version == 1  # of our partitionings, which the countings speak of
+    counted = methods.find(method).paper_bytes(blob) if groups and method in methods.names() else None
     return counted or (None, None)
 
 
@@ -244,4 +254,4 @@ def _differences(a: Recipe, b: Recipe) -> str:
             changes += [(f"{key}.{k}", old[key].get(k), new[key].get(k)) for k in sorted({*old[key], *new[key]})]
         else:
             changes.append((key, old[key], new[key]))
-    return "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changes if before != now)
+    return "; ".join(f"{key} was {before!r}, is {after!r}" for key, before, after in changes if before != after)

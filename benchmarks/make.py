@@ -11,12 +11,12 @@ from benchmarks.training import recipe as recipes
 from zoo.errors import UnknownModel
 
 _COMPRESS = (
-    "python -m benchmarks compress {network} --weights timm/{network}.tv_in1k --method {method} --bytes {size} "
-    "--calibration IMAGENET/train --out artifacts/{network}-{method}"
+    "python -m benchmarks compress {network} --weights timm/{network}.tv_in1k --basis {basis} --bytes {size} "
+    "--calibration IMAGENET/train --out artifacts/{network}-{basis}"
 )
 WITHOUT_TRAINING = {  # for anybody who has ImageNet
-    "resnet18-dft": _COMPRESS.format(network="resnet18", method="dft", size="1.97MB"),
-    "resnet18-sq": _COMPRESS.format(network="resnet18", method="sq", size="2.78MB"),
+    "resnet18-dft": _COMPRESS.format(network="resnet18", basis="dft", size="1.97MB"),
+    "resnet18-sq": _COMPRESS.format(network="resnet18", basis="sq", size="2.78MB"),
 }
 
 
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     ways = commands(args.id)
     if not ways:
-        known = sorted({path.stem for path in recipes.FOLDER.glob("*.toml")} | set(WITHOUT_TRAINING))
-        raise UnknownModel(f"there is no recipe for {args.id!r}; those there are: {', '.join(known)}")
+        names = sorted({path.stem for path in recipes.FOLDER.glob("*.toml")} | set(WITHOUT_TRAINING))
+        raise UnknownModel(f"there is no recipe for {args.id!r}; those there are: {', '.join(names)}")
     print("\nor\n".join(ways))
     return 0
 

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 import zoo
-from benchmarks.versions import versions
+from benchmarks.training.versions import versions
 from zoo import codec, datasets, files, networks, partitionings, registry
 from zoo.codec import Coded
 
@@ -62,12 +62,12 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    wanted = args.only.split(",")
-    if unknown := set(wanted) - set(SECTIONS):
+    sections = args.only.split(",")
+    if unknown := set(sections) - set(SECTIONS):
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     results: dict[str, list[dict] | dict] = {"machine": machine()}
     print("{processor}, {cores} cores; load {load}; {threads} thread of torch; {versions}".format(**results["machine"]))
-    if set(wanted) - {"step", "evaluate"}:
+    if set(sections) - {"step", "evaluate"}:
         blobs = {name: registry.read(registry.find(name)) for name in registry.ids(args.entries)}
         if not args.no_synthetic:
             blobs["synthetic resnet50, scalar"] = synthetic("resnet50", {})
@@ -75,13 +75,13 @@ def main(args: argparse.Namespace) -> None:
         print(f"medians of {args.repeats} timings or more; sizes decimal\n")
         of_files = {"load": load, "codec": speed_of_codec, "overhead": overhead, "memory": memory}
         for section, measure in of_files.items():
-            if section in wanted:
+            if section in sections:
                 rows = (measure(name, blob, args.repeats) for name, blob in blobs.items())
                 results[section] = [show(section, row) for row in rows if row]
                 print()
-    if "step" in wanted:
+    if "step" in sections:
         results["step"] = [show("step", training_step(name, args.repeats)) for name in args.recipes.split(",")]
-    if "evaluate" in wanted:
+    if "evaluate" in sections:
         results["evaluate"] = [show("evaluate", evaluation(args.evaluated))]
     print(f"load at the end: {_load()}")
     if args.json:
@@ -94,7 +94,7 @@ def show(section: str, row: dict) -> dict:
         "load": "{name}: zoo.load {ours_ms:.2f} ms, safetensors {theirs_ms:.2f} ms: {ratio:.2f} of its time",
         "codec": "{name}: decode {decode:.1f} M weights/s, encode {encode:.1f} M weights/s ({weights:.2f} M weights)",
         "overhead": "{name}: {bytes:,} bytes, ideal code length {ideal:,.0f}, tables {tables:,}, steps {psi:,}, "
-        "all else {rest:,.0f} ({percent:.2f} %)",
+        "all else {other:,.0f} ({percent:.2f} %)",
         "memory": "{name}: {peak_mb:.0f} MB at the peak of loading, {ratio:.2f} times its float32 weights",
         "step": "{name}: {rate_ms:.2f} ms a step, without the rate term {no_rate_ms:.2f} ms: the term adds "
         "{share:.0%}; plain training {plain_ms:.2f} ms: {of_plain:.2f} of it; {images:.0f} images/s",
@@ -186,16 +186,16 @@ def load(name: str, blob: bytes, repeats: int) -> dict:
     network = zoo.from_bytes(blob)
     kind = codec.read_header(blob).network
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = Path(folder, "model.zoo"), Path(folder, "model.safetensors")
-        ours.write_bytes(blob)
-        save_file(network.state_dict(), theirs)
+        zoo_file, safetensors_file = Path(folder, "model.zoo"), Path(folder, "model.safetensors")
+        zoo_file.write_bytes(blob)
+        save_file(network.state_dict(), safetensors_file)
 
         def from_safetensors():
             network = networks.build(kind)
-            network.load_state_dict(load_file(theirs))
+            network.load_state_dict(load_file(safetensors_file))
             return network.eval()
 
-        result = race({"ours": lambda: zoo.load(ours), "theirs": from_safetensors}, repeats)
+        result = race({"ours": lambda: zoo.load(zoo_file), "theirs": from_safetensors}, repeats)
     times = {f"{side}_ms": 1e3 * value for side, value in result.seconds.items()}
     return {"name": name, **times, "ratio": times["ours_ms"] / times["theirs_ms"], **result.certainty}
 
@@ -215,14 +215,14 @@ def speed_of_codec(name: str, blob: bytes, repeats: int) -> dict:
 
 
 def overhead(name: str, blob: bytes, repeats: int = 1) -> dict:
-    """Where the bytes go: symbols at their ideal length, tables, steps, and the rest (header, checksum, last words)."""
-    _, parts = codec.anatomy(blob, partitionings.layout)
-    ideal = sum(part.ideal_bits for part in parts) / 8
-    tables, psi = sum(part.table_bytes for part in parts), sum(part.psi_bytes for part in parts)
-    rest = len(blob) - ideal - tables - psi
+    """Where the bytes go: symbols at their ideal length, tables, steps, and other bytes (header, checksum, last words)."""
+    _, breakdown = codec.anatomy(blob, partitionings.layout)
+    ideal = sum(group.ideal_bits for group in breakdown) / 8
+    tables, psi = sum(group.table_bytes for group in breakdown), sum(group.psi_bytes for group in breakdown)
+    other = len(blob) - ideal - tables - psi
     return {
-        "name": name, "bytes": len(blob), "ideal": ideal, "tables": tables, "psi": psi, "rest": rest,
-        "percent": 100 * rest / len(blob),
+        "name": name, "bytes": len(blob), "ideal": ideal, "tables": tables, "psi": psi, "other": other,
+        "percent": 100 * other / len(blob),
     }  # fmt: skip
 
 
@@ -234,8 +234,8 @@ def memory(name: str, blob: bytes, repeats: int = 1) -> dict | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.zoo")
         path.write_bytes(blob)
-        done = subprocess.run([sys.executable, "-c", _PEAK, str(path)], check=True, capture_output=True, text=True)
-    return {"name": name, "peak_mb": int(done.stdout) / 1e6, "ratio": int(done.stdout) / (4 * weights)}
+        process = subprocess.run([sys.executable, "-c", _PEAK, str(path)], check=True, capture_output=True, text=True)
+    return {"name": name, "peak_mb": int(process.stdout) / 1e6, "ratio": int(process.stdout) / (4 * weights)}
 
 
 # VmHWM where there is one: ru_maxrss of a new process may begin at its parent's.
@@ -327,8 +327,8 @@ def evaluation(name: str) -> dict:
 
     def forward() -> None:
         with torch.inference_mode():
-            for part in ready:
-                network(part)
+            for batch in ready:
+                network(batch)
 
     sides = {"forward": forward, "verify": lambda: list(verify.verify([name], progress=False))}
     result = race(sides, 3, time.perf_counter, most=1)  # each takes long

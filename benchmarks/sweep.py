@@ -57,14 +57,14 @@ def main(args: argparse.Namespace) -> None:
             row = {"setting": key, "value": value, **{k: v for k, v in outcome.items() if k in COLUMNS}}
             row["heldout_error_percent"] = f"{100 * outcome['heldout_errors'] / outcome['heldout_examples']:.2f}"
             if args.test:
-                how = {key: getattr(recipe, key) for key in ("steps", "batch", "warm_start")}
-                row |= tested(out, recipe, args.device) | how
+                schedule = {key: getattr(recipe, key) for key in ("steps", "batch", "warm_start")}
+                row |= tested(out, recipe, args.device) | schedule
             before = rows.get((value, str(seed)), {})
-            same = all(before.get(key) == str(row[key]) for key in ("size_bytes", "heldout_errors"))
-            rows[value, str(seed)] = before | row if same else row  # of the same file the test errors stay
+            unchanged_file = all(before.get(key) == str(row[key]) for key in ("size_bytes", "heldout_errors"))
+            rows[value, str(seed)] = before | row if unchanged_file else row  # of the same file the test errors stay
             files.write(path, table(list(rows.values())).encode())
             if args.test:
-                files.write(args.out / f"{recipe.network}-sweeps.svg", curve.sweeps(recipe.network, args.out))
+                files.write(args.out / f"{curve.stem(recipe.network)}-sweeps.svg", curve.sweeps(recipe.network, args.out))
             print(f"{key}={value}, seed {seed}: {describe(recipe, outcome)}")
     print(f"{path}: {len(rows)} points")
 
@@ -84,17 +84,17 @@ def parse(over: str) -> tuple[str, list[str]]:
 
 def tested(run: Path, recipe: Recipe, device: str = "cpu") -> dict:
     """Errors of the run's file on the test set: read where the recipe's entry or an earlier sweep has them, else measured."""
-    blob, kept = (run / registry.MODEL).read_bytes(), run / "tested.json"
+    blob, cache = (run / registry.MODEL).read_bytes(), run / "tested.json"
     digest = hashlib.sha256(blob).hexdigest()
     if (ARTIFACTS / recipe.id / registry.RECORD).is_file():
         entry = registry.load_record(ARTIFACTS / recipe.id)
         if entry.sha256 == digest and entry.test_errors is not None:
             return {"test_errors": entry.test_errors, "test_examples": entry.test_examples, "sha256": digest}
-    if kept.is_file() and (errors := json.loads(kept.read_text()))["sha256"] == digest:
+    if cache.is_file() and (errors := json.loads(cache.read_text()))["sha256"] == digest:
         return errors
     measured = measurement.measure(blob, dataset=recipe.dataset, preprocess=recipe.preprocess, device=device)
     errors = {"test_errors": measured.errors, "test_examples": measured.examples, "sha256": digest}
-    files.write(kept, json.dumps(errors).encode())
+    files.write(cache, json.dumps(errors).encode())
     return errors
 
 

@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=RUNS, help="folder of all runs (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: 1 for MNIST, whose steps are short; else all cores)")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the last checkpoint (this is the default)")
-    again.add_argument("--restart", action="store_true", help="forget the checkpoint and begin anew")
+    resuming = parser.add_mutually_exclusive_group()
+    resuming.add_argument("--resume", action="store_true", help="go on from the last checkpoint (this is the default)")
+    resuming.add_argument("--restart", action="store_true", help="forget the checkpoint and begin anew")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import zoo
 from zoo import codec, datasets, measurement, networks, partitionings, records, registry
 from zoo.codec import Coded
+
+ROOT = Path(__file__).parents[1]
 
 
 def random_model(network: str = "lenet300-100", seed: int = 0, spread: float = 0.3) -> bytes:
@@ -39,6 +42,16 @@ def make_entry(root: Path, name: str, blob: bytes, images: datasets.Images | Non
     found = measurement.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
     facts = {"method": "plain", "dataset": dataset, "preprocessing": preprocessing} | facts
     return evaluate.write_entry(name, blob, found, root, **facts)
+
+
+def copy_repository(place: Path) -> Path:
+    """The repository at `place`, without its tests, history and runs."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("zoo", "benchmarks", "figures", "artifacts"):
+        shutil.copytree(ROOT / name, place / name, ignore=ignore)
+    for name in ("README.md", "leaderboard.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml", ".gitignore"):
+        shutil.copy(ROOT / name, place / name)
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import copy_repository
 
 from zoo import datasets
 
@@ -23,13 +23,7 @@ TRAINING = f"{STANDIN}; sys.exit(main(sys.argv[1:]))"  # pictures that need no d
 @pytest.fixture
 def tree(tmp_path) -> Path:
     """The repository without its tests, history and runs."""
-    place = tmp_path / "tree"
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("zoo", "benchmarks", "figures", "artifacts"):
-        shutil.copytree(ROOT / name, place / name, ignore=ignore)
-    for name in ("README.md", "leaderboard.md", "CONTRIBUTING.md", "pyproject.toml"):
-        shutil.copy(ROOT / name, place / name)
-    return place
+    return copy_repository(tmp_path / "tree")
 
 
 def contents(tree: Path) -> dict[str, str]:

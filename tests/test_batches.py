@@ -95,7 +95,7 @@ def test_every_image_that_training_can_show_has_a_number(augment, count, cifar):
     assert source.variants == 60 * count
     for step in (0, 7):
         numbers = [source.numbers(step, rank, 3) for rank in range(3)]
-        assert torch.equal(source.shown(torch.cat(numbers)), source.train(step, 0, 1)[0])
+        assert torch.equal(source.variant_images(torch.cat(numbers)), source.train(step, 0, 1)[0])
     assert resident(augment={**augment, "flip": True}).variants is None
 
 

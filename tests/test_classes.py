@@ -31,7 +31,7 @@ def test_round_trip(shapes, l, scale):
     phi = integers(shapes, l, 0, scale)
     found, bits, model = round_trip(phi, shapes, "classes")
     np.testing.assert_array_equal(found, phi)
-    assert found.dtype == np.int32
+    assert np.can_cast(found.dtype, np.int32) and found.dtype.kind == "i"
     if phi.size:
         assert model.bits(phi) <= bits
 

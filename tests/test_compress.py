@@ -273,8 +273,8 @@ def test_the_command_writes_an_entry_that_loads(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dft", "sq"])
-def test_a_residual_network_with_batch_normalisation(method, tmp_path, monkeypatch):
+@pytest.mark.parametrize("basis", ["dft", "sq"])
+def test_a_residual_network_with_batch_normalisation(basis, tmp_path, monkeypatch):
     """A ResNet-18 with 10 classes on small images: BN folded, its factors taken up, estimated anew, tuned, all in the file."""
     torch.manual_seed(0)
     network = networks.build("resnet18:10").train()
@@ -285,7 +285,7 @@ def test_a_residual_network_with_batch_normalisation(method, tmp_path, monkeypat
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "resnet18:10")
-    job = all_layers.Job(weights, method, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
+    job = all_layers.Job(weights, basis, np.zeros((2, 224, 224, 3), np.uint8), tmp_path / "work")
     job.images = x
     close = {}
     for epochs in (0, 1):

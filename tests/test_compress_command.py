@@ -10,6 +10,7 @@ from PIL import Image
 import zoo
 from zoo import cli, codec, datasets, networks
 from zoo.compress import command, reference
+from zoo.measurement import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_the_folder_of_intermediate_results_is_named_by_all_that_decides_them(tr
     black = np.zeros((4, 28, 28), np.uint8)
 
     def key(preprocess="mnist", pixels=black, seed=0, state=trained):
-        weights = reference.Reference("lenet300-100", preprocess, state, "", None, reference.digest(state), "")
+        weights = reference.Reference("lenet300-100", preprocess, state, "", None, weights_digest(state), "")
         return command.work_key(weights, pixels, seed)
 
     other = {name: t + 1 for name, t in trained.items()}

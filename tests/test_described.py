@@ -273,6 +273,43 @@ def test_a_header_that_is_not_right_is_refused(what):
         described.decode(resealed(change(body())))
 
 
+def unread(tensors, dtypes=("float32",), tail=b""):
+    """A file whose table is right, as far as its own form goes, and whose groups are junk."""
+    return resealed(described._header(Description("", dtypes, tuple(tensors))) + tail)
+
+
+def ties(name, count):
+    """One tensor, and so many other names of it."""
+    names = [name + f"{i // 256}.{i % 256}" for i in range(count)]
+    return [Tensor(names[0], (), 0)] + [Tensor(name, (), None, 0) for name in names[1:]]
+
+
+@pytest.mark.parametrize(
+    ("blob", "message"),
+    [
+        (lambda: unread(ties("", 1 << 15)), "a table of 32,768 tensors; a file of .* bytes may have"),
+        (lambda: unread(ties("w." * 120, 12_000)), "the names of the first .* tensors are longer than those of"),
+        (lambda: unread(ties("w" * 1000 + ".", 12_000)), "the names of the first .* tensors are longer than those of"),
+        (lambda: unread([Tensor(f"{i}", (), i) for i in range(25_000)], ("int8",) * 25_000), "25,000 groups would take"),
+    ],
+    ids=["rows", "words", "long names", "groups"],
+)
+def test_a_table_that_grows_faster_than_its_file_is_refused(blob, message):
+    with pytest.raises(CorruptArtifact, match=message) as refusal:
+        described.decode(blob())
+    assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["x" * 1000, ".".join("w" * 120), "é" * 500])
+def test_messages_cut_long_names(name):
+    twice = described._header(Description("", ("int8",), (Tensor(name, (), 0), Tensor(name, (), 0))))
+    huge = described._header(Description("", ("int8",), (Tensor(name, (2**62,) * 32, 0),)))
+    for header in (twice, huge, huge.replace(name.split(".")[0].encode(), b"\xff" * len(name.split(".")[0].encode()))):
+        with pytest.raises(CorruptArtifact) as refusal:
+            described.decode(resealed(header))
+        assert len(str(refusal.value)) < 400
+
+
 def test_a_byte_beyond_eight_bits_and_a_bool_beyond_one_are_refused():
     number = Coded("exact", "static", np.array([[2]], np.uint8))
     with pytest.raises(CorruptArtifact, match="bool"):

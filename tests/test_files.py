@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from conftest import make_entry, random_model, standin_images
 
-from benchmarks import evaluate
-from zoo import files, measurement, registry
+import zoo
+from benchmarks import evaluate, recode
+from benchmarks.__main__ import main as cli
+from zoo import files, measurement, registry, verify
 from zoo.datasets.download import clean_packages
+from zoo.errors import VerificationFailed
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,29 @@ def test_an_entry_that_a_killed_process_had_set_aside_comes_back(artifacts, lene
     assert registry.read(registry.load_record(Path(entry.folder))) == lenet_blob
     assert [path.name for path in artifacts.iterdir()] == ["tiny"]
     assert np.array_equal(measurement.measure("tiny", None).golden, measurement.measure(lenet_blob, None).golden)
+
+
+def test_integers_coded_anew_keep_the_weights_and_what_was_measured(artifacts, lenet_blob, capsys):
+    seeds = ({"seed": 0, "size_bytes": 5}, {"seed": 1})
+    before = make_entry(artifacts, "tiny", lenet_blob, standin_images(), seed=1, seeds=seeds)
+    (before.folder / "train.log").write_text("as it was\n")
+    with pytest.raises(FileExistsError, match="never change"):
+        recode.recode(before, "raw")
+    assert cli(["recode", "tiny", "--model", "raw", "--replace-unpublished"]) == 0
+    entry = registry.find("tiny")
+    assert f"{entry.size_bytes:,} bytes, {before.size_bytes:,} before" in capsys.readouterr().out
+    header, groups = zoo.decode(registry.read(entry))
+    assert {group.model for group in groups.values() if group.phi.size >= recode.LARGE} == {"raw"}
+    assert [seed.size_bytes for seed in entry.seeds] == [5, entry.size_bytes] and entry.size_bytes > before.size_bytes
+    of_the_bytes = {"size_bytes": 0, "sha256": "", "seeds": []}
+    assert entry.record() | of_the_bytes == before.record() | of_the_bytes
+    assert (entry.folder / "train.log").read_text() == "as it was\n"
+    (outcome,) = verify.verify(["tiny"], bytes_only=True, progress=False)
+    assert outcome.ok, outcome.problems
+
+
+def test_integers_that_come_back_as_other_weights_are_not_written(artifacts, lenet_blob):
+    entry = make_entry(artifacts, "tiny", lenet_blob, standin_images())
+    with pytest.raises(VerificationFailed, match="other weights"):
+        recode.recode(entry.changed(weights_sha256="0" * 64), "raw", replace=True)
+    assert entry.path.read_bytes() == lenet_blob

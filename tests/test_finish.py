@@ -165,12 +165,12 @@ def test_unfolding_gives_a_network_that_normalises_and_computes_the_same():
 
 def test_the_rest_is_averaged_and_restored():
     made = Tiny()
-    rest = bn.Rest(made, {"conv.weight", "conv.bias"}, decay=0.5)
+    rest = bn.Averages(made, {"conv.weight", "conv.bias"}, decay=0.5)
     assert set(rest.averages()) == {"bn1.weight", "bn1.bias", "bn2.weight", "bn2.bias"}
     with torch.no_grad():
         made.bn1.weight.fill_(3.0)
     rest.after_step(100)
     assert rest.averages()["bn1.weight"].tolist() == [2.0, 2.0, 2.0]
-    other = bn.Rest(Tiny(), {"conv.weight", "conv.bias"}, decay=0.5)
+    other = bn.Averages(Tiny(), {"conv.weight", "conv.bias"}, decay=0.5)
     other.load_state_dict(rest.state_dict())
     assert other.averages()["bn1.weight"].tolist() == [2.0, 2.0, 2.0]

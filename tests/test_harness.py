@@ -294,8 +294,9 @@ def test_lc_counts_bits_of_the_index_codebooks_and_biases(k, bits):
 
 
 def test_a_method_without_a_counting_of_its_own_has_none():
-    assert evaluate.paper_bytes("plain", b"") == (None, None)
-    assert evaluate.paper_bytes("somebody-elses", b"") == (None, None)
+    blob = random_file("lenet300-100", 0)
+    assert evaluate.paper_bytes("plain", blob) == (None, None)
+    assert evaluate.paper_bytes("somebody-elses", blob) == (None, None)
 
 
 # ---------------------------------------------------------------------------------------------------- compare
@@ -452,7 +453,7 @@ def test_a_figure_of_sweeps_shows_all_of_them(tmp_path):
 def test_curves_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(curve.files, "write", lambda path, content: (written.append(path.name), path.write_bytes(content)))
-    row = dict.fromkeys(curve.FIELDS, "1") | {"method": "dft"}
+    row = dict.fromkeys(curve.FIELDS, "1") | {"basis": "dft"}
     curve.add(tmp_path / "x-curve.csv", row)
     curve.add(tmp_path / "x-curve.csv", row | {"bytes": 0, "sha256": "2"})
     assert [r["bytes"] for r in curve.read(tmp_path / "x-curve.csv")] == ["0", "1"]
@@ -477,8 +478,8 @@ def test_synthetic_files_have_the_entropy_they_claim():
     blob = speed.synthetic("lenet300-100", {})
     row = speed.overhead("synthetic", blob)
     assert 8 * row["ideal"] / 266_610 == pytest.approx(speed.SYNTHETIC_BITS, abs=0.02)
-    assert row["bytes"] == len(blob) == pytest.approx(row["ideal"] + row["tables"] + row["psi"] + row["rest"])
-    assert row["rest"] <= 60 and speed.overhead("tiny", random_file("lenet300-100", 0))["rest"] <= 60
+    assert row["bytes"] == len(blob) == pytest.approx(row["ideal"] + row["tables"] + row["psi"] + row["other"])
+    assert row["other"] <= 60 and speed.overhead("tiny", random_file("lenet300-100", 0))["other"] <= 60
 
 
 def test_a_race_gives_the_median_of_each_side(monkeypatch):

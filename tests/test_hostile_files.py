@@ -94,9 +94,9 @@ def test_a_hostile_side_file_is_an_error_of_its_entry_alone(entry, artifacts, le
 def test_a_hostile_sample_is_refused(tmp_path, kind):
     rows = {"long integer": '[["a", 0, 0, 1' + "0" * 400 + "]]", "outside": '[["~root/x", 0, 0, 0]]', "ragged": '[["a", 0, 0]]',
             "label": '[["a", 0, "0", 0]]', "deep": DEEP.decode()}  # fmt: skip
-    (tmp_path / "sample.json").write_text(f'{{"images": {rows[kind]}}}')
-    with pytest.raises(CorruptArtifact, match=r"sample\.json"):
-        evidence.read_sample(tmp_path)
+    (tmp_path / "sample-a.json").write_text(f'{{"images": {rows[kind]}}}')
+    with pytest.raises(CorruptArtifact, match=r"sample-a\.json"):
+        evidence.read_sample(tmp_path / "sample-a.json")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_hostile_sample_is_refused(tmp_path, kind):
         ({"size_bytes": 10**400}, "size_bytes is"),
         ({"network": "n" * 300}, "network is"),
         ({"parameters": 1e300}, "parameters is"),
-        ({"sample": {"name": 1}}, "sample.name is 1.*sample.digest is missing"),
+        ({"samples": [{"name": 1}]}, r"samples\[0\].name is 1.*samples\[0\].digest is missing"),
         ({"versions": {"torch": 2}}, "versions.torch is 2"),
     ],
 )

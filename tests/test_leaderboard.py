@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as commands
-from benchmarks.report import cost, figures, labels, leaderboard, paired, plot, records, standing
+from benchmarks.report import cost, curve, figures, labels, leaderboard, paired, plot, records, standing
 from zoo import evidence, networks, registry
 from zoo import records as zoo_records
 from zoo.records import Entry
@@ -35,11 +35,15 @@ ENTRIES = [
     entry("lenet300-100-worse", 4_500, 190, method="lc"),
     entry("lenet300-100-good", 30_000, 150, method="hemp"),
     entry("lenet300-100-far", 20_000, 3_000, method="direct"),
-    entry("resnet50-dft", 5_400_000, None, "resnet50", sample={
-        "name": "training sample", "digest": "3" * 64, "examples": 100, "errors": 11, "agreement": 95,
-        "reference": "fp32", "note": "a stand-in"}),
+    entry("resnet50-dft", 5_400_000, None, "resnet50", samples=[{
+        "key": "val", "name": "validation pictures", "digest": "3" * 64, "examples": 100, "labelled": 100, "errors": 11,
+        "reference_errors": 9, "agreement": 95, "reference": "fp32", "note": "a stand-in"}, {
+        "key": "pool", "name": "others", "digest": "4" * 64, "examples": 10, "labelled": 0, "errors": 0,
+        "reference_errors": 0, "agreement": 8, "reference": "fp32", "note": "a stand-in"}]),
 ]  # fmt: skip
 QUOTED = list(registry.quoted().values())
+COMMITTED = records.by_network(records.read_entries(), QUOTED)
+DRAWN = [network for network, group in COMMITTED.items() if figures.is_drawn(*group)]
 
 
 # ------------------------------------------------------------------------------------------ the committed files
@@ -90,7 +94,9 @@ def test_rows_say_what_was_measured():
 def test_an_entry_without_test_errors_says_so_and_keeps_its_sample_apart():
     (row,) = leaderboard.measured_rows(ENTRIES[4:])
     assert row["errors"] == "bytes verified, error on ImageNet-val not yet measured"
-    assert row["sample: same answer as the uncompressed network"] == "95 of 100 (95.0 %)"
+    assert row["val: same answer as the uncompressed network"] == "95 of 100 (95.0 %)"
+    assert row["error on val"] == "11.0 % (6.3 to 18.6), uncompressed 9.0 %"  # Wilson 1927: (11 + 1.92) / 103.84 -+ ..
+    assert row["pool: same answer as the uncompressed network"] == "8 of 10 (80.0 %)" and "error on pool" not in row
     assert "error ± standard error" not in row and "Pareto" not in row  # columns that would be empty
 
 
@@ -107,6 +113,29 @@ def test_measured_and_quoted_never_share_a_table():
 def test_every_network_has_its_own_heading_and_both_resnet50_share_one():
     groups = leaderboard.by_network([*ENTRIES, entry("x", 1, None, "resnet50-v1.5")], QUOTED)
     assert [e.id for e in groups["resnet50"][0]] == ["resnet50-dft", "x"] and "resnet50-v1.5" not in groups
+
+
+def test_a_network_on_another_data_set_has_a_table_and_a_figure_of_its_own():
+    other = entry("lenet300-100-fashion-mnist-a", 900, 1_300, "lenet300-100:fashion-mnist")
+    groups = leaderboard.by_network([*ENTRIES, other], QUOTED)
+    assert list(groups)[:3] == ["lenet300-100", "lenet300-100:fashion-mnist", "lenet5-caffe"]
+    assert groups["lenet300-100:fashion-mnist"] == ([other], []) and other not in groups["lenet300-100"][0]
+    text = leaderboard.render([*ENTRIES, other], QUOTED).partition("## lenet300-100:fashion-mnist\n")[2].partition("\n## ")[0]
+    assert "Fashion-MNIST, 266,610 parameters" in text and "](figures/lenet300-100-fashion-mnist.svg)" in text
+    assert "strongest published" not in text
+    assert figures.rows("lenet300-100:fashion-mnist", [other], [])[0]["label"] == "a"
+
+
+def test_the_files_of_a_network_are_not_those_of_one_with_a_longer_name(tmp_path):
+    for name in ("resnet20-sq-lambda", "resnet20-4-sq-lambda", "lenet300-100-sq-k", "lenet300-100-fashion-mnist-sq-k"):
+        (tmp_path / f"{name}.csv").touch()
+
+    def stems(network: str) -> list[str]:
+        return [path.stem for path in curve.files_of(network, ".csv", tmp_path)]
+
+    assert (stems("resnet20"), stems("resnet20-4")) == (["resnet20-sq-lambda"], ["resnet20-4-sq-lambda"])
+    assert stems("lenet300-100") == ["lenet300-100-sq-k"]
+    assert stems("lenet300-100:fashion-mnist") == ["lenet300-100-fashion-mnist-sq-k"]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +305,10 @@ def test_a_figure_is_the_same_every_time_and_names_its_points():
     assert not re.search(r"\d{4}-\d{2}-\d{2}T", text)  # no date
 
 
+def test_the_first_entry_of_a_network_is_drawn():
+    assert b"<svg" in figures.figure("lenet300-100", ENTRIES[:1], [])
+
+
 def test_a_stale_figure_is_noticed(tmp_path):
     path = tmp_path / "f.svg"
     assert figures.digest_in(path) is None
@@ -299,9 +332,9 @@ def boxes(spec: dict) -> list[tuple[str, tuple]]:
     return [(w["label"], (x, w["py"] - 9, x + width[w["label"]], w["py"] + 3)) for w, x in zip(words, left, strict=True)]
 
 
-@pytest.mark.parametrize("network", ["lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4"])
+@pytest.mark.parametrize("network", DRAWN)
 def test_labels_of_the_committed_figures_lie_apart(network):
-    spec = figures.specification(network, *records.by_network(records.read_entries(), QUOTED)[network])
+    spec = figures.specification(network, *COMMITTED[network])
     names = boxes(spec)
     drawn = [row for layer in spec["layer"][1:4] for row in layer["data"]["values"] if row["kind"] in ("entry", "quoted")]
     assert len(names) == len(drawn)

@@ -145,10 +145,10 @@ def test_without_any_entry_the_error_says_where_was_looked(artifacts):
 def test_entries_that_have_to_be_made_say_how_and_load_afterwards(artifacts, lenet_blob, name, capsys):
     with pytest.raises(UnknownModel, match=name):
         zoo.load(name)
-    method = name.removeprefix("resnet18-")
+    basis = name.removeprefix("resnet18-")
     assert benchmark(["make", name]) == 0
     shown = capsys.readouterr().out
-    assert f"python -m benchmarks compress resnet18 --weights timm/resnet18.tv_in1k --method {method} --bytes" in shown
+    assert f"python -m benchmarks compress resnet18 --weights timm/resnet18.tv_in1k --basis {basis} --bytes" in shown
     assert f"--out artifacts/{name}" in shown and f"python -m benchmarks train {name}" in shown
     files.write(artifacts / name / "model.zoo", lenet_blob)
     assert zoo.load(name).fc3.out_features == 10
@@ -271,12 +271,15 @@ def test_saving_refuses_what_reading_would(entry):
 
 
 def test_saving_keeps_everything(entry):
-    sample = {"name": "s", "digest": "4" * 64, "examples": 3, "errors": 1, "agreement": 2, "reference": "fp32", "note": "n"}
+    counts = {"examples": 3, "labelled": 2, "errors": 1, "reference_errors": 0, "agreement": 2}
+    sample = {"key": "s", "name": "a sample", "digest": "4" * 64, **counts, "reference": "fp32", "note": "n"}
     full = entry.changed(paper_bytes=7, paper_counting="without names", seed=2, seeds=({"seed": 0, "size_bytes": 9}, {"seed": 2}),
-        sample=sample, hub=None, versions={"torch": "2"}, license="MIT", quoted="lenet300-100/epr-sq",
+        samples=(sample, sample | {"key": "s-2"}), hub=None, versions={"torch": "2"}, license="MIT", quoted="lenet300-100/epr-sq",
     )  # fmt: skip
     registry.save(full)
     assert zoo.info(entry.id) == full
+    with pytest.raises(CorruptArtifact, match="two samples have one key: s, s"):
+        full.changed(samples=(sample, sample))
 
 
 def test_a_missing_file_without_another_place(entry):

@@ -1,5 +1,6 @@
 """The networks: sizes, names, and outputs against independent definitions with the same random weights."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zoo import networks
+from zoo import datasets, networks
 from zoo._torchvision import torchvision
 from zoo.errors import ZooError
 from zoo.networks import SPECS, build, names
 
 ROOT = Path(__file__).resolve().parents[1]
-CONVOLUTIONAL_WITH_BN = ["vgg16", "resnet20-4", "resnet18", "resnet50", "resnet50-v1.5"]
+CONVOLUTIONAL_WITH_BN = [name for name in names() if any(key.endswith("running_mean") for key in networks.shapes(name))]
 
 
 def randomised(name: str, **options) -> torch.nn.Module:
@@ -63,9 +64,8 @@ def bn(state: dict, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_ids():
-    assert names() == [
-        "lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4", "resnet18", "resnet50", "resnet50-v1.5",
-    ]  # fmt: skip
+    released = {"lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4", "resnet18", "resnet50", "resnet50-v1.5"}
+    assert released <= set(names())  # files name them
     assert all(SPECS[name].name == name for name in names())
 
 
@@ -81,6 +81,7 @@ def test_parameter_counts_of_the_literature():
     assert counts["lenet300-100"] == 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10 == 266_610
     assert counts["lenet5-caffe"] == 431_080
     assert counts["resnet18"] == 11_689_512
+    assert counts["resnet20"] == 269_722  # He et al. 2016a, table 6: 0.27M
     assert counts["resnet50"] == counts["resnet50-v1.5"] == 25_557_032
     # Table 1 of the paper: 60 MB and 17.2 MB, in units and with a rounding that it does not state.
     assert 4 * counts["vgg16"] == pytest.approx(60e6, rel=0.02)
@@ -149,6 +150,25 @@ def test_a_name_may_carry_a_number_of_classes(name):
     assert networks.spec(name) is SPECS[name] and networks.spec(name).base == name
 
 
+def test_a_name_may_carry_a_data_set_with_pictures_of_the_same_shape():
+    spec = networks.spec("lenet5-caffe:fashion-mnist")
+    assert (spec.dataset, spec.base, spec.classes_count) == ("fashion-mnist", "lenet5-caffe", 10)
+    assert networks.shapes(spec.name) == networks.shapes("lenet5-caffe")
+    assert networks.spec("lenet5-caffe:mnist") is SPECS["lenet5-caffe"]
+    with pytest.raises(ZooError, match=r"takes pictures of shape \(1, 28, 28\), cifar10 has \(3, 32, 32\)"):
+        networks.spec("lenet5-caffe:cifar10")
+    with pytest.raises(ZooError, match="no data set 'svhn'; there are mnist"):
+        networks.spec("resnet20:svhn")
+
+
+def test_a_data_set_of_other_classes_has_another_last_layer(monkeypatch):
+    hundred = dataclasses.replace(datasets.get("cifar10"), name="hundred", class_names=lambda: tuple(map(str, range(100))))
+    monkeypatch.setitem(datasets.DATASETS, "hundred", hundred)
+    spec = networks.spec("resnet20:hundred")
+    assert (spec.classes_count, spec.parameters) == (100, 269_722 + 90 * 65)
+    assert networks.build("resnet20:hundred").fc.weight.shape == (100, 64)
+
+
 @pytest.mark.parametrize("classes", ["0", "-1", "", "07", "1e3", "7 ", "7:7", "²", "32769", "9" * 5000])
 def test_other_numbers_of_classes_are_refused(classes):
     with pytest.raises(ZooError, match="1 to 32,768 classes|no network"):
@@ -180,7 +200,7 @@ def test_names_and_specs_do_not_import_torch():
     code = "import sys; from zoo.networks import SPECS, names; print(len(names()), len(SPECS), *sys.modules)"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("7 7 ")
+    assert result.stdout.startswith(f"{len(names())} {len(SPECS)} ")
     assert not {"torch", "torchvision", "timm", "numpy"} & set(result.stdout.split())
 
 
@@ -205,7 +225,7 @@ def test_networks_know_nothing_of_the_rest():
         words = [line.split() for line in path.read_text().splitlines()]
         imported = {line[1] for line in words if len(line) > 1 and line[0] in ("import", "from")}
         ours = {module for module in imported if module.split(".")[0] in ("zoo", "benchmarks")}
-        assert ours <= {"zoo.errors", "zoo.networks", "zoo.networks.conv"}, path
+        assert ours <= {"zoo.errors", "zoo.networks", "zoo.networks.conv", "zoo.datasets"}, path
 
 
 # --- MNIST --------------------------------------------------------------------------------------------------
@@ -299,8 +319,32 @@ def test_resnet20_4_sizes():
     assert found == [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (10,)]
 
 
-def test_resnet20_4_has_twenty_layers_and_shortcuts_without_parameters():
-    network = build("resnet20-4")
+def test_resnet20_forward():
+    network = randomised("resnet20")
+    s, x = network.state_dict(), images("resnet20")
+    h = bn(s, "bn1", F.conv2d(x, s["conv1.weight"], padding=1)).clamp(min=0)
+    for stage in (1, 2, 3):
+        for index in range(3):
+            name, stride = f"layer{stage}.{index}", 2 if index == 0 and stage > 1 else 1
+            residual = bn(s, f"{name}.bn1", F.conv2d(h, s[f"{name}.conv1.weight"], stride=stride, padding=1)).clamp(min=0)
+            residual = bn(s, f"{name}.bn2", F.conv2d(residual, s[f"{name}.conv2.weight"], padding=1))
+            if stride == 2:
+                half = h[..., ::2, ::2]
+                h = torch.cat([half, torch.zeros_like(half)], dim=1)
+            h = (h + residual).clamp(min=0)
+    expected = h.mean((2, 3)) @ s["fc.weight"].T + s["fc.bias"]
+    torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_resnet20_sizes():
+    stages = ["conv1", "layer1", "layer2", "layer3", "fc"]
+    found = sizes(randomised("resnet20"), images("resnet20"), *stages)
+    assert found == [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8), (10,)]
+
+
+@pytest.mark.parametrize("name", ["resnet20-4", "resnet20"])
+def test_resnet20_has_twenty_layers_and_shortcuts_without_parameters(name):
+    network = build(name)
     weights = [key for key, tensor in network.named_parameters() if tensor.ndim > 1]
     expected = [f"layer{s}.{b}.conv{c}.weight" for s in (1, 2, 3) for b in range(3) for c in (1, 2)]
     assert weights == ["conv1.weight", *expected, "fc.weight"] and len(weights) == 20
@@ -312,8 +356,11 @@ def test_resnet20_4_has_twenty_layers_and_shortcuts_without_parameters():
             x = torch.randn(1, block.conv1.in_channels, 8, 8)
             y = block.eval()(x)
             kept = y[:, : x.shape[1]]
-            source = x if not block.shared else F.relu(block.bn1(x))
-            assert torch.equal(kept, source[:, :, :: block.stride, :: block.stride])
+            source = x
+            if name == "resnet20" or block.shared:  # activated after the sum, or before
+                source = F.relu(x if name == "resnet20" else block.bn1(x))
+            stride = block.conv1.stride[0]
+            assert torch.equal(kept, source[:, :, ::stride, ::stride])
             assert y[:, x.shape[1] :].eq(0).all()
 
 

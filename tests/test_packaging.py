@@ -129,6 +129,17 @@ def test_ci_runs_make_test():
     assert os.access(script, os.X_OK) and re.search(r"^make test$", script.read_text(), re.MULTILINE)
 
 
+def test_the_workflow_tests_and_then_checks_without_rights():
+    """Nobody's pull request gets more than the right to read; steps are those of the Makefile."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    steps = [step["run"] for step in job["steps"] if "run" in step]
+    assert steps == ["make test", "make check"] and workflow["permissions"] == {"contents": "read"}
+    assert "pull_request" in workflow[True] and "pull_request_target" not in workflow[True]  # YAML 1.1 reads `on` as true
+    (checkout,) = [step["with"] for step in job["steps"] if "checkout" in step.get("uses", "")]
+    assert checkout == {"fetch-depth": 0, "persist-credentials": False}
+
+
 def test_the_repository_has_one_address():
     """Who publishes changes one line of pyproject.toml."""
     (address,) = PROJECT["project"]["urls"].values()

@@ -23,11 +23,11 @@ DRAWN = [name for name, group in records.by_network(ENTRIES, QUOTED).items() if 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The whole page; files above half a megabyte are not taken apart, which takes seconds each."""
+    """The whole page; files above 20 kB are not taken apart, which takes seconds each."""
     out = tmp_path_factory.mktemp("page") / "site"
     anatomy = page._anatomy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "_anatomy", lambda e: anatomy(e) if e.size_bytes < 1e5 else ([], e.size_bytes))
+        patch.setattr(page, "_anatomy", lambda e: anatomy(e) if e.size_bytes < 2e4 else ([], e.size_bytes))
         page.build(out, ENTRIES, QUOTED)
     return out
 

@@ -11,6 +11,7 @@ from zoo import networks, partitionings, reparam
 from zoo.codec import Coded, Header
 from zoo.errors import LayoutMismatch, UnknownName
 
+NORMALISED = [name for name in partitionings.PARTITIONINGS if any("bn" in tensor for tensor in networks.shapes(name))]
 ALL = [(network, name) for network, own in partitionings.PARTITIONINGS.items() for name in (*own, "layers")]
 
 # Groups of the paper (section 3) and the numbers in each, worked out by hand from the architectures.
@@ -25,6 +26,10 @@ PAPER = {
     "resnet20-4": {
         "convs": 9 * (3 * 64 + 6 * 64**2 + 64 * 128 + 5 * 128**2 + 128 * 256 + 5 * 256**2), "fc": 2560,
         "bn.scale": 7 * 64 + 6 * 128 + 6 * 256, "bn.bias": 2752, "fc.bias": 10,
+    },
+    "resnet20": {
+        "convs": 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2), "fc": 640,
+        "bn.scale": 7 * 16 + 6 * 32 + 6 * 64, "bn.bias": 688, "fc.bias": 10,
     },
     "resnet18": {
         "conv1": 49 * 3 * 64,
@@ -71,14 +76,14 @@ def test_a_file_stores_every_parameter_of_the_network_and_nothing_else(network, 
     assert partitionings.get(network, name).parameters == networks.SPECS[network].parameters
 
 
-@pytest.mark.parametrize("network", ["vgg16", "resnet20-4", "resnet18", "resnet50"])
+@pytest.mark.parametrize("network", NORMALISED)
 def test_normalisation_is_apart_from_weights(network):
     for group in partitionings.get(network).groups:
         normal = [("bn" in t or "downsample.1" in t) for t in group.tensors]
         assert all(normal) if group.name.startswith("bn.") else not any(normal)
 
 
-@pytest.mark.parametrize("network", ["vgg16", "resnet20-4", "resnet18", "resnet50"])
+@pytest.mark.parametrize("network", NORMALISED)
 def test_kernels_of_3x3_are_transformed_and_matrices_are_not(network):
     for group in partitionings.get(network).groups:
         square = all(len(shape) == 4 and shape[2] == 3 for shape in group.shapes)
@@ -125,8 +130,7 @@ def coded_groups(network: str, name: str = "paper", seed: int = 0) -> dict[str, 
     return groups
 
 
-@pytest.mark.parametrize("network", ["lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4"])
-@pytest.mark.parametrize("name", ["paper", "layers"])
+@pytest.mark.parametrize(("network", "name"), [case for case in ALL if networks.spec(case[0]).dataset != "imagenet"])
 def test_joined_groups_are_a_complete_state_dict(network, name):
     groups = coded_groups(network, name)
     state = partitionings.join(SimpleNamespace(network=network, partitioning=name), groups)

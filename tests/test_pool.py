@@ -65,7 +65,7 @@ def teacher(monkeypatch):
     """A network of random weights in the place of ResNet-50, with that one's preprocessing."""
     torch.manual_seed(7)
     network = networks.build("resnet20-4").eval()
-    monkeypatch.setattr(distill, "_load", lambda name: (network, "imagenet-caffe"))
+    monkeypatch.setattr(distill, "load", lambda name: (network, "imagenet-caffe"))
     return network
 
 

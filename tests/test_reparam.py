@@ -92,6 +92,24 @@ def test_scalar_is_two_roundings_to_float64_and_one_to_float32(number, scale, sh
     assert found[0] == exact
 
 
+@given(
+    st.sampled_from(["scalar", "sq", "pool:4", "dft"]),
+    st.lists(st.floats(-(2.0**63), 2.0**63, width=32, allow_subnormal=False), min_size=9, max_size=9),
+    st.sampled_from([(-128, 127, np.int8), (-32768, 32767, np.int16)]),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+@settings(deadline=None)
+def test_integers_of_fewer_bits_make_the_same_weights_to_the_bit(decoder, scale, kind, shifted, seed):
+    low, high, dtype = kind
+    shape = (3, 32) if decoder == "pool:4" else (5, 4, 3, 3)
+    l = reparam.columns(decoder, shape)
+    phi = np.random.default_rng(seed).integers(low, high, (math.prod(shape) // l, l), np.int32, endpoint=True)
+    psi = {"scale": np.array([scale[:l]], np.float32)} | ({"shift": np.array([scale[:l]], np.float32)} if shifted else {})
+    (wide,), (narrow,) = (reparam.decode(decoder, p, psi, [shape]) for p in (phi, phi.astype(dtype)))
+    assert np.array_equal(wide.view(np.uint32), narrow.view(np.uint32))
+
+
 def test_zero_is_positive_zero_without_a_shift():
     psi = {"scale": np.full((1, 1), -0.5, np.float32)}
     (found,) = reparam.decode("scalar", np.zeros((3, 1), np.int32), psi, [(3,)])

@@ -100,11 +100,11 @@ def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
     training = loop.Run(own, 0)
     for _ in range(own.steps):
         training.train_step()
-    weights = training._weights(averaged=True) | training.rest.averages()
+    weights = training._weights(averaged=True) | training.bn_averages.averages()
     state = training.network.state_dict() | weights | training._statistics(weights, 2000)
     save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, tmp_path / "weights.safetensors")
     out = tmp_path / "artifacts" / "resnet18-dft"
-    command = f"compress resnet18:10 --weights {tmp_path / 'weights.safetensors'} --preprocessing cifar10-64 --method dft "
+    command = f"compress resnet18:10 --weights {tmp_path / 'weights.safetensors'} --preprocessing cifar10-64 --basis dft "
     command += f"--bytes 1.5MB --calibration cifar10 --images 200 --work {tmp_path / 'work'} --out {out}"
     assert main(command.split()) == 0
     entry = verified(monkeypatch, tmp_path / "artifacts", "resnet18-dft", tested, unmeasured=True)

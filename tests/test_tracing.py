@@ -8,7 +8,7 @@ from torch.fx import symbolic_trace
 
 from zoo import networks
 
-NAMES = ["lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4", "resnet18"]
+NAMES = networks.names()
 
 
 def small(name: str) -> tuple[torch.nn.Module, torch.Tensor]:

@@ -126,6 +126,7 @@ def test_unknown_options_of_method_and_augmentation_are_reported_together():
             ["optimizer.schedule is 'cos', expected 'constant', 'cosine', 'linear' or 'step'"],
         ),
         ({"teacher": "vgg16-ref"}, ["distill is 0.0, expected a share above 0 and up to 1 with a teacher"]),
+        ({"network": "lenet5-caffe", "data": "fashion-mnist"}, ['expected network = "lenet5-caffe:fashion-mnist" instead']),
         ({"teacher": "vgg16-ref", "distill": 1.5}, ["distill is 1.5, expected"]),
     ],
 )
@@ -332,7 +333,7 @@ def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifa
     torch.manual_seed(5)
     reference = networks.build("resnet20-4").eval()
     monkeypatch.setattr(loop.history, "load", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
-    monkeypatch.setattr(distill, "_load", lambda name: ({"taught": reference}[name], "cifar10"))
+    monkeypatch.setattr(distill, "load", lambda name: ({"taught": reference}[name], "cifar10"))
     own = short("resnet20-4-sq", f"precision={precision}", "teacher=taught", "distill=0.7", "temperature=2.0")
     whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
     loop.run(own, 0, tmp_path / "parts", stop_after=2)
@@ -351,17 +352,17 @@ def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifa
 def test_what_the_teacher_answers_is_computed_once_and_changes_nothing(cifar, monkeypatch):
     torch.manual_seed(5)
     teacher, calls = networks.build("resnet20-4").eval(), []
-    monkeypatch.setattr(distill, "_load", lambda name: (teacher, "cifar10"))
-    monkeypatch.setattr(loop, "KNOWN", [])
+    monkeypatch.setattr(distill, "load", lambda name: (teacher, "cifar10"))
+    monkeypatch.setattr(loop, "TEACHER_LOGITS", [])
     settings = ("precision=float32", "teacher=taught", "distill=0.7", "augment={shift=1}", "steps=1000", "keep={}", "warm_start=")
     own = short("resnet20-4-sq", *settings)
     training, other = loop.Run(own, 0), loop.Run(own, 1)
-    assert training.known is other.known and len(training.known) == training.batches.variants
+    assert training.teacher_logits is other.teacher_logits and len(training.teacher_logits) == training.batches.variants
     handle = teacher.register_forward_hook(lambda *call: calls.append(call))
     losses = [float(training.train_step()) for _ in range(2)]
     assert not calls
     again = loop.Run(own, 0)
-    again.known = None
+    again.teacher_logits = None
     assert [float(again.train_step()) for _ in range(2)] == pytest.approx(losses, rel=1e-4) and len(calls) == 2
     handle.remove()
 

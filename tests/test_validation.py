@@ -82,7 +82,7 @@ def test_a_flat_folder_with_a_file_of_labels(tmp_path, file, line, place):
 def five(monkeypatch):
     """An official set of five pictures."""
     monkeypatch.setattr(validation, "EXAMPLES", 5)
-    monkeypatch.setattr(validation, "KNOWN", {5: 472})
+    monkeypatch.setattr(validation, "OFFICIAL_CLASSES", {5: 472})
     return {1: 5, 2: 999, 3: 10, 4: 5, 5: 472}
 
 

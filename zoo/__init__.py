@@ -50,11 +50,11 @@ def load(
     With `compact` it comes without the channels that cannot change its answers, which equal those of the whole network
     but for rounding: see `zoo.compact`. Its state dict is then smaller, and it is often several times faster.
 
-    The network can be tuned: where a file holds batch normalisation folded to a scale and a bias a channel, it is frozen, so
-    that `.train()` changes no answer (`zoo.networks.frozen`).
+    The network can be fine-tuned. Batch normalisation that a file holds folded, as a scale and a bias for each channel, is
+    frozen, so that `.train()` changes no answer (`zoo.networks.frozen`).
 
-    A file that names no network needs a module to go `into`, which is filled and returned. `device` and `dtype` are where
-    and as what the weights end up. The result has `num_classes` and `input_size` (C, H, W) where the network is known.
+    A file that names no network needs a module to go `into`, which is filled and returned. `device` and `dtype` are those of
+    the weights. The result has `num_classes` and `input_size` (C, H, W) where the network is known.
 
     Raises `UnknownModel` with the nearest ids, `CorruptArtifact` or a subclass when the file is not what it should be;
     `LayoutMismatch` with what is missing, unexpected or of another shape in `into`.
@@ -94,7 +94,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def info(name_or_path: str | os.PathLike) -> Entry | File:
-    """The record of an entry, read-only; of a model file without a record what it says of itself.
+    """The record of an entry, read-only; for a model file without a record what the file says of itself.
 
     Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record or file that cannot be read.
     """
@@ -107,7 +107,7 @@ def info(name_or_path: str | os.PathLike) -> Entry | File:
 
 
 def transforms(name_or_path: str | os.PathLike) -> Callable[..., torch.Tensor]:
-    """What turns pictures into an entry's input, float32 (N, C, H, W); the one that its evaluation used.
+    """The function that turns pictures into an entry's input, float32 (N, C, H, W), as in the entry's evaluation.
 
     It takes a PIL image, a list of them, or a uint8 batch: see `zoo.preprocessing.preprocess`.
     Raises as `info` does, `CorruptArtifact` for a record with a preprocessing that is not known, and `ZooError` for a file
@@ -142,7 +142,7 @@ def classes(name_or_path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def _by_record(entry: Entry, use: Callable[[Entry], Any]):
-    """What `use` makes of an entry's record; a name in it that is not known is the record's fault."""
+    """The result of `use` for an entry; raises `CorruptArtifact` if the record holds a name that is not known."""
     try:
         return use(entry)
     except ValueError as error:

@@ -57,9 +57,9 @@ def _fail(message: str) -> int:
 def _list(args: argparse.Namespace) -> int:
     names, broken = registry.ids(args.pattern), []
     if not names:
-        every = registry.ids()
-        known = f"known: {', '.join(every)}" if every else f"none in {', '.join(map(str, registry.roots()))}"
-        raise ZooError(f"no entry matches {args.pattern!r}; {known}")
+        ids = registry.ids()
+        alternatives = f"known: {', '.join(ids)}" if ids else f"none in {', '.join(map(str, registry.roots()))}"
+        raise ZooError(f"no entry matches {args.pattern!r}; {alternatives}")
     rows, records = [], []
     for name in names:
         try:
@@ -68,13 +68,16 @@ def _list(args: argparse.Namespace) -> int:
             broken.append(str(error))
             continue
         error = "not measured" if entry.top1_error is None else f"{entry.top1_error:.2f} %"
-        rows.append((name, entry.network, f"{entry.size_bytes:,}", f"{entry.ratio:,.1f}x", error))
+        size = f"{entry.size_bytes:,}" + ("*" if entry.decoded else "")
+        rows.append((name, entry.network, size, f"{entry.ratio:,.1f}x", error))
         records.append({"id": name, "network": entry.network, "size_bytes": entry.size_bytes, "ratio": entry.ratio,
-                        "top1_error": entry.top1_error})  # fmt: skip
+                        "top1_error": entry.top1_error, "decoded_by_authors": entry.decoded is not None})  # fmt: skip
     if args.json:
         _json(records)
     else:
         _table(("id", "network", "bytes", "ratio", "error"), rows, right=(2, 3, 4))
+        if any(size.endswith("*") for _, _, size, *_ in rows):
+            print("* of a stream that only its authors' decoder reads")
     for message in broken:
         _fail(message)
     return EXIT_ERROR if broken else 0
@@ -148,38 +151,39 @@ def _show(args: argparse.Namespace) -> int:
     blob = registry.read(entry)
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
-        description, parts, start = codec.described.anatomy(blob)
-        members = [[t.name for t in description.tensors if t.group == number] for number in range(header.groups)]
-        for part, names in zip(parts, members, strict=True):
-            part.group = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        what = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
-        stream = len(blob) - 4 - start - sum(part.psi_bytes + part.table_bytes for part in parts)
+        description, breakdown, start = codec.described.anatomy(blob)
+
+        subject = f"{header.network or 'no name of a network'}, {len(description.tensors)} tensors"
+        stream = len(blob) - 4 - start - sum(group.psi_bytes + group.table_bytes for group in breakdown)
     else:
-        _, parts = codec.anatomy(blob, partitionings.layout)
-        what = f"{header.network}, partitioning {header.partitioning}"
-        places = {what: end - start for what, start, end in verify.sections(blob, parts)}
+        _, breakdown = codec.anatomy(blob, partitionings.layout)
+        subject = f"{header.network}, partitioning {header.partitioning}"
+        places = {section: end - start for section, start, end in verify.sections(blob, breakdown)}
         start, stream = places["the header"], places["the stream of symbols"]
-    coded = sum(part.coded_bits for part in parts) / 8
-    rest = [("end of the stream", stream - coded), ("header: magic, version, length, names, counts", start), ("checksum", 4)]
+    coded = sum(group.coded_bits for group in breakdown) / 8
+    header_name = "header: magic, version, length, names, counts"
+    overhead = [("end of the stream", stream - coded), (header_name, start), ("checksum", 4)]
     if args.json:
-        groups = [vars(part) for part in parts]
+        groups = [vars(group) for group in breakdown]
         _json({"network": header.network, "version": header.version, "numbers": header.parameters, "size_bytes": len(blob),
                "header_bytes": start, "stream_bytes": stream, "groups": groups})  # fmt: skip
         return 0
-    each = 8 * len(blob) / max(header.parameters, 1)
-    print(f"{args.id}: {what}")
-    print(f"{header.parameters:,} numbers in {len(blob):,} bytes, {each:.3f} bits each\n")
+    bits_a_number = 8 * len(blob) / max(header.parameters, 1)
+    print(f"{args.id}: {subject}")
+    print(f"{header.parameters:,} numbers in {len(blob):,} bytes, {bits_a_number:.3f} bits each\n")
     rows = []
-    for part in parts:
-        share = part.psi_bytes + part.table_bytes + part.coded_bits / 8
-        each = f"{8 * share / part.symbols:.3f}" if part.symbols else ""
-        rows.append((part.group, part.decoder, part.model, f"{part.symbols:,}", f"{part.ideal_bits:,.0f}", each,
-                     f"{part.coded_bits / 8:,.1f}", f"{part.table_bytes:,}", f"{part.psi_bytes:,}", f"{share:,.1f}"))  # fmt: skip
-    totals = [sum(getattr(part, what) for part in parts) for what in ("symbols", "ideal_bits", "table_bytes", "psi_bytes")]
+    for group in breakdown:
+        share = group.psi_bytes + group.table_bytes + group.coded_bits / 8
+        bits_a_weight = f"{8 * share / group.symbols:.3f}" if group.symbols else ""
+        rows.append((group.group, group.decoder, group.model, f"{group.symbols:,}", f"{group.ideal_bits:,.0f}",
+                     bits_a_weight, f"{group.coded_bits / 8:,.1f}", f"{group.table_bytes:,}", f"{group.psi_bytes:,}",
+                     f"{share:,.1f}"))  # fmt: skip
+    summed = ("symbols", "ideal_bits", "table_bytes", "psi_bytes")
+    totals = [sum(getattr(group, field) for group in breakdown) for field in summed]
     head = ("group", "decoder", "model", "symbols", "ideal bits", "bits/weight", "coded", "tables", "psi", "bytes")
-    for name, size in rest:
+    for name, size in overhead:
         rows.append((name, *[""] * 8, f"{size:,.1f}"))
-    total = totals[2] + totals[3] + coded + sum(size for _, size in rest)
+    total = totals[2] + totals[3] + coded + sum(size for _, size in overhead)
     rows.append(("the whole file", "", "", f"{totals[0]:,}", f"{totals[1]:,.0f}", f"{8 * total / max(totals[0], 1):.3f}",
                  f"{coded:,.1f}", f"{totals[2]:,}", f"{totals[3]:,}", f"{total:,.1f}"))  # fmt: skip
     _table(head, rows, right=range(3, 10))
@@ -221,8 +225,8 @@ def _verify(args: argparse.Namespace) -> int:
     ):
         statuses.append(outcome.status)
         stated |= set(outcome.stated)
-        told = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "stated", "unavailable", "seconds")
-        results.append({name: getattr(outcome, name) for name in told})
+        fields = ("id", "status", "size_bytes", "errors", "examples", "problems", "notes", "stated", "unavailable", "seconds")
+        results.append({name: getattr(outcome, name) for name in fields})
         if args.json:
             continue
         size = "" if outcome.size_bytes is None else f"{outcome.size_bytes:,} bytes"
@@ -238,15 +242,15 @@ def _verify(args: argparse.Namespace) -> int:
             sys.stdout.flush()
     if stated and not args.json:
         print(f"stated in records, not checked here: {', '.join(sorted(stated))}")
-    good = statuses.count("OK")
-    what = "bytes, digests and golden outputs" if args.bytes_only else "records"
+    agreeing = statuses.count("OK")
+    subject = "bytes, digests and golden outputs" if args.bytes_only else "records"
     if args.json:
         _json(results)
     else:
-        print(f"{good} of {len(statuses)} entries agree with their {what}")
+        print(f"{agreeing} of {len(statuses)} entries agree with their {subject}")
     if "FAILED" in statuses:
         return EXIT_FAILED
-    return 0 if good == len(statuses) else EXIT_ERROR
+    return 0 if agreeing == len(statuses) else EXIT_ERROR
 
 
 def _cores() -> int:
@@ -328,6 +332,24 @@ def _compress(args: argparse.Namespace) -> int:
     return command.main(args)
 
 
+# ---------------------------------------------------------------------------------------------- the Hub
+
+
+def _push(args: argparse.Namespace) -> int:
+    from zoo import hub
+
+    print(f'zoo.load("{hub.push(args.id, args.repo, private=args.private, move=args.move)}")')
+    return 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    from zoo import hub
+
+    path = hub.make_index(args.folder, args.references)
+    print(f"{path}: {len(registry.read_index(path))} entries; ZOO_ARTIFACTS={args.folder} makes them known by their ids")
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------- data
 
 
@@ -338,11 +360,12 @@ def _data(args: argparse.Namespace) -> int:
     root = os.environ.get("ZOO_DATA")
     print(f"local folder  {root or 'none; set ZOO_DATA to one'}\ncache         {datasets.cache_folder()}")
     places = {None: "not there yet: `zoo data fetch` brings it", "cache": "in the cache", "package": "comes with the package"}
+    width = max(map(len, datasets.DATASETS))
     for name, dataset in datasets.DATASETS.items():
         for split, official in dataset.splits.items():
-            print(f"{name:<8} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
+            print(f"{name:<{width}} {split:<5} {official.shape[0]:>6,} images  {places[sources.place(dataset, split)]}")
         if not dataset.downloadable:
-            print(f"{name:<14} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
+            print(f"{name:<{width + 6}} bring your own: `zoo verify --data FOLDER`, a folder of class folders")
     return 0
 
 
@@ -401,7 +424,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, metavar="PATH",
                          help="ImageNet as class folders, for ImageNet entries: errors on its validation set "
                               "(the other data sets: ZOO_DATA, see `zoo data`)")  # fmt: skip
-    command.add_argument("--sample", type=Path, metavar="PATH", help="the sample of ImageNet that the records speak of")
+    command.add_argument("--sample", type=Path, metavar="PATH", help="folder of a sample of ImageNet that records name")
     command.add_argument("--jobs", type=_positive, metavar="N",
                          help="batches at a time, each on one thread (default: as many as there are cores)")  # fmt: skip
     command.add_argument("--threads", type=_positive, metavar="N", help="of torch, for one batch at a time, instead of --jobs")
@@ -421,6 +444,18 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compress", _compress, "make a checkpoint small", "zoo compress weights.pth --out small.zoo --bits 3")
     _compress_arguments(command)
 
+    command = add("push", _push, "publish an entry on the Hugging Face Hub", "zoo push lenet5-caffe-sq --repo me/lenet5-caffe-sq")
+    command.add_argument("id", metavar="ID", help="id, or path of an entry's folder")
+    command.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository of the Hub; made if it is not there")
+    command.add_argument("--private", action="store_true", help="a new repository is for you alone")
+
+    command.add_argument("--move", action="store_true", help="keep only the record here, which then names the file there")
+
+    command = add("index", _index, "make a zoo of entries on the Hugging Face Hub", "zoo index myzoo hf:me/lenet5-caffe-sq")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="where index.json is written or added to")
+    command.add_argument("references", nargs="+", metavar="REFERENCE", help="hf:owner/name, with @revision for an older commit, "
+                         "or the address of a collection: https://huggingface.co/collections/owner/title")  # fmt: skip
+
     command = add("data", _data, "the data sets and where they are, or fetch one", "zoo data fetch cifar10")
     actions = command.add_subparsers(metavar="ACTION")
     fetch = add("fetch", _fetch, "bring a data set into the cache", "zoo data fetch mnist", actions)
@@ -439,7 +474,7 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", metavar="NAME", help="what the weights are of, so that zoo.load builds it: a network of "
                         "the zoo as resnet18:10, timm/NAME or torchvision/NAME")  # fmt: skip
     parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
-                        "classes are known; or mnist, cifar10")  # fmt: skip
+                        "classes are known; or a data set that zoo data can fetch")  # fmt: skip
     parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
     parser.add_argument("--preprocessing", metavar="NAME", help="of the pictures (default: the network's)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")

@@ -48,7 +48,7 @@ def remove(network: str, module: nn.Module, kept: Kept) -> None:
 
 
 def _resize(layer: nn.Module) -> None:
-    """What a layer says of its size."""
+    """Sets the fields in which a layer says how large it is."""
     if isinstance(layer, nn.Conv2d):
         layer.out_channels, layer.in_channels = layer.weight.shape[:2]
     elif isinstance(layer, nn.Linear):
@@ -97,9 +97,9 @@ def _links(weight: torch.Tensor, inputs: int) -> torch.Tensor:
 
 
 def _passing(network: str, module: nn.Module, space: str, written: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
-    """bool (channels): what is other than zero for some input, given the channels that some weight writes to.
+    """bool (channels): which ones are other than zero for some input, given those that some weight writes to.
 
-    Constants of living channels are folded into the next bias where there is one, and pass no more.
+    A living channel with a constant value is folded into the next bias, where there is one, and then counts as zero.
     """
     passing, constants = torch.zeros_like(written), {}
     for name, where in spaces(network).items():
@@ -116,8 +116,8 @@ def _passing(network: str, module: nn.Module, space: str, written: torch.Tensor,
         fixed = ~written | (scale == 0)
         passing |= ~fixed | (constant != 0)
         constants[path] = torch.where(fixed & alive, constant, 0.0)
-    (path, constant), *others = constants.items()
-    if constant.any() and not others and _fold(network, module, space, constant):
+    (path, constant), *other_layers = constants.items()
+    if constant.any() and not other_layers and _fold(network, module, space, constant):
         passing &= constant == 0
     return passing
 
@@ -139,9 +139,9 @@ def _in_order(network: str, alive: dict[str, torch.Tensor]) -> Kept:
     within, kept = WITHIN.get(networks.spec(network).base, {}), {}
     for space, channels in alive.items():
         shortcut = kept[within[space]] if space in within else torch.arange(0)
-        rest = channels.clone()
-        rest[shortcut] = False
-        kept[space] = torch.cat([shortcut, rest.nonzero().flatten()])
+        unlisted = channels.clone()
+        unlisted[shortcut] = False
+        kept[space] = torch.cat([shortcut, unlisted.nonzero().flatten()])
         if not len(kept[space]):
             kept[space] = torch.arange(1)  # a layer needs a channel
     return kept

@@ -2,7 +2,7 @@
 
     golden.json        logits of `zoo.datasets.golden_input`, float32 (4, C)
     predictions.npy    predicted class of every test image, in the official order
-    sample.json        pictures of a sample of ImageNet, and what the entry and its reference answered
+    sample-<key>.json  pictures of a sample of ImageNet, and what the entry and its reference answered
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from zoo.errors import CorruptArtifact, DataUnavailable
 from zoo.records import Fields, Name, faults, inside
 
 LARGEST = 1 << 24  # bytes of such a file; golden outputs of 32,768 classes have 2 MB
-GOLDEN, PREDICTIONS, SAMPLE, LOG = "golden.json", "predictions.npy", "sample.json", "train.log"
+GOLDEN, PREDICTIONS, LOG = "golden.json", "predictions.npy", "train.log"
 SHOWN = 20  # items listed in a complaint
+UNKNOWN = -1  # label of an image whose class is not known
 
 COLUMNS = ("path", "label", "prediction", "reference")
 
@@ -74,17 +75,18 @@ def read_predictions(folder: Path) -> np.ndarray:
         raise CorruptArtifact(f"{path} cannot be read: it holds Python objects, a pickle")
     if len(shape) != 1 or dtype.kind != "u":
         raise CorruptArtifact(f"{path} holds {dtype} of shape {shape}, expected classes (N,)")
-    rest = content.read()
-    if len(rest) != shape[0] * dtype.itemsize:
-        raise CorruptArtifact(f"{path} cannot be read: {len(rest):,} bytes for {shape[0]:,} numbers of {dtype.itemsize}")
-    return np.frombuffer(rest, dtype)
+    body = content.read()
+    if len(body) != shape[0] * dtype.itemsize:
+        raise CorruptArtifact(f"{path} cannot be read: {len(body):,} bytes for {shape[0]:,} numbers of {dtype.itemsize}")
+    return np.frombuffer(body, dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """sample.json: images of a sample, and what the entry and its uncompressed reference answered.
+    """sample-<key>.json: images of a sample, and what the entry and its uncompressed reference answered.
 
-    paths are relative to the sample's folder; the arrays are integers (N,).
+    paths are relative to the sample's folder, of files or of members of a zip file ("pool-00.zip/x/a.webp"); the arrays are
+    integers (N,), labels UNKNOWN where the class is not known.
     """
 
     paths: tuple[str, ...]
@@ -93,8 +95,18 @@ class Sample:
     reference: np.ndarray
 
     @property
+    def labelled(self) -> int:
+        """Images whose class is known."""
+        return int((self.labels != UNKNOWN).sum())
+
+    @property
     def errors(self) -> int:
-        return int((self.predictions != self.labels).sum())
+        """Wrong answers of the entry, of the labelled images."""
+        return self._wrong(self.predictions)
+
+    @property
+    def reference_errors(self) -> int:
+        return self._wrong(self.reference)
 
     @property
     def agreement(self) -> int:
@@ -104,28 +116,42 @@ class Sample:
     def images(self, root: str | os.PathLike) -> datasets.ImageFolder:
         """These images below `root`, which may hold more. Raises `DataUnavailable` naming what is missing."""
         root = files.expanded(root)
-        missing = [path for path in self.paths if not (root / path).is_file()]
+        missing = [path for path in self.paths if not datasets.on_disk(root, path).is_file()]
         if missing:
             raise DataUnavailable(f"{root} has {len(self.paths) - len(missing)} of the {len(self.paths)} images of the sample; "
                                   f"missing: {some(missing)}")  # fmt: skip
-        return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.classes("imagenet"))
+        return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.IMAGENET.class_names())
 
-    def record(self, name: str, digest: str, reference: str, note: str) -> dict:
-        """The field `sample` of a record. digest: `test_set` of the measurement; reference: whose answers are agreed with."""
-        counts = {"examples": len(self.paths), "errors": self.errors, "agreement": self.agreement}
-        return {"name": name, "digest": digest} | counts | {"reference": reference, "note": note}
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of a record that follow from the answers."""
+        return {
+            "examples": len(self.paths),
+            "labelled": self.labelled,
+            "errors": self.errors,
+            "reference_errors": self.reference_errors,
+            "agreement": self.agreement,
+        }
+
+    def record(self, key: str, name: str, digest: str, reference: str, note: str) -> dict:
+        """One of the `samples` of a record. digest: `test_set` of the measurement; reference: whose answers are agreed with."""
+        return {"key": key, "name": name, "digest": digest} | self.counts | {"reference": reference, "note": note}
+
+    def _wrong(self, answers: np.ndarray) -> int:
+        return int(((answers != self.labels) & (self.labels != UNKNOWN)).sum())
 
     def to_bytes(self) -> bytes:
-        """The content of sample.json, one line an image: path, class, the entry's answer, the reference's answer."""
-        columns = zip(self.paths, self.labels, self.predictions, self.reference, strict=True)
-        rows = ",\n  ".join(json.dumps([path, *map(int, rest)]) for path, *rest in columns)
+        """The content of the file, one line an image: path, class or null, the entry's answer, the reference's answer."""
+        labels = [None if label == UNKNOWN else int(label) for label in self.labels]
+        columns = zip(self.paths, labels, self.predictions.tolist(), self.reference.tolist(), strict=True)
+        rows = ",\n  ".join(json.dumps(row) for row in columns)
         return f'{{"columns": {json.dumps(COLUMNS)},\n "images": [\n  {rows}\n]}}\n'.encode()
 
 
-def read_sample(folder: Path) -> Sample:
-    """sample.json of an entry. Raises `CorruptArtifact`."""
-    path = Path(folder) / SAMPLE
-    paths, *numbers = zip(*_parsed(path, _Sample).images, strict=True)
+def read_sample(path: Path) -> Sample:
+    """A file that `Sample.to_bytes` made. Raises `CorruptArtifact`."""
+    paths, labels, *answers = zip(*_parsed(path, _Sample).images, strict=True)
+    numbers = [UNKNOWN if label is None else label for label in labels], *answers
     labels, predictions, reference = (np.array(column, np.int64) for column in numbers)
     if not all(map(inside, paths)):
         raise CorruptArtifact(f"{path} names a file outside the sample's folder")
@@ -138,7 +164,7 @@ class _Golden(Fields):
 
 class _Sample(Fields):
     columns: tuple[Literal["path"], Literal["label"], Literal["prediction"], Literal["reference"]] = COLUMNS
-    images: Annotated[list[tuple[Name, Class, Class, Class]], Field(min_length=1)]
+    images: Annotated[list[tuple[Name, Class | None, Class, Class]], Field(min_length=1)]
 
 
 def _parsed(path: Path, model: type[Parsed]) -> Parsed:

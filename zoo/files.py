@@ -18,16 +18,16 @@ from zoo.errors import CorruptArtifact
 def write(path: Path, data: bytes | Callable[[BinaryIO], object]) -> Path:
     """Atomic: the file is there whole or not at all. data: its bytes, or what writes them into an open file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as out:
+        with open(unfinished, "wb") as out:
             if callable(data):
                 data(out)
             else:
                 out.write(data)
-        os.replace(part, path)
+        os.replace(unfinished, path)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return path
 
 
@@ -54,7 +54,7 @@ def expanded(path: str | os.PathLike) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether a file is there; no name is too long to ask."""
+    """Whether a file is there; False, without an error, also for a name that no file can have."""
     try:
         return path.is_file()
     except OSError:
@@ -103,7 +103,7 @@ def clean(folder: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether there is a process of that number; where nobody can tell, it is assumed."""
+    """Whether there is a process of that number; True where the system cannot tell."""
     if os.name != "posix":
         return True
     try:

@@ -58,7 +58,7 @@ def module(
     header = codec.read_header(blob)
     if into is None and not header.network:
         raise UnknownName("the file names no network: give one, zoo.load(path, into=module), or take zoo.load_state_dict(path)")
-    if compact and (into is not None or not _ours(header.network)):
+    if compact and (into is not None or not _in_zoo(header.network)):
         raise ValueError("compact removes channels of this zoo's own networks, not of a module or another library's")
     state = state_dict(blob)
     if into is None:
@@ -84,7 +84,7 @@ def state_dict(blob: bytes) -> dict[str, torch.Tensor]:
     header = codec.read_header(blob)
     if header.version == codec.described.VERSION:
         return states.unpack(blob)[1]
-    header, groups = codec.decode(blob, partitionings.layout)  # {group: integers phi (d, l), steps psi}; checksum checked
+    header, groups = codec.decode(blob, partitionings.layout, narrow=True)  # {group: integers phi, steps psi}; checksum checked
     weights = partitionings.join(header, groups, consume=True)  # through reparam f, float64 in a fixed order, then float32
     return {name: weights[name] for name in networks.shapes(header.network)}
 
@@ -103,7 +103,7 @@ def preprocessing(blob: bytes) -> Preprocessing | None:
         picture = codec.described.read_description(blob).picture
         if picture is not None:
             return from_picture(picture)
-    return datasets.preprocessing(networks.spec(header.network).dataset) if _ours(header.network) else None
+    return datasets.preprocessing(networks.spec(header.network).dataset) if _in_zoo(header.network) else None
 
 
 def classes(blob: bytes) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def classes(blob: bytes) -> tuple[str, ...]:
         names = codec.described.read_description(blob).classes
         if names:
             return names
-    if _ours(header.network):
+    if _in_zoo(header.network):
         spec = networks.spec(header.network)
         names = datasets.classes(spec.dataset)
         return names if len(names) == spec.classes_count else ()
@@ -125,19 +125,19 @@ def from_picture(picture: Picture) -> Preprocessing:
 
 
 def _fill(into: nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
-    wanted = {key: tuple(tensor.shape) for key, tensor in into.state_dict().items()}
-    problem = mismatch.explain({key: tuple(tensor.shape) for key, tensor in state.items()}, wanted, "the module")
+    expected = {key: tuple(tensor.shape) for key, tensor in into.state_dict().items()}
+    problem = mismatch.explain({key: tuple(tensor.shape) for key, tensor in state.items()}, expected, "the module")
     if problem:
         raise LayoutMismatch(problem)
     if name:
         with torch.device("meta"):
             layers = dict(named.build(name).named_modules())
-        differ = mismatch.strides(dict(into.named_modules()), layers)
-        if differ:
-            more = " and more" if len(differ) > 4 else ""
+        differences = mismatch.strides(dict(into.named_modules()), layers)
+        if differences:
+            more = " and more" if len(differences) > 4 else ""
             raise LayoutMismatch(
-                f"the tensors fit, but the module would not compute what {name} does: {'; '.join(differ[:4])}{more}; set its "
-                "layers so, or load without `into`"
+                f"the tensors fit, but the module would not compute what {name} does: {'; '.join(differences[:4])}{more}; "
+                "set its layers so, or load without `into`"
             )
     if any(tensor.is_meta for tensor in into.state_dict().values()):
         named.assign(into, state)
@@ -155,8 +155,8 @@ def _folded(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _describe(network: nn.Module, blob: bytes, header: codec.Header) -> None:
-    """`num_classes` and `input_size` as attributes, unless the network has such itself."""
-    if _ours(header.network):
+    """Sets the attributes `num_classes` and `input_size`, unless another library's network has its own."""
+    if _in_zoo(header.network):
         spec = networks.spec(header.network)
         network.num_classes, network.input_size = spec.classes_count, spec.input_shape
         return
@@ -169,7 +169,7 @@ def _describe(network: nn.Module, blob: bytes, header: codec.Header) -> None:
             network.num_classes = dense[-1].out_features
 
 
-def _ours(name: str) -> bool:
+def _in_zoo(name: str) -> bool:
     try:
         networks.spec(name)
     except ZooError:

@@ -105,7 +105,7 @@ def measure(
     golden_input = _input(transform, datasets.golden_input(dataset), device)
     with torch.inference_mode(), _full_precision():
         golden = network(golden_input).cpu().numpy()
-    found = Measurement(
+    measured = Measurement(
         network=header.network,
         partitioning=header.partitioning,
         parameters=spec.parameters,
@@ -117,15 +117,15 @@ def measure(
     forward = network
     if quick:
         forward, multiplications = _quick(header.network, network, golden_input, golden)
-        found = replace(found, multiplications=multiplications)
+        measured = replace(measured, multiplications=multiplications)
     if images is None:
-        return found
+        return measured
     if isinstance(images, str):
         images = test_images(dataset)
     usual = datasets.get(dataset).batch
     inputs = _batches(images, transform, device, batch or (min(QUICK_BATCH, usual) if quick else usual))
     with _full_precision():
-        return replace(found, **_test(forward, inputs, images, jobs, progress))
+        return replace(measured, **_test(forward, inputs, images, jobs, progress))
 
 
 def cost(network: torch.nn.Module, inputs: torch.Tensor) -> int:
@@ -208,8 +208,8 @@ def test_images(dataset: str, root: str | os.PathLike | None = None) -> datasets
 def named_transform(dataset: str, name: str) -> preprocessing.Preprocessing:
     """The preprocessing of that name, for a data set that is known."""
     if name not in datasets.PREPROCESSINGS or dataset not in datasets.DATASETS:
-        known = f"data sets {', '.join(datasets.DATASETS)}; preprocessings {', '.join(datasets.PREPROCESSINGS)}"
-        raise ZooError(f"data set {dataset!r} with preprocessing {name!r} is not known; there are {known}")
+        alternatives = f"data sets {', '.join(datasets.DATASETS)}; preprocessings {', '.join(datasets.PREPROCESSINGS)}"
+        raise ZooError(f"data set {dataset!r} with preprocessing {name!r} is not known; there are {alternatives}")
     return datasets.PREPROCESSINGS[name]
 
 
@@ -219,7 +219,7 @@ def _test(forward, inputs: Iterator[torch.Tensor], images, jobs: int, progress: 
     classes = runners_up = gaps = None
     at = 0
     with contextlib.ExitStack() as stack:
-        told = progress if callable(progress) else stack.enter_context(_bar(len(images), progress)).update
+        report = progress if callable(progress) else stack.enter_context(_bar(len(images), progress)).update
         for logits in _in_turn(forward, inputs, jobs):  # (B, C)
             if classes is None:
                 if logits.shape[1] <= labels.max():
@@ -227,10 +227,10 @@ def _test(forward, inputs: Iterator[torch.Tensor], images, jobs: int, progress: 
                 kind = np.uint8 if logits.shape[1] <= 256 else np.uint16
                 classes, runners_up = np.empty(len(labels), kind), np.empty(len(labels), kind)
                 gaps = np.empty(len(labels), np.float32)
-            here = slice(at, at + len(logits))
-            classes[here], runners_up[here], gaps[here] = (numbers.cpu().numpy() for numbers in _two_best(logits))
+            rows = slice(at, at + len(logits))
+            classes[rows], runners_up[rows], gaps[rows] = (numbers.cpu().numpy() for numbers in _two_best(logits))
             at += len(logits)
-            told(len(logits))
+            report(len(logits))
     if at != len(labels):
         raise WrongData(f"{at} images for {len(labels)} labels")
     digest = images.digest if isinstance(images.digest, str) else images.digest()

@@ -13,12 +13,12 @@ def explain(present: Shapes, wanted: Shapes, network: str) -> str | None:
     """A sentence on what is missing, unexpected and of another shape in a state dict for `network`; None if nothing is."""
     missing = [name for name in wanted if name not in present]
     unexpected = [name for name in present if name not in wanted]
-    other = [f"{name} {present[name]}, expected {wanted[name]}" for name in wanted
+    reshaped = [f"{name} {present[name]}, expected {wanted[name]}" for name in wanted
              if name in present and tuple(present[name]) != tuple(wanted[name])]  # fmt: skip
-    if not (missing or unexpected or other):
+    if not (missing or unexpected or reshaped):
         return None
-    lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
-    text = "; ".join(f"{what}: {_some(names)}" for what, names in lists if names)
+    lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    text = "; ".join(f"{fault}: {_some(names)}" for fault, names in lists if names)
     hint = nearest(present)
     return f"these are not the tensors of {network}: {text}" + (f". {hint}" if hint else "")
 
@@ -47,13 +47,13 @@ def nearest(present: Shapes) -> str | None:
 def strides(present: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
     """Layers, modules by name, that hold the same tensors but compute something else: another stride, padding, epsilon."""
     fields = ("stride", "padding", "dilation", "groups", "padding_mode", "eps", "output_padding")
-    found = []
+    differences = []
     for name, layer in wanted.items():
         for field in fields:
             a, b = getattr(present.get(name), field, None), getattr(layer, field, None)
             if a is not None and b is not None and _pair(a) != _pair(b):
-                found.append(f"{name}.{field} is {a}, in the file's network {b}")
-    return found
+                differences.append(f"{name}.{field} is {a}, in the file's network {b}")
+    return differences
 
 
 def near(name: str, names: Sequence[str]) -> str:

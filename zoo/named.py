@@ -27,13 +27,13 @@ def build(name: str) -> nn.Module:
 
     Raises `UnknownName`, with the nearest names, for one that is not listed or whose library is not installed.
     """
-    library, slash, rest = name.partition("/")
+    library, slash, listed_name = name.partition("/")
     if not slash:
         try:
             return networks.build(name)
         except ZooError as error:
             raise UnknownName(str(error)) from error
-    base, classes = _split(library, rest)
+    base, classes = _split(library, listed_name)
     options = {} if classes is None else {"num_classes": classes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries: old names, initialisation
@@ -48,9 +48,9 @@ def build(name: str) -> nn.Module:
 
 def check(name: str) -> None:
     """Raises `UnknownName` for a name that `build` would refuse; builds nothing."""
-    library, slash, rest = name.partition("/")
+    library, slash, listed_name = name.partition("/")
     if slash:
-        _split(library, rest)
+        _split(library, listed_name)
         return
     try:
         networks.spec(name)
@@ -67,7 +67,7 @@ def module(name: str, state: Mapping[str, torch.Tensor]) -> nn.Module:
         network = build(name)
     fits(name, network, state)
     assign(network, state)
-    if _unfinished(network):  # what is computed when it is built, and in no state dict, has no numbers on `meta`
+    if _unfinished(network):  # a buffer that is in no state dict is computed while it is built, on `meta` without numbers
         network = build(name)
         assign(network, state)
     return network.eval()
@@ -82,26 +82,26 @@ def fits(name: str, network: nn.Module, state: Mapping[str, torch.Tensor]) -> No
 
 
 def assign(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Makes the tensors those of the network, without a copy; parameters that were one stay one."""
+    """Puts the tensors into the network without a copy. Parameters that share one tensor go on sharing it."""
     names: dict[int, list[str]] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     network.load_state_dict(dict(state), strict=True, assign=True)
-    for first, *others in names.values():
-        for other in others:
-            path, _, leaf = other.rpartition(".")
-            setattr(network.get_submodule(path), leaf, network.get_parameter(first))
+    for first_name, *other_names in names.values():
+        for tied_name in other_names:
+            path, _, leaf = tied_name.rpartition(".")
+            setattr(network.get_submodule(path), leaf, network.get_parameter(first_name))
 
 
 def picture(name: str) -> Picture | None:
     """What the library says of the named network's input; None where it says nothing, or what no file holds."""
-    library, slash, rest = name.partition("/")
-    if not slash:
-        from zoo import datasets
+    from zoo import datasets
 
+    library, slash, listed_name = name.partition("/")
+    if not slash:
         spec = datasets.preprocessing(networks.spec(name).dataset)
         return Picture(**{field: getattr(spec, field) for field in Picture.__dataclass_fields__})
-    base, _ = _split(library, rest)
+    base, _ = _split(library, listed_name)
     if library == "timm":
         import timm
 
@@ -111,7 +111,8 @@ def picture(name: str) -> Picture | None:
         size, share = config.input_size[1], config.crop_pct or 0.875
         if (config.crop_mode or "center") != "center" or config.interpolation not in INTERPOLATIONS:
             return None
-        return Picture("imagenet", "RGB", size, math.floor(size / share), 255.0, tuple(config.mean), tuple(config.std), 1,
+        resize = math.floor(size / share)
+        return Picture(datasets.IMAGENET.name, "RGB", size, resize, 255.0, tuple(config.mean), tuple(config.std), 1,
                        config.interpolation)  # fmt: skip
     from torchvision import models
 
@@ -120,13 +121,13 @@ def picture(name: str) -> Picture | None:
     if not all(hasattr(preset, field) for field in ("crop_size", "resize_size", "mean", "std", "interpolation")):
         return None
     (size,), (resize,) = preset.crop_size, preset.resize_size
-    kind = preset.interpolation.value
-    return Picture("imagenet", "RGB", size, resize, 255.0, tuple(preset.mean), tuple(preset.std), 1, kind)
+    return Picture(datasets.IMAGENET.name, "RGB", size, resize, 255.0, tuple(preset.mean), tuple(preset.std), 1,
+                   preset.interpolation.value)  # fmt: skip
 
 
-def _split(library: str, rest: str) -> tuple[str, int | None]:
+def _split(library: str, listed_name: str) -> tuple[str, int | None]:
     """Name and number of classes, checked against the library's own list."""
-    base, colon, digits = rest.partition(":")
+    base, colon, digits = listed_name.partition(":")
     if library not in LIBRARIES:
         raise UnknownName(f"no library of networks is called {library!r}; known: {', '.join(LIBRARIES)}")
     listed = _listed(library)
@@ -135,7 +136,7 @@ def _split(library: str, rest: str) -> tuple[str, int | None]:
     if not colon:
         return base, None
     if not (digits.isascii() and digits.isdigit() and digits[0] != "0" and int(digits) <= networks.MAX_CLASSES):
-        raise UnknownName(f"{rest!r}: a network has 1 to {networks.MAX_CLASSES:,} classes, written as in {base}:10")
+        raise UnknownName(f"{listed_name!r}: a network has 1 to {networks.MAX_CLASSES:,} classes, written as in {base}:10")
     return base, int(digits)
 
 

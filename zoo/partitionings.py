@@ -84,6 +84,7 @@ PARTITIONINGS: dict[str, dict[str, tuple]] = {
         ),
     },
 }
+PARTITIONINGS["resnet20"] = PARTITIONINGS["resnet20-4"]  # not in the paper: grouped as its wide relative is
 PARTITIONINGS["resnet50-v1.5"] = PARTITIONINGS["resnet50"]  # the stride sits elsewhere, the tensors are the same
 
 
@@ -132,17 +133,17 @@ def get(network: str, name: str = "paper") -> Partitioning:
     """
     try:
         spec = networks.spec(network)
-        known = PARTITIONINGS.get(spec.base, {})
+        partitionings = PARTITIONINGS.get(spec.base, {})
     except ZooError as error:
         raise UnknownName(str(error)) from error
-    rules = known.get(name)
+    rules = partitionings.get(name)
     shapes = networks.shapes(network)
     if name == "layers":
         weights = [n for n, shape in shapes.items() if len(shape) >= 2]
         rules = tuple((n.removesuffix(".weight"), (n,), "scalar") for n in weights)
         rules += (*_BN, ("biases", ("*.bias",), "scalar"))
     if rules is None:
-        raise UnknownName(f"network {network!r} has no partitioning {name!r}; known: {', '.join(['layers', *known])}")
+        raise UnknownName(f"network {network!r} has no partitioning {name!r}; known: {', '.join(['layers', *partitionings])}")
     members: dict[str, list[str]] = {rule[0]: [] for rule in rules}
     constants = {}
     for tensor, shape in shapes.items():

@@ -151,14 +151,18 @@ def _eight_bits(image: Image) -> Image:
 
 
 def _warn_if_inverted(spec: Preprocessing, image: Image) -> None:
-    """MNIST's digits are white on black."""
+    """Warns of a picture with a white border where those of the data set are white on black."""
     import numpy as np
 
-    if spec.mode != "L" or not spec.name.startswith("mnist"):
+    from zoo import datasets
+
+    if spec.name not in datasets.PREPROCESSINGS:  # of a model file that brings its own
         return
+    dataset = datasets.of_preprocessing(spec.name)
     pixels = np.asarray(image)
-    if np.median(np.concatenate([pixels[[0, -1]], pixels[:, [0, -1]].T])) > 200:
-        warnings.warn("the border of the picture is white: MNIST's digits are white on black (PIL.ImageOps.invert)", stacklevel=4)
+    if dataset.white_on_black and np.median(np.concatenate([pixels[[0, -1]], pixels[:, [0, -1]].T])) > 200:
+        warnings.warn(f"the border of the picture is white: {dataset.title}'s pictures are white on black "
+                      "(PIL.ImageOps.invert)", stacklevel=4)  # fmt: skip
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -37,6 +37,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]  # whole numbers that every JSON reader has exactly
 Positive = Annotated[int, Field(gt=0, lt=1 << 53)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]  # a file system takes 255 bytes
+Sentence = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Fields(BaseModel):
@@ -56,15 +57,23 @@ class Seed(Fields):
 
 
 class SampleResult(Fields):
-    """A measurement on some pictures of ImageNet, which sample.json names: never a test error."""
+    """A measurement on some pictures of ImageNet, which the file `sample-<key>.json` names: never a test error."""
 
-    name: Name
+    key: Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
+    name: Name  # what the pictures are, in words
     digest: Sha256  # of the pictures: zoo.datasets.ImageFolder.digest
     examples: Positive
+    labelled: Count  # pictures whose class is known; errors are counted on these alone
     errors: Count
+    reference_errors: Count  # of the uncompressed network
     agreement: Count  # pictures on which the entry answers as its reference does
     reference: Name
     note: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file of pictures and answers beside the record."""
+        return f"sample-{self.key}.json"
 
 
 class WeightsSource(Fields):
@@ -74,6 +83,24 @@ class WeightsSource(Fields):
     revision: str | None
     digest: Sha256
     license: str
+
+
+class Submission(Fields):
+    """What the authors of an entry that was made elsewhere say of it: nobody here has trained it."""
+
+    paper: Sentence  # or another source, with an address if there is one
+    training: Sentence | None = None
+
+
+class Decoded(Fields):
+    """Of an entry whose stream only its authors' own program can read: the weights that this made of it, in model.zoo.
+
+    `size_bytes` and `sha256` of the entry are then those of stream.bin. That the weights come from it is the authors' word.
+    """
+
+    decoder: Sentence  # the program, and where to have it
+    size_bytes: Positive  # of model.zoo, which keeps float32 weights exactly
+    sha256: Sha256
 
 
 class Hub(Fields):
@@ -101,19 +128,19 @@ class Entry(Fields):
     id: Annotated[Name, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=-]*$")]  # a folder's name
     network: Name  # as in the file's header
     method: Name  # epr | plain | lc | hemp | ...
-    partitioning: Name = "paper"
+    partitioning: Annotated[str, Field(max_length=200)] = "paper"  # "" where the file describes its tensors itself
     dataset: Name
     preprocessing: Name  # for zoo.preprocessing
     parameters: Positive  # of the uncompressed network
-    size_bytes: Positive  # of model.zoo, all of it
-    sha256: Sha256  # of model.zoo
+    size_bytes: Positive  # of model.zoo, all of it; of stream.bin where the entry is `decoded` elsewhere
+    sha256: Sha256  # of the same file
     weights_sha256: Sha256  # of the decoded float32 weights: zoo.measurement.weights_digest
     paper_bytes: Positive | None = None  # size under the counting of the method's paper
     paper_counting: str | None = None  # what that counting leaves out
     test_set: Sha256 | None = None  # digest of the test set, as zoo.datasets computes it
     test_errors: Count | None = None
     test_examples: Count | None = None
-    sample: SampleResult | None = None
+    samples: tuple[SampleResult, ...] = ()
     recipe: str | None = None  # path in the repository
     recipe_sha256: Sha256 | None = None
     seed: Count | None = None  # of the run that ships
@@ -122,12 +149,15 @@ class Entry(Fields):
     warm_start: Name | None = None
     teacher: Name | None = None
     weights_source: WeightsSource | None = None
+    submission: Submission | None = None
+    decoded: Decoded | None = None
     license: str | None = None
     quoted: Name | None = None  # key of the published result that the entry stands beside: zoo.registry.quoted
     hub: Hub | None = None
     versions: dict[str, str] = Field(default_factory=dict)
 
     _folder: Path | None = PrivateAttr(None)
+    _fetched: bool = PrivateAttr(False)
 
     @field_validator("recipe")
     @classmethod
@@ -137,14 +167,18 @@ class Entry(Fields):
         return recipe
 
     @model_validator(mode="after")
-    def _whole(self, info: ValidationInfo) -> Entry:
+    def _consistent(self, info: ValidationInfo) -> Entry:
         self._folder = (info.context or {}).get("folder")
+        self._fetched = (info.context or {}).get("fetched", False)
         tested = (self.test_set, self.test_errors, self.test_examples)
         if tested.count(None) not in (0, 3):
             raise PydanticCustomError("tested", "test_set, test_errors and test_examples go together")
         if self.test_errors is not None and not self.test_errors <= self.test_examples != 0:
             raise PydanticCustomError("tested", f"{self.test_errors} errors of {self.test_examples} examples")
-        if self._folder is not None and self.id != self._folder.resolve().name:
+        keys = [sample.key for sample in self.samples]
+        if len(set(keys)) < len(keys):
+            raise PydanticCustomError("samples", f"two samples have one key: {', '.join(keys)}")
+        if self._folder is not None and not self._fetched and self.id != self._folder.resolve().name:
             raise PydanticCustomError("id", f"id is {self.id!r}, which is not the folder's name")
         return self
 
@@ -157,6 +191,11 @@ class Entry(Fields):
         return self._folder
 
     @property
+    def fetched(self) -> bool:
+        """Whether the record came from the Hugging Face Hub, whose folders are called after commits, not ids."""
+        return self._fetched
+
+    @property
     def ratio(self) -> float:
         """Compression ratio: 4 bytes a parameter of the uncompressed network, over the whole file."""
         return 4 * self.parameters / self.size_bytes
@@ -165,6 +204,16 @@ class Entry(Fields):
     def top1_error(self) -> float | None:
         """Percent of the test set that is classified wrongly; None where nobody measured it."""
         return None if self.test_errors is None else 100 * self.test_errors / self.test_examples
+
+    @property
+    def model_bytes(self) -> int:
+        """Length of model.zoo: `size_bytes`, but for an entry that its authors' program decoded."""
+        return self.size_bytes if self.decoded is None else self.decoded.size_bytes
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of model.zoo: `sha256`, but for an entry that its authors' program decoded."""
+        return self.sha256 if self.decoded is None else self.decoded.sha256
 
     @property
     def path(self) -> Path | None:
@@ -177,16 +226,19 @@ class Entry(Fields):
 
     def changed(self, **fields: Any) -> Entry:
         """The entry with other values of some fields, checked as a record that is read. Raises `CorruptArtifact`."""
-        return entry(self.record() | fields, self.folder)
+        return _validated(json.dumps(self.record() | fields).encode(), self.folder, self.fetched)
 
 
-def read(path: Path) -> Entry:
-    """The record at `path`; the folder's name must be its id. Raises `CorruptArtifact` naming every field that is wrong."""
+def read(path: Path, fetched: bool = False) -> Entry:
+    """The record at `path`; the folder's name must be its id, unless it was fetched from the Hub.
+
+    Raises `CorruptArtifact` naming every field that is wrong.
+    """
     try:
         content = files.read(path, LARGEST)
     except OSError as error:
         raise CorruptArtifact(f"the record {path} cannot be read: {error}") from error
-    return _validated(content, path.parent)
+    return _validated(content, path.parent, fetched)
 
 
 def entry(content: dict[str, Any], folder: str | os.PathLike | None = None) -> Entry:
@@ -194,11 +246,11 @@ def entry(content: dict[str, Any], folder: str | os.PathLike | None = None) -> E
     return _validated(json.dumps(content).encode(), None if folder is None else Path(folder))
 
 
-def _validated(content: bytes, folder: Path | None) -> Entry:
+def _validated(content: bytes, folder: Path | None, fetched: bool = False) -> Entry:
     """Through JSON, so that numbers, text and lists are told apart as in a file."""
     where = "the record" if folder is None else f"the record {folder / RECORD}"
     try:
-        return Entry.model_validate_json(content, context={"folder": folder})
+        return Entry.model_validate_json(content, context={"folder": folder, "fetched": fetched})
     except ValidationError as error:
         unreadable = error.errors(include_url=False)[0]["type"] in ("json_invalid", "model_type")
         raise CorruptArtifact(f"{where} {'cannot be read' if unreadable else 'is wrong'}: {'; '.join(faults(error))}") from error
@@ -223,7 +275,7 @@ def _fault(fault: ErrorDetails) -> str:
         return f"{place} is missing"
     if fault["type"] == "extra_forbidden":
         return f"{place} is not a field of schema {SCHEMA}"
-    if fault["type"] == "string_pattern_mismatch" and place != "id":
+    if fault["type"] == "string_pattern_mismatch" and "0-9a-f]{64}" in fault["ctx"]["pattern"]:
         return f"{place} is no SHA-256"
     if place == "schema":
         return f"it has schema {value}, this version reads schema {SCHEMA}"

@@ -4,7 +4,9 @@
 
 Entries are found by scanning, in this order: the folders named by ZOO_ARTIFACTS (separated as PATH is), the artifacts
 inside the installed package, those of the checkout. A model file that is too large for git lives on the Hugging Face
-Hub under a pinned revision; the network is asked only where neither a folder nor the Hub's cache has it.
+Hub under a pinned revision; the network is asked only where neither a folder nor the Hub's cache has it. A whole entry may
+lie there, too: "hf:owner/name@revision" stands for it wherever an id does, and an index.json in one of the folders gives it
+an id (zoo/hub.py).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from zoo.records import Entry
 
 MODEL, RECORD = "model.zoo", "entry.json"
+STREAM = "stream.bin"  # of an entry that only its authors' program decodes
+PREFIX = "hf:"  # of a reference to an entry on the Hugging Face Hub: zoo/hub.py
+INDEX = "index.json"  # of entries that lie there, in a folder of entries
 HEAD = 200  # bytes at the beginning of a model file that hold its length and the name of its network
 PACKAGE = Path(__file__).parent
 
@@ -44,6 +50,8 @@ class Quoted:
     error: float  # top-1, percent
     source: str
     note: str  # "quoted" from the source itself, or "second-hand" from a work that cites it
+    counting: str | None  # what the size counts and leaves out; None where nobody here knows
+    year: int | None
 
 
 # ---------------------------------------------------------------------------------------------- finding
@@ -55,27 +63,35 @@ def roots() -> list[Path]:
     Raises `ZooError` for a ZOO_ARTIFACTS of which no folder exists.
     """
     setting = os.environ.get("ZOO_ARTIFACTS", "")
-    found = [files.expanded(part) for part in setting.split(os.pathsep) if part]
-    if found and not any(folder.is_dir() for folder in found):
+    folders = [files.expanded(path) for path in setting.split(os.pathsep) if path]
+    if folders and not any(folder.is_dir() for folder in folders):
         raise ZooError(f"ZOO_ARTIFACTS={setting}: no such folder")
-    found.append(PACKAGE / "artifacts")
+    folders.append(PACKAGE / "artifacts")
     if (PACKAGE.parent / "pyproject.toml").is_file():  # a checkout, not a site-packages with some artifacts beside us
-        found.append(PACKAGE.parent / "artifacts")
-    return found
+        folders.append(PACKAGE.parent / "artifacts")
+    return folders
 
 
 def ids(pattern: str = "*") -> list[str]:
     """Sorted ids of all entries that match a shell pattern. Reads no record."""
-    found = {path.parent.name for root in roots() for path in root.glob(f"*/{RECORD}")}
-    return sorted(name for name in found if fnmatchcase(name, pattern))
+    names = {path.parent.name for root in roots() for path in root.glob(f"*/{RECORD}")} | index().keys()
+    return sorted(name for name in names if fnmatchcase(name, pattern))
 
 
 def find(name: str) -> Entry:
-    """The entry of that id.
+    """The entry of that id, or of a reference to the Hugging Face Hub.
 
-    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record that cannot be read.
+    Raises `UnknownModel` with the nearest ids, `CorruptArtifact` for a record that cannot be read, `ArtifactUnavailable` for
+    one that the Hub does not give.
     """
     folder = _folder(name)
+    if name.startswith(PREFIX) or (folder is None and name in index()):
+        from zoo import hub
+
+        entry = hub.entry(name if name.startswith(PREFIX) else index()[name])
+        if entry.id != name and not name.startswith(PREFIX):
+            raise CorruptArtifact(f"the index gives the name {name} to {index()[name]}, which holds {entry.id}")
+        return entry
     if folder is None:
         raise UnknownModel(_unknown(name))
     if not (folder / RECORD).is_file():
@@ -105,9 +121,9 @@ def locate(name_or_path: str | os.PathLike) -> Entry | Path:
 
 
 def described(name_or_path: str | os.PathLike) -> Entry | Path:
-    """An entry, which an id must have a record to be, or the path of a file that has none; raises as `find` does.
+    """The entry of an id or a path; the path of a model file without a record. Raises as `find` does.
 
-    The model file beside a record, if it is the recorded one, stands for that entry.
+    The path of the model file beside a record means that entry, if the file is the recorded one.
     """
     if not _is_path(name_or_path):
         return find(os.fspath(name_or_path))
@@ -117,6 +133,29 @@ def described(name_or_path: str | os.PathLike) -> Entry | Path:
     entry = load_record(source.parent)
     _, complaint = content(source, entry)
     return entry if complaint is None else source
+
+
+def index() -> dict[str, str]:
+    """Id -> reference to the Hugging Face Hub, of the index files in all folders of entries. Raises `CorruptArtifact`."""
+    entries: dict[str, str] = {}
+    for path in (root / INDEX for root in roots()):
+        if files.exists(path):
+            entries = read_index(path) | entries
+    return entries
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Id -> reference of one index file: {"entries": {"ID": "hf:owner/name@<40 hex digits>"}}. Raises `CorruptArtifact`."""
+    try:
+        entries = json.loads(files.read(path, 1 << 20))["entries"]
+        wrong = [name for name, reference in entries.items()
+                 if not re.fullmatch(rf"{PREFIX}[\w.-]+/[\w.-]+@[0-9a-f]{{40}}", reference, re.ASCII)]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptArtifact(f"{path} is no index of entries: {error!r}") from error
+    if wrong:
+        names = ", ".join(wrong)
+        raise CorruptArtifact(f"{path}: {names}: expected hf:owner/name@<40 hex digits>, as `zoo index` writes it")
+    return entries
 
 
 def load_record(folder: str | os.PathLike) -> Entry:
@@ -164,18 +203,18 @@ def content(path: Path, entry: Entry | None = None) -> tuple[bytes, str | None]:
 
     Of a file that is longer than its record and its header say, only one byte more than that is read.
     """
-    blob = files.head(path, max(_declared(files.head(path, HEAD)), entry.size_bytes if entry else HEAD) + 1)
+    blob = files.head(path, max(_declared(files.head(path, HEAD)), entry.model_bytes if entry else HEAD) + 1)
     size = path.stat().st_size
     if entry is None:
         return blob, f"the file has {size:,} bytes" if size > len(blob) else None
-    if size != entry.size_bytes:
-        return blob, f"expected {entry.size_bytes:,} bytes, found {size:,}"
+    if size != entry.model_bytes:
+        return blob, f"expected {entry.model_bytes:,} bytes, found {size:,}"
     sha256 = hashlib.sha256(blob).hexdigest()
-    return blob, None if sha256 == entry.sha256 else f"expected SHA-256 {entry.sha256}, found {sha256}"
+    return blob, None if sha256 == entry.model_sha256 else f"expected SHA-256 {entry.model_sha256}, found {sha256}"
 
 
 def _declared(head: bytes) -> int:
-    """How long a model file that begins so says it is, in version 1 as far as its network allows; 0 where it does not say."""
+    """The length that the head of a model file declares, in version 1 at most what its network allows; 0 if none is there."""
     from zoo import networks
     from zoo.codec.bits import Reader
     from zoo.codec.work import most_bytes
@@ -191,7 +230,7 @@ def _declared(head: bytes) -> int:
 
 def model_file(entry: Entry) -> Path:
     """Path of the entry's model file: beside the record, else in the Hub's cache, else downloaded into that."""
-    if entry.path is not None and files.exists(entry.path):
+    if entry.path is not None and not entry.fetched and files.exists(entry.path):
         return entry.path
     where = entry.path or f"the model file of {entry.id}"
     if entry.hub is None:
@@ -208,13 +247,13 @@ def _from_hub(entry: Entry) -> Path:
         raise ArtifactUnavailable(f"{entry.id} lies on the Hugging Face Hub: pip install huggingface-hub") from error
     try:
         path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=True))
-        if _stays(entry, path) is None:
+        if _check_cached(entry, path) is None:
             return path
     except LocalEntryNotFoundError:
         pass
     except ValueError as error:  # HFValidationError: no repo can be called so
         raise CorruptArtifact(f"{entry.id}: the record names no file of the Hugging Face Hub: {error}") from error
-    size = f"{entry.size_bytes / 1e6:.2f} MB"
+    size = f"{entry.model_bytes:,} bytes"
     print(f"zoo: {entry.id} ({size}) is not on this machine; asking https://huggingface.co/{repo}", file=sys.stderr)
     try:
         path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
@@ -224,17 +263,17 @@ def _from_hub(entry: Entry) -> Path:
             f"{entry.id} could not be fetched from https://huggingface.co/{repo} (revision {revision[:12]}, {file}): "
             f"{reason}. Put the file at {entry.path} to load it without the network"
         ) from error
-    complaint = _stays(entry, path)
+    complaint = _check_cached(entry, path)
     if complaint is not None:
         raise CorruptArtifact(f"{entry.id}: the file at https://huggingface.co/{repo} is not the recorded one: {complaint}")
     return path
 
 
-def _stays(entry: Entry, path: Path) -> str | None:
-    """What is wrong with a file in the Hub's cache, from where it is then removed; None for the recorded one."""
+def _check_cached(entry: Entry, path: Path) -> str | None:
+    """A complaint about a file in the Hub's cache, which is then removed from there; None if it is the recorded file."""
     size = path.stat().st_size
-    complaint = f"expected {entry.size_bytes:,} bytes, found {size:,}"
-    if size == entry.size_bytes:
+    complaint = f"expected {entry.model_bytes:,} bytes, found {size:,}"
+    if size == entry.model_bytes:
         _, complaint = content(path, entry)
     if complaint is not None:
         path.resolve().unlink(missing_ok=True)  # the blob, to which the name in the snapshot is a link
@@ -249,7 +288,11 @@ def _stays(entry: Entry, path: Path) -> str | None:
 def quoted() -> dict[str, Quoted]:
     """Key -> result that another publication states (zoo/quoted.json), in the order of the networks."""
     content = json.loads((PACKAGE / "quoted.json").read_text(encoding="utf-8"))
-    rows = [Quoted(**row | {"source": content["sources"][row["source"]]}) for row in content["results"]]
+    sources = content["sources"]
+    rows = [
+        Quoted(**row | {"source": sources[row["source"]]["text"], "year": sources[row["source"]]["year"]})
+        for row in content["results"]
+    ]
     return {row.key: row for row in rows}
 
 
@@ -258,6 +301,8 @@ def quoted() -> dict[str, Quoted]:
 
 def _is_path(name_or_path: str | os.PathLike) -> bool:
     text = os.fspath(name_or_path)
+    if isinstance(name_or_path, str) and text.startswith(PREFIX):
+        return False
     return not isinstance(name_or_path, str) or Path(text).name != text or text.endswith(".zoo")
 
 
@@ -270,9 +315,9 @@ def _folder(name: str) -> Path | None:
 
 
 def _unknown(name: str) -> str:
-    known = ids()
-    if not known:
+    entries = ids()
+    if not entries:
         return f"no entry is called {name!r}: there are none in {', '.join(map(str, roots()))}"
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-    return f"no entry is called {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}")
+    near = difflib.get_close_matches(name.lower(), entries, n=3, cutoff=0.4)
+    return f"no entry is called {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"known: {', '.join(entries)}")
 

@@ -63,8 +63,8 @@ def basis(decoder: str, l: int) -> np.ndarray | None:
     """
     if decoder == "dft":
         k = math.isqrt(l)
-        one = _real_dft(k)
-        return np.kron(one, one)  # 2-D and separable: row (u, v) is the outer product of the 1-D rows u and v
+        one_dimension = _real_dft(k)
+        return np.kron(one_dimension, one_dimension)  # 2-D and separable: row (u, v) is the outer product of the 1-D rows u and v
     seed = _seed(decoder)
     return None if seed is None else _random_orthogonal(l, seed)
 
@@ -85,15 +85,15 @@ def decode(decoder: str, phi: np.ndarray, psi: dict[str, np.ndarray], shapes: li
     planes = phi.T  # (l, d); the codec hands phi over column by column, so these are contiguous
     weights, start = [], 0
     for t, (count, shape) in enumerate(zip(counts, shapes, strict=True)):
-        part = planes[:, start : start + count]
+        rows = planes[:, start : start + count]
         start += count
-        own = {name: array[min(t, len(array) - 1)] for name, array in psi.items()}
+        tensor_psi = {name: array[min(t, len(array) - 1)] for name, array in psi.items()}
         if decoder == "codebook":
-            weights.append(_lookup(own["codebook"].astype(np.float32), part[0], shape))
+            weights.append(_lookup(tensor_psi["codebook"].astype(np.float32), rows[0], shape))
         else:
             if pools(decoder, shape):
-                part = pooled(part.astype(np.float64).reshape(-1), _side(decoder))[None]
-            weights.append(_affine(decoder, part, own["scale"], own.get("shift"), shape))
+                rows = pooled(rows.astype(np.float64).reshape(-1), _side(decoder))[None]
+            weights.append(_affine(decoder, rows, tensor_psi["scale"], tensor_psi.get("shift"), shape))
     return weights
 
 
@@ -120,9 +120,9 @@ def pooled(phi, side: int):
     """phi (.., n * side^2), numpy or torch: the integer of each block's first pixel is added to the block's three others."""
     blocks = phi.reshape(-1, side // 2, 2, side // 2, 2)
     first = blocks[:, :, :1, :, :1]
-    rest = blocks * 0 + first
-    rest[:, :, :1, :, :1] = 0
-    return (blocks + rest).reshape(phi.shape)
+    shares = blocks * 0 + first
+    shares[:, :, :1, :, :1] = 0
+    return (blocks + shares).reshape(phi.shape)
 
 
 def invert(decoder: str, weight, l: int):
@@ -144,17 +144,24 @@ def invert(decoder: str, weight, l: int):
 
 
 def _affine(decoder: str, planes: np.ndarray, scale: np.ndarray, shift: np.ndarray | None, shape) -> np.ndarray:
-    """(l, d) integers -> float32 tensor. Every sum runs over ascending indices; numpy's `*` and `+` never fuse."""
+    """(l, d) integers -> float32 tensor. Every sum runs over ascending indices; numpy's `*` and `+` never fuse.
+
+    A float32 times an integer of 16 bits is exact in float64, so that without a shift or a basis the product is rounded once
+    in float32 arithmetic, too, which is faster.
+    """
     l, d = planes.shape
-    scale = scale.astype(np.float64)[:, None]
-    shift = np.zeros((l, 1)) if shift is None else shift.astype(np.float64)[:, None]  # adding 0.0 makes every zero +0.0
     matrix = basis(decoder, l)
     separable = _real_dft(math.isqrt(l)) if decoder == "dft" else None
+    single = matrix is None and shift is None and planes.dtype.kind == "i" and planes.dtype.itemsize <= 2
+    shift = np.zeros((l, 1)) if shift is None else shift.astype(np.float64)[:, None]  # adding 0.0 makes every zero +0.0
+    scale = scale.astype(np.float64)[:, None]
     tiny = _may_be_subnormal(scale, shift, matrix is not None)
+    number = np.float32 if single and not tiny else np.float64
+    scale, shift = scale.astype(number), shift.astype(number)
     out = np.empty((d, l), np.float32)
     block = max(BLOCK // l, 1)
     for begin in range(0, d, block):
-        y = planes[:, begin : begin + block].astype(np.float64)
+        y = planes[:, begin : begin + block].astype(number)
         y *= scale
         y += shift
         if separable is not None:
@@ -203,7 +210,7 @@ def _cut(flat: np.ndarray, shapes) -> list[np.ndarray]:
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     if len(flat) != ends[-1]:
         raise LayoutMismatch(f"the group's tensors have {ends[-1]} numbers, the file has {len(flat)}")
-    return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
+    return [piece.reshape(shape) for piece, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True)]
 
 
 def _seed(decoder: str) -> int | None:

@@ -38,8 +38,8 @@ def check(state: State) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name!r} is {type(tensor).__name__}, expected names and tensors")
         if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in KINDS:
-            what = "without numbers (meta)" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
-            raise TypeError(f"{name!r} is a tensor {what}; a file holds dense ones of {', '.join(described.DTYPES)}")
+            kind = "without numbers (meta)" if tensor.is_meta else f"of {tensor.dtype}, {tensor.layout}"
+            raise TypeError(f"{name!r} is a tensor {kind}; a file holds dense ones of {', '.join(described.DTYPES)}")
         tensor = tensor.detach()
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else (name,)
         if place not in seen:
@@ -49,7 +49,7 @@ def check(state: State) -> dict[str, torch.Tensor]:
 
 
 def tied(state: State) -> dict[str, str]:
-    """Name -> the first name of the same tensor, for those that have another."""
+    """For each name of a tensor that has an earlier name: that name -> the first one."""
     first: dict[int, str] = {}
     return {name: first[id(t)] for name, t in state.items() if first.setdefault(id(t), name) != name}
 
@@ -90,7 +90,7 @@ def unpack(blob: bytes) -> tuple[Description, dict[str, torch.Tensor]]:
 
     Raises `CorruptArtifact` or a subclass.
     """
-    description, groups = described.decode(blob)
+    description, groups = described.decode(blob, narrow=True)
     shapes, names = list(description.shapes().values()), [[] for _ in groups]
     for tensor in description.tensors:
         if tensor.group is not None:

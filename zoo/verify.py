@@ -2,11 +2,11 @@
 
     model.zoo ── measure ──> Measurement ─┐
     entry.json, golden.json,              ├─ compared ──> Outcome
-    predictions.npy, sample.json ─────────┘
+    predictions.npy, sample-*.json ───────┘
 
 Of a record, `verify` derives again: size_bytes, sha256, network, partitioning, parameters, weights_sha256; with the test
-set test_set, test_examples, test_errors; with the sample of ImageNet the numbers in `sample`, which are also counted in
-sample.json. dataset and preprocessing decide the golden outputs. method, warm_start, teacher and seed are compared with
+set test_set, test_examples, test_errors; with the pictures of a sample the numbers in `samples`, which are also counted
+in sample-<key>.json. dataset and preprocessing decide the golden outputs. method, warm_start, teacher and seed are compared with
 train.log, recipe with the recipe, quoted with the quoted results. All else (STATED) is what the program that wrote the
 record said; each outcome lists it.
 """
@@ -37,10 +37,12 @@ from zoo.errors import (
 )
 from zoo.evidence import PREDICTIONS, some
 from zoo.measurement import Measurement
-from zoo.records import Entry
+from zoo.records import Entry, SampleResult
 
 # Fields that only the program which wrote the record can know; a test of the repository counts paper_bytes again.
-STATED = ("paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "license", "hub", "versions")
+STATED = (
+    "paper_bytes", "paper_counting", "seeds", "selection", "weights_source", "submission", "license", "hub", "versions",
+)  # fmt: skip
 LOGGED = ("network", "method", "partitioning", "warm_start", "teacher")  # as in the recipe in train.log
 IDLE = ("seeds", "claim", "comment", "checkpoint_every")  # fields of a recipe that do not change what a run of one seed gives
 
@@ -94,8 +96,8 @@ class _Options:
         return not self.bytes_only and (datasets.get(entry.dataset).downloadable or self.data_root is not None)
 
     def samples(self, entry: Entry) -> bool:
-        """Whether its answers to the sample of ImageNet are."""
-        return not self.bytes_only and self.sample_root is not None and entry.sample is not None
+        """Whether its answers to samples of ImageNet are."""
+        return not self.bytes_only and self.sample_root is not None and bool(entry.samples)
 
     def images(self, dataset: str) -> datasets.Images | datasets.ImageFolder | ZooError:
         """Its test set, or why it is not there: looked for once, not once for each entry."""
@@ -122,7 +124,7 @@ def verify(
 
     Offline: length, SHA-256, names, parameters, weights digest, golden outputs. Unless `bytes_only`, also the predictions and
     errors on the whole test set. ImageNet entries are tested where `data_root` names an ImageFolder. `sample_root` is the
-    folder of the sample of ImageNet that a record speaks of. `jobs` batches are tested at a time.
+    folder of a sample of ImageNet that a record names. `jobs` batches are tested at a time.
 
     First comes what needs no images, of all entries, in seconds; then the test sets, small networks first. An outcome
     comes when its entry is done. Raises `UnknownModel` for a name, before anything is measured; a record that cannot be
@@ -149,8 +151,8 @@ def verify(
     with _bar(progress, total=work, bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} remain") as bar:
         for number, (entry, outcome) in enumerate(waiting):
             bar.set_description(f"{len(waiting) - number} of {len(entries)} entries to test, {entry.id}")
-            before, each = bar.n, outcome.measurement.multiplications or 0
-            _test(entry, outcome, options, lambda images, each=each: bar.update(images * each))
+            before, multiplications = bar.n, outcome.measurement.multiplications or 0
+            _test(entry, outcome, options, lambda images, each=multiplications: bar.update(images * each))
             bar.update(before + _work(entry, outcome) - bar.n)
             yield outcome
 
@@ -234,6 +236,8 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
         if complaint:
             outcome.problems.append(_damaged(entry, blob, complaint))
             return outcome
+        if entry.decoded is not None:
+            _check_stream(entry, outcome)
         derived = measurement.measure(blob, None, quick=_pending(entry, options), **_usual(entry, options))
         for name in ("network", "partitioning", "parameters", "weights_sha256"):
             expected, value = getattr(entry, name), getattr(derived, name)
@@ -242,24 +246,23 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
         outcome.problems += _golden_differences(evidence.read_golden(entry.folder), derived.golden)
         log = evidence.read_log(entry.folder)
         _check_log(entry, outcome, log)
-        if not options.samples(entry):
-            _check_sample_file(entry, outcome)
+        _check_sample_files(entry, outcome)
         if changes := _recipe_changes(entry, log):
             before = "train.log begins with the recipe as it was run"
             outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; {before}")
         if entry.quoted is not None and entry.quoted not in registry.quoted():
             outcome.problems.append(f"quoted: {entry.quoted!r} is no key of the quoted results")
         if not options.bytes_only and not options.tests(entry):
-            known = "not yet measured"
+            state = "not yet measured"
             if entry.test_errors is not None:
-                known = f"not derived again (recorded: {_rate(entry.test_errors, entry.test_examples)})"
-            outcome.notes.append(f"error on ImageNet-val {known}; --data PATH measures it")
+                state = f"not derived again (recorded: {_rate(entry.test_errors, entry.test_examples)})"
+            outcome.notes.append(f"error on ImageNet-val {state}; --data PATH measures it")
         outcome.measurement = derived
     return outcome
 
 
 def _test(entry: Entry, outcome: Outcome, options: _Options, progress: bool | Callable[[int], object]) -> None:
-    """Its answers to the test set, and to the sample of ImageNet."""
+    """Its answers to the test set, and to samples of ImageNet."""
     with _judging(entry, outcome):
         usual = _usual(entry, options) | {"progress": progress, "quick": True, "jobs": options.jobs}
         blob = registry.read(entry)
@@ -270,10 +273,7 @@ def _test(entry: Entry, outcome: Outcome, options: _Options, progress: bool | Ca
             else:
                 _check_test(entry, outcome, blob, images, usual)
         if options.samples(entry):
-            try:
-                _check_sample(entry, outcome, blob, options.sample_root, usual)
-            except DataUnavailable as error:
-                outcome.unavailable = str(error)
+            _check_samples(entry, outcome, blob, options.sample_root, usual)
 
 
 def _check_test(entry: Entry, outcome: Outcome, blob: bytes, images, usual: dict) -> None:
@@ -305,112 +305,137 @@ def _check_log(entry: Entry, outcome: Outcome, log: tuple[dict, int | None] | No
                          if stated[name] != value]  # fmt: skip
 
 
-def _check_sample_file(entry: Entry, outcome: Outcome) -> None:
-    """The counts of a sample, from the answers in sample.json."""
-    if entry.sample is None:
-        return
-    answers = evidence.read_sample(entry.folder)
-    for name, count in (("examples", len(answers.paths)), ("errors", answers.errors), ("agreement", answers.agreement)):
-        if getattr(entry.sample, name) != count:
-            outcome.problems.append(f"sample {name}: the record says {getattr(entry.sample, name)}, {evidence.SAMPLE} {count}")
+def _check_sample_files(entry: Entry, outcome: Outcome) -> None:
+    """The counts of the samples, from the answers in their files."""
+    for sample in entry.samples:
+        counts = evidence.read_sample(entry.folder / sample.file).counts
+        outcome.problems += [
+            f"sample {sample.key}, {name}: the record says {getattr(sample, name)}, {sample.file} {count}"
+            for name, count in counts.items() if getattr(sample, name) != count
+        ]  # fmt: skip
+
+
+def _check_stream(entry: Entry, outcome: Outcome) -> None:
+    """Length and digest of a stream that only its authors' program reads; raises `CorruptArtifact` for another length."""
+    blob = files.read(entry.folder / registry.STREAM, entry.size_bytes)
+    outcome.size_bytes = len(blob)
+    if (len(blob), hashlib.sha256(blob).hexdigest()) != (entry.size_bytes, entry.sha256):
+        outcome.problems.append(f"{registry.STREAM} is not the recorded one: expected {entry.size_bytes:,} bytes, SHA-256 "
+                                f"{entry.sha256}, found {len(blob):,} bytes, {hashlib.sha256(blob).hexdigest()}")  # fmt: skip
+    outcome.notes.append(f"the weights are what its authors' decoder ({entry.decoded.decoder}) made of {registry.STREAM}: "
+                         "their word")  # fmt: skip
 
 
 def _damaged(entry: Entry, blob: bytes, complaint: str) -> str:
     """What is wrong with the bytes."""
     text = f"{registry.MODEL}: {complaint}"
     try:
-        codec.decode(blob, partitionings.layout)
+        loading.state_dict(blob)
         return f"{text}; it is a whole model file, but another one"
     except CorruptArtifact as error:
         return f"{text}; {error}"
 
 
-def sections(blob: bytes, parts: Sequence[codec.GroupBytes] | None = None) -> list[tuple[str, int, int]]:
-    """(what, first byte, end) of the parts of a model file, in order and without gaps; parts: its `codec.anatomy`."""
-    if parts is None:
-        _, parts = codec.anatomy(blob, partitionings.layout)
+def sections(blob: bytes, breakdown: Sequence[codec.GroupBytes] | None = None) -> list[tuple[str, int, int]]:
+    """(name, first byte, end) of the sections of a model file, in order and without gaps; breakdown: its `codec.anatomy`."""
+    if breakdown is None:
+        _, breakdown = codec.anatomy(blob, partitionings.layout)
     reader = Reader(blob)
     for step in (lambda: reader.raw(9), reader.varint, reader.text, reader.text, reader.varint, reader.varint):
         step()  # magic and version, length, network, partitioning, parameters, groups: FORMAT.md, section 1
     start = reader.position
-    found = [("the header", 0, start)]
-    for part in parts:
-        for what, length in (("the decoder parameters", part.psi_bytes), ("the tables", part.table_bytes),
-                             ("the symbols in lanes", part.payload_bytes)):  # fmt: skip
-            found.append((f"{what} of group {part.group}", start, start + length))
+    pieces = [("the header", 0, start)]
+    for group in breakdown:
+        for kind, length in (("the decoder parameters", group.psi_bytes), ("the tables", group.table_bytes),
+                             ("the symbols in lanes", group.payload_bytes)):  # fmt: skip
+            pieces.append((f"{kind} of group {group.group}", start, start + length))
             start += length
-    return [*found, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]
+    return [*pieces, ("the stream of symbols", start, len(blob) - 4), ("the checksum", len(blob) - 4, len(blob))]
 
 
-def _golden_differences(expected: np.ndarray, found: np.ndarray) -> list[str]:
-    if expected.shape != found.shape:
-        return [f"golden outputs: expected shape {expected.shape}, found {found.shape}"]
-    allowed = TOLERANCE * float(np.abs(found).max())  # of what was derived: no record can widen its own tolerance
-    distance = np.abs(expected.astype(np.float64) - found)
-    wrong = ~(distance <= allowed)  # NaN is wrong
-    if not wrong.any():
+def _golden_differences(expected: np.ndarray, derived: np.ndarray) -> list[str]:
+    if expected.shape != derived.shape:
+        return [f"golden outputs: expected shape {expected.shape}, found {derived.shape}"]
+    allowed = TOLERANCE * float(np.abs(derived).max())  # of what was derived: no record can widen its own tolerance
+    distance = np.abs(expected.astype(np.float64) - derived)
+    outside = ~(distance <= allowed)  # NaN is wrong
+    if not outside.any():
         return []
     image, k = np.unravel_index(np.where(np.isnan(distance), np.inf, distance).argmax(), distance.shape)
-    return [f"golden outputs: {int(wrong.sum())} of {wrong.size} logits differ by more than {allowed:.2g}; most at image "
-            f"{image}, class {k}: expected {expected[image, k]:.6g}, found {found[image, k]:.6g}"]  # fmt: skip
+    return [f"golden outputs: {int(outside.sum())} of {outside.size} logits differ by more than {allowed:.2g}; most at image "
+            f"{image}, class {k}: expected {expected[image, k]:.6g}, found {derived[image, k]:.6g}"]  # fmt: skip
 
 
-def _check_errors(entry: Entry, outcome: Outcome, found: Measurement, images) -> None:
-    outcome.errors, outcome.examples = found.errors, found.examples
+def _check_errors(entry: Entry, outcome: Outcome, measured: Measurement, images) -> None:
+    outcome.errors, outcome.examples = measured.errors, measured.examples
     if entry.test_errors is None:
-        outcome.notes.append(f"{_rate(found.errors, found.examples)}, not in the record")
+        outcome.notes.append(f"{_rate(measured.errors, measured.examples)}, not in the record")
         if not datasets.get(entry.dataset).downloadable and (reason := not_official(images)) is not None:
             outcome.notes.append(f"not the official validation set: {reason}")
         return
-    if found.test_set != entry.test_set or found.examples != entry.test_examples:
+    if measured.test_set != entry.test_set or measured.examples != entry.test_examples:
         complaint = (f"test set: expected {entry.test_examples:,} images with digest {entry.test_set}, found "
-                     f"{found.examples:,} with {found.test_set}")  # fmt: skip
+                     f"{measured.examples:,} with {measured.test_set}")  # fmt: skip
         if datasets.get(entry.dataset).downloadable:
             raise WrongData(complaint)
         outcome.unavailable = complaint  # the user's pictures are others than the record's
         return
     recorded = evidence.read_predictions(entry.folder)
-    problems, ties = _prediction_differences(recorded, found)
+    problems, ties = _prediction_differences(recorded, measured)
     outcome.problems += problems
     if ties:
         outcome.notes.append(f"{len(ties)} predictions differ only where two logits are equal within rounding "
                              f"(relative {TOLERANCE:g}): {some(ties)}")  # fmt: skip
-    if len(recorded) == found.examples:
-        claimed = int((recorded != found.labels).sum())
+    if len(recorded) == measured.examples:
+        claimed = int((recorded != measured.labels).sum())
         if claimed != entry.test_errors:
             outcome.problems.append(f"errors: the record says {entry.test_errors:,}, its {PREDICTIONS} makes {claimed:,}")
-    if found.errors != entry.test_errors:
-        text = f"errors: expected {_rate(entry.test_errors, entry.test_examples)}, found {_rate(found.errors, found.examples)}"
+    if measured.errors != entry.test_errors:
+        recorded_rate, rate = _rate(entry.test_errors, entry.test_examples), _rate(measured.errors, measured.examples)
+        text = f"errors: expected {recorded_rate}, found {rate}"
         (outcome.notes if ties and not problems else outcome.problems).append(text)
 
 
-def _prediction_differences(expected: np.ndarray, found: Measurement) -> tuple[list[str], list[str]]:
+def _prediction_differences(expected: np.ndarray, measured: Measurement) -> tuple[list[str], list[str]]:
     """(complaints, images that flipped between two logits that are equal within rounding)"""
-    if len(expected) != found.examples:
-        return [f"predictions: expected {len(expected):,}, found {found.examples:,}"], []
-    differ = expected != found.predictions
-    tie = differ & (expected == found.runners_up) & (found.gaps <= TOLERANCE)
+    if len(expected) != measured.examples:
+        return [f"predictions: expected {len(expected):,}, found {measured.examples:,}"], []
+    differ = expected != measured.predictions
+    tie = differ & (expected == measured.runners_up) & (measured.gaps <= TOLERANCE)
     ties = [f"image {i}" for i in np.flatnonzero(tie)]
-    wrong = [f"image {i}: expected {expected[i]}, found {found.predictions[i]}" for i in np.flatnonzero(differ & ~tie)]
-    problems = [f"predictions: {len(wrong):,} of {len(expected):,} differ: {some(wrong)}"] if wrong else []
+    others = [f"image {i}: expected {expected[i]}, found {measured.predictions[i]}" for i in np.flatnonzero(differ & ~tie)]
+    problems = [f"predictions: {len(others):,} of {len(expected):,} differ: {some(others)}"] if others else []
     return problems, ties
 
 
-def _check_sample(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict) -> None:
-    sample = evidence.read_sample(entry.folder)
-    found = measurement.measure(blob, sample.images(root), **usual)
-    recorded = entry.sample
-    if found.test_set != recorded.digest:
-        raise WrongData(f"sample: expected images with digest {recorded.digest}, found {found.test_set}")
-    problems, ties = _prediction_differences(sample.predictions, found)
-    outcome.problems += [f"sample {text}" for text in problems]
-    now = replace(sample, predictions=found.predictions)
-    for name, value in (("examples", len(sample.paths)), ("errors", now.errors), ("agreement", now.agreement)):
+def _check_samples(entry: Entry, outcome: Outcome, blob: bytes, root, usual: dict) -> None:
+    """The samples whose pictures lie below `root`: at least one, or the outcome says which pictures are missing."""
+    missing = []
+    for recorded in entry.samples:
+        sample = evidence.read_sample(entry.folder / recorded.file)
+        try:
+            images = sample.images(root)
+        except DataUnavailable as error:
+            missing.append(f"sample {recorded.key}: {error}")
+        else:
+            _check_sample(recorded, sample, outcome, measurement.measure(blob, images, **usual))
+    if len(missing) == len(entry.samples):
+        outcome.unavailable = "\n".join(missing)
+
+
+def _check_sample(recorded: SampleResult, sample: evidence.Sample, outcome: Outcome, derived: Measurement) -> None:
+    if derived.test_set != recorded.digest:
+        raise WrongData(f"sample {recorded.key}: expected images with digest {recorded.digest}, found {derived.test_set}")
+    problems, ties = _prediction_differences(sample.predictions, derived)
+    outcome.problems += [f"sample {recorded.key}, {text}" for text in problems]
+    answers = replace(sample, predictions=derived.predictions)
+    for name, value in answers.counts.items():
         if getattr(recorded, name) != value:
-            text = f"sample {name}: expected {getattr(recorded, name)}, found {value}"
+            text = f"sample {recorded.key}, {name}: expected {getattr(recorded, name)}, found {value}"
             (outcome.notes if ties and not problems else outcome.problems).append(text)
-    outcome.notes.append(f"sample {recorded.name}: {_rate(now.errors, len(sample.paths))}, the answer of "
-                         f"{recorded.reference} on {now.agreement} of {len(sample.paths)}")  # fmt: skip
+    wrong = f"{_rate(answers.errors, answers.labelled)}, " if answers.labelled else ""
+    outcome.notes.append(f"sample {recorded.key} ({recorded.name}): {wrong}the answer of "
+                         f"{recorded.reference} on {answers.agreement} of {len(sample.paths)}")  # fmt: skip
 
 
 def _rate(errors: int, examples: int) -> str:

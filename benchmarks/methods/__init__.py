@@ -32,7 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo.codec import Coded
 from zoo.partitionings import Partitioning
 

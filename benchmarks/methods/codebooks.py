@@ -89,11 +89,11 @@ def kmeans(w: np.ndarray, start: np.ndarray, iterations: int = 200) -> tuple[np.
     ends = None
     for _ in range(iterations):
         inner = np.searchsorted(ordered, (codebook[:-1] + codebook[1:]) / 2, side="right")
-        now = np.concatenate([[0], inner, [len(w)]])
-        if ends is not None and np.array_equal(now, ends):
+        bounds = np.concatenate([[0], inner, [len(w)]])
+        if ends is not None and np.array_equal(bounds, ends):
             break
-        ends, counts = now, np.diff(now)
-        means = np.diff(sums[now]) / np.maximum(counts, 1)
+        ends, counts = bounds, np.diff(bounds)
+        means = np.diff(sums[bounds]) / np.maximum(counts, 1)
         codebook = np.sort(np.where(counts > 0, means, codebook))
     return codebook, nearest(w, codebook)
 

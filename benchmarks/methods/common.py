@@ -77,8 +77,8 @@ class Fine(nn.Module):
 def fine_step(tensors: Iterable[torch.Tensor], bits: int, step: float | None = None) -> float:
     """`step`, or max |theta| / 2^(bits-1), at the precision of a file; 1 for tensors of zeros."""
     largest = max(float(theta.detach().abs().max()) for theta in tensors)
-    wanted = step if step is not None else largest / 2 ** (bits - 1)
-    return float(psi_round(np.float32([wanted or 1.0]))[0])
+    value = step if step is not None else largest / 2 ** (bits - 1)
+    return float(psi_round(np.float32([value or 1.0]))[0])
 
 
 def scalar(tensors: Iterable[torch.Tensor], step: float) -> Coded:

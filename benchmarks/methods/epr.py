@@ -22,7 +22,7 @@ from torch import nn
 
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Averaged, straight_through
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo import codec, partitionings, reparam
 from zoo.codec import Coded, psi_round
 from zoo.partitionings import Group
@@ -61,13 +61,13 @@ class EPR(Method):
             decoder = o.decoders.get(group.name, group.decoder)
             initial = step.get(group.name, step.get("default", 0.1))
             self.latents.append(Latent(group, decoder, [weights[t].detach() for t in group.tensors], initial, o.relative))
-        self.density = FactorisedDensity(sum(part.shape[1] for part in self._parts()))
+        self.density = FactorisedDensity(sum(rows.shape[1] for rows in self._rows_by_density()))
         self.register_buffer("bits", torch.zeros(()))
 
-    def _parts(self) -> list[torch.Tensor]:
-        """phi of all groups, cut into what shares densities: groups, or tensors."""
+    def _rows_by_density(self) -> list[torch.Tensor]:
+        """phi (d, l) of each group, or of each tensor: whatever has densities of its own."""
         by_tensor = self.options.densities == "tensor"
-        return [part for latent in self.latents for part in (latent.rows() if by_tensor else [latent.phi.value.detach()])]
+        return [rows for latent in self.latents for rows in (latent.rows() if by_tensor else [latent.phi.value.detach()])]
 
     def parameter_sets(self) -> list[ParameterSet]:
         phi: dict[float, list[nn.Parameter]] = {}
@@ -92,7 +92,7 @@ class EPR(Method):
         and this keeps the term far cheaper than the network's own pass.
         """
         if step % self.options.rate_every == 0:
-            bits, slopes = rate(self._parts(), self.density, self.options.noise, generator)
+            bits, slopes = rate(self._rows_by_density(), self.density, self.options.noise, generator)
             self.bits.copy_(bits.sum())
             slopes = torch.cat([slope.reshape(-1) for slope in self.priced(slopes, step)])
             for latent, slope in zip(self.latents, slopes.split([latent.slope.numel() for latent in self.latents]), strict=True):
@@ -126,17 +126,17 @@ class EPR(Method):
     def paper_bytes(blob: bytes) -> tuple[int, str]:
         """Sections 3.1 and 3.2 count neither names, lengths nor checksum; LeNet biases are compressed, those of networks
         with batch normalisation are float32; BN statistics and scales are not counted."""
-        header, parts = codec.anatomy(blob, partitionings.layout)
+        header, breakdown = codec.anatomy(blob, partitionings.layout)
         groups = {group.name: group for group in partitionings.get(header.network, header.partitioning).groups}
         normalised = any(group.kind == "bn" for group in groups.values())
         total = 0.0
-        for part in parts:
-            if normalised and part.group == "bn.scale":
+        for group_bytes in breakdown:
+            if normalised and group_bytes.group == "bn.scale":
                 continue
-            if normalised and "bias" in part.group:
-                total += 4 * groups[part.group].size
+            if normalised and "bias" in group_bytes.group:
+                total += 4 * groups[group_bytes.group].size
             else:
-                total += part.coded_bits / 8 + part.table_bytes + part.psi_bytes
+                total += group_bytes.coded_bits / 8 + group_bytes.table_bytes + group_bytes.psi_bytes
         biases = "biases as float32, no BN scales or statistics" if normalised else "biases included"
         return math.ceil(total), f"coded integers, probability tables and decoder parameters; {biases}; no header or checksum"
 
@@ -154,11 +154,11 @@ class Latent(nn.Module):
         l = reparam.columns(decoder, group.shapes[0])
         rows = torch.cat([reparam.invert(decoder, weight, l) for weight in weights])
         self.counts = [math.prod(shape) // l for shape in group.shapes]  # rows of each tensor
-        parts = rows.split(self.counts) if relative else [rows]
-        sizes = [float(part.square().mean().sqrt()) or 1.0 for part in parts] if relative else [1.0]
+        tensors = rows.split(self.counts) if relative else [rows]
+        sizes = [float(tensor.square().mean().sqrt()) or 1.0 for tensor in tensors] if relative else [1.0]
         steps = step * torch.tensor(sizes)  # (T or 1,)
         self.typical_step = float(steps.log().mean().exp())
-        self.phi = Averaged(torch.cat([part / s for part, s in zip(parts, steps, strict=True)]))
+        self.phi = Averaged(torch.cat([tensor / s for tensor, s in zip(tensors, steps, strict=True)]))
         self.log_scale = nn.Parameter(steps.log()[:, None].repeat(1, l))
         self.register_buffer("slope", torch.zeros_like(self.phi.value))
 
@@ -216,12 +216,12 @@ def rate(groups: list[torch.Tensor], density: FactorisedDensity, noise: str, gen
         if l > 1:
             index += torch.arange(l, device=device, dtype=torch.int32) * points
         index, fraction = index.reshape(-1), fraction.reshape(-1)
-        own, rise = values[column : column + l].reshape(-1), rises[column : column + l].reshape(-1)
+        table_bits, rise = values[column : column + l].reshape(-1), rises[column : column + l].reshape(-1)
         slopes.append(rise.index_select(0, index).reshape(phi.shape).mul_(GRID))
-        counts = torch.bincount(index, minlength=len(own)).to(own.dtype)
-        parts = torch.bincount(index, weights=fraction, minlength=len(own)).to(own.dtype)
-        bits.append(counts @ own + parts @ rise)
-        hits[column : column + l] = (counts - parts + parts.roll(1)).reshape(l, points) / phi.numel()
+        counts = torch.bincount(index, minlength=len(table_bits)).to(table_bits.dtype)
+        fractions = torch.bincount(index, weights=fraction, minlength=len(table_bits)).to(table_bits.dtype)
+        bits.append(counts @ table_bits + fractions @ rise)
+        hits[column : column + l] = (counts - fractions + fractions.roll(1)).reshape(l, points) / phi.numel()
         column += l
     table.backward(hits)
     return torch.stack(bits), slopes

@@ -24,7 +24,7 @@ from torch import nn
 
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Fine, straight_through
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo.codec import Coded, psi_round
 from zoo.partitionings import Group
 
@@ -152,8 +152,8 @@ class HEMP(Method):
         begin, end = prune.begin * self.steps, prune.end * self.steps
         if step < begin:
             return
-        left = 1 - min(1.0, (step - begin) / max(1.0, end - begin))
-        sparsity = prune.sparsity * (1 - left**3)
+        remaining = 1 - min(1.0, (step - begin) / max(1.0, end - begin))
+        sparsity = prune.sparsity * (1 - remaining**3)
         sizes = torch.cat([latent.theta.abs().reshape(-1) for latent in self.latents])
         drop = int(sparsity * len(sizes))
         if not drop:
@@ -230,10 +230,10 @@ def _gram_bits(lower: torch.Tensor, fraction: torch.Tensor, levels: int, order: 
     price = (logs / grams).to(fraction.dtype)  # d H / d count, up to a constant that moving mass cannot see
     slope = torch.zeros_like(fraction)
     for cells, chosen in corners:
-        own = price.index_select(0, cells).reshape(-1, rows)
+        cell_price = price.index_select(0, cells).reshape(-1, rows)
         for j, b in enumerate(chosen):
-            others = math.prod((shares[k][c] for k, c in enumerate(chosen) if k != j), start=own)
-            slope[:, j : j + rows].add_(others, alpha=1 if b else -1)
+            weights_of_others = math.prod((shares[k][c] for k, c in enumerate(chosen) if k != j), start=cell_price)
+            slope[:, j : j + rows].add_(weights_of_others, alpha=1 if b else -1)
     return bits, slope
 
 

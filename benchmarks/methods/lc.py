@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.codebooks import KINDS, Quantiser
 from benchmarks.methods.common import Fine
-from benchmarks.tables import Listed, Table
+from benchmarks.training.tables import Listed, Table
 from zoo import codec, partitionings
 from zoo.codec import Coded, psi_round
 from zoo.compress.coding import shortest
@@ -161,8 +161,8 @@ class Latent(nn.Module):
     def weights(self, quantised: bool) -> dict[str, torch.Tensor]:
         """State-dict name -> w, or the tensor that a file of Delta decodes to."""
         flat = self.stored_codebook().to(self.theta.device)[self.indices.long()] if quantised else self.theta
-        parts = flat.split([math.prod(shape) for shape in self.group.shapes])
-        return {name: part.reshape(s) for name, part, s in zip(self.group.tensors, parts, self.group.shapes, strict=True)}
+        pieces = flat.split([math.prod(shape) for shape in self.group.shapes])
+        return {name: piece.reshape(s) for name, piece, s in zip(self.group.tensors, pieces, self.group.shapes, strict=True)}
 
     def c_step(self, mu: float, next_mu: float | None) -> float:
         """Delta = the quantised tensor nearest to w - lambda/mu; with `next_mu`, lambda <- lambda - mu (w - Delta).

@@ -50,9 +50,9 @@ class Lean(EPR):
         shapes = [shape for latent in self.latents for shape in latent.group.shapes]
         with torch.no_grad():
             bits = self.density.bits(torch.tensor([-1.0, 0.0, 1.0], device=self.bits.device))  # (columns, 3)
-        rises = ((bits[:, 0] + bits[:, 2]) / 2 - bits[:, 1]).split([part.shape[1] for part in self._parts()])
+        rises = ((bits[:, 0] + bits[:, 2]) / 2 - bits[:, 1]).split([rows.shape[1] for rows in self._rows_by_density()])
         priced = []
-        for phi, slope, shape, rise in zip(self._parts(), slopes, shapes, rises, strict=True):
+        for phi, slope, shape, rise in zip(self._rows_by_density(), slopes, shapes, rises, strict=True):
             if len(shape) > 1:
                 cube = phi.round().reshape(*shape[:2], -1) != 0
                 surplus = _surplus(cube, o.lines).expand(cube.shape).reshape(phi.shape)

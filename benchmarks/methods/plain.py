@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.methods import Method, ParameterSet
 from benchmarks.methods.common import Averaged, fine_step, scalar
-from benchmarks.tables import Table
+from benchmarks.training.tables import Table
 from zoo.codec import Coded
 
 

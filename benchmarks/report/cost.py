@@ -23,14 +23,14 @@ class Cost:
     start: str = ""  # id of the entry whose weights it began with
 
     def __str__(self) -> str:
-        parts = []
+        phrases = []
         if self.images is not None:
-            parts.append(f"{_count(self.images)} images" if self.images else "no training")
+            phrases.append(f"{_count(self.images)} images" if self.images else "no training")
         if self.core_minutes is not None:
             minutes = max(1, round(self.core_minutes))
             unit = "core-minute" if self.device == "cpu" else f"{self.device}-minute"
-            parts.append(f"{'under ' if self.core_minutes < 1 else ''}{minutes} {unit}{'s' * (minutes > 1)}")
-        return ", ".join(parts)
+            phrases.append(f"{'under ' if self.core_minutes < 1 else ''}{minutes} {unit}{'s' * (minutes > 1)}")
+        return ", ".join(phrases)
 
 
 def of(entry: Entry) -> Cost:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import plot
-from benchmarks.report.records import front, points
+from benchmarks.report.curve import stem
+from benchmarks.report.records import front, points, readable
 from zoo import datasets, networks
 from zoo.records import Entry
 from zoo.registry import Quoted
@@ -17,15 +18,15 @@ from zoo.registry import Quoted
 
 def is_drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> bool:
     """Whether a figure would show anything that was measured."""
-    return any(e.test_errors is not None for e in entries)
+    return any(e.test_errors is not None for e in readable(entries))
 
 
 def figure_path(network: str) -> str:
-    return f"figures/{network}.svg"
+    return f"figures/{stem(network)}.svg"
 
 
 def rows(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> list[dict]:
-    """The points: entries, then published sweeps, other seeds and quoted results; see `plot.errors`."""
+    """The points: entries, then published sweeps, other seeds, what authors decoded and quoted results; see `plot.errors`."""
     measured = points(entries)
     methods = {e.id: e.method for e in entries}
     listed = []
@@ -33,8 +34,10 @@ def rows(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> li
         recipe = p.name.partition(" at ")[0].partition(",")[0]
         method = p.entry.method if p.entry else methods.get(recipe, "other")
         kind = "entry" if p.entry else "sweep"
-        listed.append(_row(kind, p.name, p.name.removeprefix(f"{network}-"), method, p.size_bytes, p.error))
+        listed.append(_row(kind, p.name, p.name.removeprefix(f"{stem(network)}-"), method, p.size_bytes, p.error))
     for e in entries:
+        if e.decoded is not None and e.test_errors is not None:
+            listed.append(_row("decoded", e.id, e.id.removeprefix(f"{stem(network)}-"), e.method, e.size_bytes, e.top1_error))
         for s in e.seeds:
             if s.test_errors is not None and s.seed != e.seed:
                 error = 100 * s.test_errors / e.test_examples
@@ -72,5 +75,5 @@ def digest(spec: dict) -> str:
 
 def digest_in(path: Path) -> str | None:
     """The identity in a figure that was drawn before; None where there is none."""
-    found = re.search(r"drawn from ([0-9a-f]{64})", path.read_text(encoding="utf-8")) if path.exists() else None
-    return found and found.group(1)
+    match = re.search(r"drawn from ([0-9a-f]{64})", path.read_text(encoding="utf-8")) if path.exists() else None
+    return match and match.group(1)

@@ -1,4 +1,4 @@
-"""Where the names of points stand in a plot: beside their points, each where it covers least of what is drawn.
+"""Places for the names of points in a plot: beside their points, where a name covers as little as possible of the drawing.
 
 All coordinates are pixels of the plotting area, x to the right and y downwards; a box is (left, top, right, bottom).
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -38,18 +40,19 @@ def place(names: Sequence[tuple[str, str, Point]], points: Sequence[Point], line
 
     points and lines: what else is drawn.
     """
-    taken: list[tuple[Box, float]] = [((x - 5, y - 5, x + 5, y + 5), 3.0) for x, y in points]
+    drawn: list[tuple[Box, float]] = [((x - 5, y - 5, x + 5, y + 5), 3.0) for x, y in points]
     for corners in lines:
         for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
-            taken += [(box, 2.0) for box in along(x0, y0, x1, y1)]
+            drawn += [(box, 2.0) for box in along(x0, y0, x1, y1)]
     labels, spots = [], [point for _, _, point in names]
     for text, colour, point in sorted(names, key=lambda name: -_crowd(name[2], spots)):
         options = []
+        boxes, weights = np.array([box for box, _ in drawn]).reshape(-1, 4), np.array([weight for _, weight in drawn])
         for reluctance, box, end in _places(*point, CHARACTER * len(text)):
             leader = [] if end is None else along(*point, *end)
-            options.append((_cost(reluctance, box, leader, taken, frame), box, end, leader))
+            options.append((_cost(reluctance, box, leader, boxes, weights, frame), box, end, leader))
         _, box, end, leader = min(options, key=lambda option: option[0])
-        taken += [(box, 6.0), *((step, 4.0) for step in leader)]
+        drawn += [(box, 6.0), *((step, 4.0) for step in leader)]
         labels.append(Label(text, colour, point, box, end))
     return labels
 
@@ -73,13 +76,23 @@ def _places(px: float, py: float, width: float) -> list[tuple[float, Box, Point 
     return places
 
 
-def _cost(reluctance: float, box: Box, leader: Sequence[Box], taken: Sequence[tuple[Box, float]], frame: Point) -> float:
-    """How much a label in `box`, and a line of small boxes to its point, covers of what is drawn already."""
+def _cost(reluctance: float, box: Box, leader: Sequence[Box], drawn: np.ndarray, weights: np.ndarray, frame: Point) -> float:
+    """How much a label in `box`, and a line of small boxes to its point, covers of what is drawn already.
+
+    drawn: boxes (N, 4); weights (N,).
+    """
     left, top, right, bottom = box
     outside = max(0, -left) + max(0, right - frame[0]) + max(0, -top) + max(0, bottom - frame[1])
-    covered = sum(weight * overlap((left, top, right, bottom), box) for box, weight in taken)
-    crossed = sum(weight * overlap(step, box) for step in leader for box, weight in taken)
-    return reluctance + 60 * outside + covered + crossed
+    return reluctance + 60 * outside + _covered([box], drawn, weights) + _covered(leader, drawn, weights)
+
+
+def _covered(boxes: Sequence[Box], drawn: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted area of what is drawn under these boxes, summed in order, so that it is the same bits everywhere."""
+    if not len(boxes) or not len(drawn):
+        return 0.0
+    over = np.array(boxes)[:, None]  # (B, 1, 4)
+    sides = np.maximum(np.minimum(over[..., 2:], drawn[:, 2:]) - np.maximum(over[..., :2], drawn[:, :2]), 0.0)  # (B, N, 2)
+    return float(np.cumsum(weights * (sides[..., 0] * sides[..., 1]))[-1])
 
 
 def along(x0: float, y0: float, x1: float, y1: float) -> list[Box]:

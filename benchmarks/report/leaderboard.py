@@ -17,9 +17,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from scipy.stats import binomtest
 from tabulate import tabulate
 
-from benchmarks.report import cost, figures, paired, standing
+from benchmarks.report import cost, curve, figures, paired, standing
 from benchmarks.report.records import (
     RESULTS,
     ROOT,
@@ -30,15 +31,20 @@ from benchmarks.report.records import (
     heading,
     points,
     read_entries,
+    readable,
     size,
 )  # fmt: skip
 from zoo import datasets, files, networks, registry
-from zoo.records import Entry
+from zoo.records import Entry, SampleResult
 from zoo.registry import Quoted
 
 README_MARKS = ("<!-- leaderboard: begin -->", "<!-- leaderboard: end -->")
 UNMEASURED = "bytes verified, error on ImageNet-val not yet measured"
 README_ROWS = 4  # of a network
+DECODED = (
+    "**Measured by its authors' decoder**: the bytes are those of a stream that only the named program reads; the errors were "
+    "measured here, on the weights that its authors say it gives"
+)
 TIE = "≈"
 
 
@@ -55,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         return 1 if stale else 0
     changed = [_write(paired.OUTCOMES, paired.update(entries))]
     changed += [_write(path, text.encode()) for path, text in _texts(entries, quoted).items()]
-    changed += [_write(path, figures.figure(path.stem, *group)) for path, group in _drawn(entries, quoted).items()]
+    changed += [_write(path, figures.figure(*drawn)) for path, drawn in _drawn(entries, quoted).items()]
     print(f"leaderboard.md: {len(entries)} entries, {len(quoted)} quoted results; {sum(changed)} files changed")
     return 0
 
@@ -68,9 +74,9 @@ def _texts(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, str
     }
 
 
-def _drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, tuple[list[Entry], list[Quoted]]]:
+def _drawn(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[Path, tuple[str, list[Entry], list[Quoted]]]:
     groups = by_network(entries, quoted)
-    return {ROOT / figures.figure_path(name): group for name, group in groups.items() if figures.is_drawn(*group)}
+    return {ROOT / figures.figure_path(name): (name, *group) for name, group in groups.items() if figures.is_drawn(*group)}
 
 
 def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Path]:
@@ -79,8 +85,8 @@ def _outdated(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> Iterator[Pa
     for path, text in _texts(entries, quoted).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             yield path
-    for path, group in _drawn(entries, quoted).items():
-        if figures.digest_in(path) != figures.digest(figures.specification(path.stem, *group)):
+    for path, drawn in _drawn(entries, quoted).items():
+        if figures.digest_in(path) != figures.digest(figures.specification(*drawn)):
             yield path
 
 
@@ -97,72 +103,96 @@ def _write(path: Path, content: bytes) -> bool:
 
 def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
     """The text of leaderboard.md."""
-    parts = [_INTRODUCTION]
-    for name, (own, others) in by_network(entries, quoted).items():
+    sections = [_INTRODUCTION]
+    for name, (members, published) in by_network(entries, quoted).items():
         spec = networks.spec(name)
-        parts.append(f"## {name}\n")
-        parts.append(
+        sections.append(f"## {name}\n")
+        sections.append(
             f"{datasets.get(spec.dataset).title}, {spec.parameters:,} parameters, {size(4 * spec.parameters)} uncompressed "
             f"(4 bytes a parameter).\n"
         )
-        if figures.is_drawn(own, others):
-            parts.append(f"![{name}: top-1 error against bytes of the file]({figures.figure_path(name)})\n")
-        if own:
-            parts.append("**Measured** here, from the committed files:\n")
-            parts.append(_markdown(measured_rows(own, others)))
+        if figures.is_drawn(members, published):
+            sections.append(f"![{name}: top-1 error against bytes of the file]({figures.figure_path(name)})\n")
+        opened, decoded = readable(members), [e for e in members if e.decoded is not None]
+        if opened:
+            sections.append("**Measured** here, from the committed files:\n")
+            sections.append(_markdown(measured_rows(opened, published)))
         else:
-            parts.append(f"No entry yet: `zoo show {name}-dft` prints the commands that make one.\n")
-        curves = sorted((ROOT / RESULTS).glob(f"{name}-*.*"))
-        for c in (c for c in curves if c.suffix == ".svg"):
-            parts.append(f"![{name}: {c.stem.removeprefix(f'{name}-')}]({RESULTS}/{c.name})\n")
-            parts += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
-        tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curves if c.suffix == ".csv")
+            sections.append(f"No entry yet: `zoo show {curve.stem(name)}-dft` prints the commands that make one.\n")
+        for c in curve.files_of(name, ".svg", ROOT / RESULTS):
+            sections.append(f"![{name}: {c.stem.removeprefix(f'{curve.stem(name)}-')}]({RESULTS}/{c.name})\n")
+            sections += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
+        tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curve.files_of(name, ".csv", ROOT / RESULTS))
         if tables:
-            parts.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
-        if others:
-            parts.append("**Quoted** from publications, by their own counting; not measured here:\n")
-            parts.append(_markdown(quoted_rows(others)))
-    return "\n".join(parts)
+            sections.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
+        if decoded:
+            sections.append(f"{DECODED}:\n")
+            sections.append(_markdown(decoded_rows(decoded)))
+        if published:
+            sections.append("**Quoted** from publications, by their own counting; not measured here:\n")
+            sections.append(_markdown(quoted_rows(published)))
+    return "\n".join(sections)
 
 
 def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> list[dict[str, str]]:
     """One row an entry, every cell ready to print. Sample measurements have columns of their own."""
     measured = points(entries)
-    own = {p.entry.id: p for p in measured if p.entry is not None}
-    sampled = any(e.sample for e in entries)
+    point_of = {p.entry.id: p for p in measured if p.entry is not None}
+    sampled = {sample.key: sample for e in entries for sample in e.samples}
     rows = []
     for e in entries:
         row = {
             "entry": f"[{e.id}](artifacts/{e.id}/entry.json)",
-            "method": e.method,
+            "method": _cell(e.method),
             "bytes": f"{e.size_bytes:,}",
             "ratio": _ratio(e),
             "errors": UNMEASURED if e.test_errors is None else f"{e.test_errors:,} of {e.test_examples:,}",
             "error ± standard error": _error(e),
-            "Pareto": _pareto(own[e.id], measured) if e.id in own else "",
+            "Pareto": _pareto(point_of[e.id], measured) if e.id in point_of else "",
             "against the best smaller entry": _against(e, entries),
         }
-        if sampled:
-            row["sample: same answer as the uncompressed network"] = _agreement(e)
+        samples = {sample.key: sample for sample in e.samples}
+        for key in sampled:
+            row |= _sampled(key, samples.get(key))
         row["bytes, the paper's counting"] = "" if e.paper_bytes is None else f"{e.paper_bytes:,}"
         row["aimed at"] = standing.claim(e)
         row["strongest published at no larger error"] = _strongest(e, quoted)
         row["all seeds"] = _seeds(e)
-        row["training"] = _training(e)
+        row["training"] = training(e)
+        row["from"] = _from(e)
         rows.append(row)
     return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]  # no empty columns
+
+
+def decoded_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """One row an entry whose stream only its authors' program reads."""
+    return [
+        {
+            "entry": f"[{e.id}](artifacts/{e.id}/entry.json)",
+            "method": _cell(e.method),
+            "bytes of the stream": f"{e.size_bytes:,}",
+            "ratio": _ratio(e),
+            "errors": UNMEASURED if e.test_errors is None else f"{e.test_errors:,} of {e.test_examples:,}",
+            "error ± standard error": _error(e),
+            "decoder": _cell(e.decoded.decoder),
+            "training": training(e),
+            "from": _from(e),
+        }
+        for e in entries
+    ]
 
 
 def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
     """One row a published result, sizes and ratios as printed there."""
     return [
         {
-            "method": q.method,
+            "method": _cell(q.method),
             "size, as printed": q.size,
             "ratio, as printed": "" if q.ratio is None else f"{q.ratio:g}x",
             "error, as printed": f"{q.error:g} %",
+            "counting": q.counting or "",
             "how": q.note,
-            "source": _linked(q.source),
+            "source": _linked(_cell(q.source)),
         }
         for q in quoted
     ]
@@ -176,8 +206,8 @@ def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
     rows = []
     for members, _ in by_network(entries, ()).values():
         best = {p.name for p in front(points(members))}
-        shown = [e for e in members if e.id in best or e.test_errors is None]
-        for e in [*shown[: README_ROWS - 1], *shown[README_ROWS - 1 :][-1:]]:
+        listed = [e for e in readable(members) if e.id in best or e.test_errors is None]
+        for e in [*listed[: README_ROWS - 1], *listed[README_ROWS - 1 :][-1:]]:
             tie = " " + TIE if _tied(e, members) else ""
             rows.append({
                 "network": e.network,
@@ -185,7 +215,7 @@ def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
                 "bytes of the file": f"{e.size_bytes:,}",
                 "ratio": _ratio(e),
                 "error, measured": "not yet measured" if e.top1_error is None else _error(e) + tie,
-                "training": _training(e),
+                "training": training(e),
                 "strongest published at no larger error (quoted)": _strongest(e, quoted),
             })  # fmt: skip
     return _markdown(rows) if rows else "No entries yet.\n"
@@ -215,10 +245,10 @@ def _against(e: Entry, entries: Sequence[Entry]) -> str:
     test = standing.against_smaller(e, entries)
     if test is None:
         return ""
-    other, c = test
+    rival, c = test
     p = "p < 0.001" if c.p < 0.001 else f"p = {c.p:.2g}"
     verdict = TIE if c.p > paired.LEVEL else "worse than" if c.points > 0 else "better than"
-    return f"{verdict} {other.id} ({p})"
+    return f"{verdict} {rival.id} ({p})"
 
 
 def _tied(e: Entry, entries: Sequence[Entry]) -> bool:
@@ -237,10 +267,22 @@ def _strongest(e: Entry, quoted: Sequence[Quoted]) -> str:
     return f"{q.method}: {q.size}, {q.error:g} %{' (second-hand)' if q.note == 'second-hand' else ''}{ahead}"
 
 
-def _training(e: Entry) -> str:
-    """What the run that ships cost, and what it began with."""
+def training(e: Entry) -> str:
+    """What the run that ships cost, and what it began with; of a submitted entry what its authors say."""
+    if e.submission is not None:
+        return f"stated by its authors: {_cell(e.submission.training)}" if e.submission.training else "not stated by its authors"
     spent = cost.of(e)
     return f"{spent}{f', from {spent.start}' if spent.start else ''}".removeprefix(", ")
+
+
+def _from(e: Entry) -> str:
+    """The source of a submitted entry."""
+    return "" if e.submission is None else _linked(_cell(e.submission.paper))
+
+
+def _cell(text: str) -> str:
+    """Words of somebody else as they may stand in a table of Markdown."""
+    return re.sub(r"([\\`*\[\]<>|&#!])", r"\\\1", " ".join(text.split()))
 
 
 def insert(text: str, table: str) -> str:
@@ -257,11 +299,17 @@ def _markdown(rows: Sequence[dict[str, str]]) -> str:
     return re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", text)) + "\n"  # a change of one cell is a change of one line
 
 
-def _agreement(e: Entry) -> str:
-    if not e.sample:
-        return ""
-    agreement, count = e.sample.agreement, e.sample.examples
-    return "" if agreement is None else f"{agreement:,} of {count:,} ({100 * agreement / count:.1f} %)"
+def _sampled(key: str, sample: SampleResult | None) -> dict[str, str]:
+    """The columns of one sample: errors with their 95 % interval, and agreement; empty cells where it was not measured."""
+    error = agreement = ""
+    if sample is not None:
+        share = 100 * sample.agreement / sample.examples
+        agreement = f"{sample.agreement:,} of {sample.examples:,} ({share:.1f} %)"
+    if sample is not None and sample.labelled:
+        low, high = binomtest(sample.errors, sample.labelled).proportion_ci(method="wilson")
+        error = f"{100 * sample.errors / sample.labelled:.1f} % ({100 * low:.1f} to {100 * high:.1f}), "
+        error += f"uncompressed {100 * sample.reference_errors / sample.labelled:.1f} %"
+    return {f"error on {key}": error, f"{key}: same answer as the uncompressed network": agreement}
 
 
 def _seeds(e: Entry) -> str:
@@ -290,13 +338,17 @@ _INTRODUCTION = """# Leaderboard
   bytes. ≈ is a tie (p > 0.05): the larger file shows no gain. `python -m benchmarks compare A B` tests any two.
 - **bytes, the paper's counting** is what the paper of the method would count for the same file; what that leaves out is
   in the record (`paper_counting`).
-- **sample**: on how many of 100 ImageNet *training* images, kept out of calibration, an entry answers as the uncompressed
-  network does; `artifacts/<id>/sample.json` names the images, `zoo verify <id> --sample FOLDER` derives the number again.
+- **error on** a sample of ImageNet is never a test error. The sample is named in the record; the interval is Wilson's, of 95 %.
+  Beside it stands the error of the uncompressed network on the same pictures, and on how many the two give the **same
+  answer**. `artifacts/<id>/sample-<key>.json` names the pictures, `zoo verify <id> --sample FOLDER` derives the numbers again.
 - **aimed at** is the goal that the recipe states, and under which counting the entry reached it.
 - **strongest published at no larger error** is the smallest published result whose error, at the precision in which it is
   printed, is at most the entry's; where ours is not measured, at most that of the row it aims at. It is quoted, by its own
   counting; **smaller** says that it has fewer bytes than the entry.
+- **measured by its authors' decoder**, in a table of its own: that the stream holds those weights is its authors' word, so
+  these entries are no part of the Pareto front and no rivals in any test.
 - **all seeds** is the spread over the seeds of the recipe, of which the one that ships was chosen on held-out training images.
 - **training** is what the run that ships took: images that passed forward and backward, and wall clock times threads on a
-  shared machine, without what its starting weights cost. An id that is no entry here any more is in [CHANGELOG.md](CHANGELOG.md).
+  shared machine, without what its starting weights cost. Of an entry from elsewhere it is what its authors say, and **from**
+  is their source. An id that is no entry here any more is in [CHANGELOG.md](CHANGELOG.md).
 """

@@ -8,7 +8,7 @@
     outcomes, pictures on which entries differ ──> a comparison of any two       compare.html
     CONTRIBUTING.md, rules of measurement ──> how measuring works                measuring.html
 
-Pictures are drawn of MNIST, and of CIFAR-10 where it is in the cache.
+Pictures are drawn of the data sets that are at hand without a download.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.report import cost, figures, leaderboard, paired, plot, standing
+from benchmarks.report import cost, curve, figures, leaderboard, paired, plot, standing
 from benchmarks.report.records import (
     RESULTS,
     ROOT,
@@ -39,15 +39,18 @@ from benchmarks.report.records import (
     front,
     points,
     read_entries,
+    readable,
     size,
 )
 from zoo import codec, datasets, evidence, networks, partitionings, registry
+from zoo.datasets import sources
 from zoo.errors import ZooError
 from zoo.records import Entry
 from zoo.registry import Quoted
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 24  # pictures of a comparison
+LINKED = ("entry", "seed", "decoded")  # points that lead to the page of an entry
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -91,13 +94,13 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
         (out / path).write_text(environment.get_template(template).render(top=top, **values) + "\n", encoding="utf-8")
 
     groups = by_network(entries, quoted)
-    overview = [_overview(name, *group) for name, group in groups.items()]
-    write("index.html", "index.html", networks=overview)
+    overviews = {name: _overview(name, *group) for name, group in groups.items()}
+    write("index.html", "index.html", networks=list(overviews.values()))
     for name, group in groups.items():
-        write(f"networks/{name}.html", "network.html", **_network(name, *group))
+        write(f"networks/{curve.stem(name)}.html", "network.html", **overviews[name], **_network(name, *group))
     for e in tqdm(entries, desc="entries", unit="file", disable=None):
-        members, others = groups[leaderboard.heading(e.network)]
-        write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, others))
+        members, published = groups[leaderboard.heading(e.network)]
+        write(f"entries/{e.id}.html", "entry.html", **_entry(e, members, published))
     write("compare.html", "compare.html", level=paired.LEVEL, shown=SHOWN)
     write("measuring.html", "measuring.html", rules=_section("CONTRIBUTING.md", "Rules of measurement"), columns=_columns())
 
@@ -108,15 +111,16 @@ def build(out: Path, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> None
 def _overview(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     spec = networks.spec(network)
     drawn = figures.is_drawn(entries, quoted)
-    measured = [e for e in entries if e.test_errors is not None]
+    measured = [e for e in readable(entries) if e.test_errors is not None]
     return {
         "name": network,
+        "file": f"{curve.stem(network)}.html",
         "dataset": datasets.get(spec.dataset).title,
         "parameters": spec.parameters,
         "uncompressed": 4 * spec.parameters,
         "figure": _inline(figures.figure(network, entries, quoted)) if drawn else "",
         "entries": len(entries),
-        "smallest": min(entries, key=lambda e: e.size_bytes, default=None),
+        "smallest": min(readable(entries), key=lambda e: e.size_bytes, default=None),
         "best": min(measured, key=lambda e: (e.test_errors, e.size_bytes), default=None),
     }
 
@@ -127,7 +131,7 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
     rows = figures.rows(network, entries, quoted)
     for row in rows:
         row["text"] = _hover(row, by_id, {q.key: q for q in quoted})
-        row["url"] = f"../entries/{row['name'].partition(',')[0]}.html" if row["kind"] in ("entry", "seed") else None
+        row["url"] = f"../entries/{row['name'].partition(',')[0]}.html" if row["kind"] in LINKED else None
     drawn = figures.is_drawn(entries, quoted)
     spec = plot.errors("", "", rows, figures.front_rows(entries), labels=False) if drawn else None
     if spec:
@@ -135,27 +139,31 @@ def _network(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -
         for layer in spec["layer"][1:]:
             layer["encoding"] |= {"tooltip": {"field": "text"}, "href": {"field": "url"}, "description": {"field": "text"}}
         spec["layer"].append(_names(spec, {p.name for p in front(measured)}))
-    own = {p.entry.id: p for p in measured if p.entry is not None}
+    point_of = {p.entry.id: p for p in measured if p.entry is not None}
     table = [
         {
             "entry": e,
             "error": e.top1_error,
             "error_text": leaderboard._error(e) or "not yet measured",
-            "winner": beaten_by(own[e.id], measured) if e.id in own else None,
-            "front": e.id in own and beaten_by(own[e.id], measured) is None,
+            "winner": beaten_by(point_of[e.id], measured) if e.id in point_of else None,
+            "front": e.id in point_of and beaten_by(point_of[e.id], measured) is None,
             "against": leaderboard._against(e, entries),
             "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
             "cost": cost.of(e),
+            "training": leaderboard.training(e),
         }
-        for e in entries
+        for e in readable(entries)
     ]
-    curves = sorted((ROOT / RESULTS).glob(f"{network}-*.svg"))
-    return _overview(network, entries, quoted) | {
+    curves = curve.files_of(network, ".svg", ROOT / RESULTS)
+    return {
         "spec": spec,
         "dark": plot.DARK,
         "methods": plot.styles(row["method"] for row in rows if row["kind"] != "quoted"),
-        "kinds": [kind for kind in ("seed", "sweep", "quoted") if any(row["kind"] == kind for row in rows)],
+        "kinds": [kind for kind in ("seed", "sweep", "decoded", "quoted") if any(row["kind"] == kind for row in rows)],
         "table": table,
+        "decoded": [e for e in entries if e.decoded is not None],
+        "error_text": lambda e: leaderboard._error(e) or "not yet measured",
+        "training": leaderboard.training,
         "quoted": quoted,
         "curves": [(_inline(c.read_bytes()), _markdown(c.with_suffix(".md"))) for c in curves],
     }
@@ -175,28 +183,31 @@ def _hover(row: dict, entries: dict[str, Entry], quoted: dict[str, Quoted]) -> s
         q = quoted[row["name"]]
         return f"{q.method}: {q.size}, {q.error:g} % ({q.note}) — {q.source}"
     text = f"{row['name']} ({row['method']}): {row['bytes']:,} bytes, {row['error']:.2f} % error"
+    if row["kind"] == "decoded":
+        return f"{text}, measured by its authors' decoder"
     if row["kind"] == "entry":
         e = entries[row["name"]]
-        text += f", {e.test_errors:,} of {e.test_examples:,} wrong, {e.ratio:,.0f}x smaller; training: {cost.of(e)}"
+        text += f", {e.test_errors:,} of {e.test_examples:,} wrong, {e.ratio:,.0f}x smaller; training: {leaderboard.training(e)}"
     return text
 
 
 def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     recipe = ROOT / (e.recipe or "")
     log = e.folder / "train.log"
-    parts, rest = _anatomy(e)
+    groups, overhead = _anatomy(e)
     record = {key: value for key, value in e.record().items() if value not in (None, [], {}) and key != "seeds"}
     return {
         "e": e,
         "network": leaderboard.heading(e.network),
+        "file": f"{curve.stem(leaderboard.heading(e.network))}.html",
         "dataset": datasets.get(e.dataset).title,
         "error_text": leaderboard._error(e) or "not yet measured",
         "against": leaderboard._against(e, members),
         "strongest": leaderboard._strongest(e, quoted).replace("**", ""),
         "claim": standing.claim(e),
-        "cost": cost.of(e),
-        "parts": parts,
-        "rest": rest,
+        "training": leaderboard.training(e),
+        "groups": groups,
+        "overhead": overhead,
         "record": {key: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) else v for key, v in record.items()},
         "recipe": recipe.read_text(encoding="utf-8") if e.recipe and recipe.is_file() else "",
         "command": log.read_text(encoding="utf-8").partition("\n")[0] if not e.recipe and log.is_file() else "",
@@ -204,8 +215,17 @@ def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict
 
 
 def _anatomy(e: Entry) -> tuple[list[dict], float]:
-    """The groups of a file with the bytes of their integers and side information, and what is left for header and checksum."""
-    _, parts = codec.anatomy(registry.read(e), partitionings.layout)
+    """The groups of a file with the bytes of their integers and side information, and what is left for header and checksum.
+
+    No groups of a stream that only its authors' program reads.
+    """
+    blob = registry.read(e)
+    if e.decoded is not None:
+        return [], e.size_bytes
+    if codec.read_header(blob).version == codec.described.VERSION:
+        _, breakdown, _ = codec.described.anatomy(blob)
+    else:
+        _, breakdown = codec.anatomy(blob, partitionings.layout)
     listed = [
         {
             "group": p.group,
@@ -216,9 +236,9 @@ def _anatomy(e: Entry) -> tuple[list[dict], float]:
             "side": p.table_bytes + p.psi_bytes,
             "bits": p.coded_bits / p.symbols if p.symbols else 0.0,
         }
-        for p in parts
+        for p in breakdown
     ]
-    return listed, e.size_bytes - sum(part["coded"] + part["side"] for part in listed)
+    return listed, e.size_bytes - sum(group["coded"] + group["side"] for group in listed)
 
 
 # --------------------------------------------------------------------------------------------------- comparisons
@@ -238,11 +258,12 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
     listed = []
     for e in entries:
         wrong, images = paired.outcomes(e), f"{datasets.get(e.dataset).title} test"
-        if wrong is None and e.sample:
-            sample = evidence.read_sample(e.folder)
-            wrong, images = sample.predictions != sample.labels, f"a sample of {datasets.get(e.dataset).title}"
+        key, sampled = e.test_set, paired.most_labelled(e.samples)
+        if wrong is None and sampled is not None:
+            sample = evidence.read_sample(e.folder / sampled.file)
+            labelled = sample.labels != evidence.UNKNOWN
+            wrong, images, key = (sample.predictions != sample.labels)[labelled], sampled.name, sampled.digest
         if wrong is not None:
-            key = e.test_set or e.sample.digest
             row = {"id": e.id, "network": e.network, "bytes": e.size_bytes, "images": images, "set": key, "dataset": e.dataset}
             listed.append(row | {"examples": len(wrong), "wrong": paired.pack(wrong)})
     return {"entries": listed, "pictures": {name: sheet for name, sheet in pictures.items() if sheet}}
@@ -251,7 +272,8 @@ def _comparable(entries: Sequence[Entry], pictures: dict[str, dict | None]) -> d
 def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | None:
     """One sheet of the images that a comparison of any two entries shows, with labels and answers; None without the data."""
     try:
-        images = datasets.load(dataset, "test") if dataset == "mnist" or _cached(dataset) else None
+        at_hand = datasets.get(dataset).downloadable and sources.place(datasets.get(dataset), "test")
+        images = datasets.load(dataset, "test") if at_hand else None
     except (ZooError, OSError):
         images = None
     if images is None:
@@ -282,11 +304,6 @@ def _pictures(assets: Path, dataset: str, entries: Sequence[Entry]) -> dict | No
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
-
-
-def _cached(dataset: str) -> bool:
-    """Whether the test set is at hand without a download."""
-    return all((datasets.cache_folder() / dataset / f"test-{part}.npy").is_file() for part in ("pixels", "labels"))
 
 
 def _json(value) -> Markup:

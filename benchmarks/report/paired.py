@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from zoo import evidence, measurement
-from zoo.records import Entry
+from zoo.records import Entry, SampleResult
 
 OUTCOMES = Path(__file__).parents[1] / "results" / "outcomes.csv"
 FIELDS = ("id", "predictions_sha256", "wrong")  # wrong: base64 of one bit an image, the first image in the highest bit
@@ -58,6 +58,17 @@ def compare(wrong_a: np.ndarray, wrong_b: np.ndarray) -> Comparison:
     """Two lists of booleans (n,): whether A, and whether B, is wrong on each image."""
     both, only_a, only_b = (wrong_a & wrong_b).sum(), (wrong_a & ~wrong_b).sum(), (wrong_b & ~wrong_a).sum()
     return Comparison(len(wrong_a), int(both), int(only_a), int(only_b))
+
+
+def common_sample(a: Entry, b: Entry) -> SampleResult | None:
+    """The sample on which both were measured, as A's record has it: that with the most labels."""
+    digests = {sample.digest for sample in b.samples}
+    return most_labelled([sample for sample in a.samples if sample.digest in digests])
+
+
+def most_labelled(samples: Sequence[SampleResult]) -> SampleResult | None:
+    """The sample that says most of an error; None where no picture has a label."""
+    return max((s for s in samples if s.labelled), key=lambda s: s.labelled, default=None)
 
 
 def exact_mcnemar(b: int, c: int) -> float:

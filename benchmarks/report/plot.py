@@ -61,7 +61,8 @@ def errors(title: str, subtitle: str, rows: Sequence[dict], front: Sequence[dict
     points = placed(rows, ceiling)
     drawn = [r for r in points if r["kind"] != "quoted"]
     floor = min(r["error"] for r in rows)
-    y = (floor - 0.08 * (ceiling - floor), ceiling + 0.06 * (ceiling - floor))
+    room = ceiling - floor or 1.0  # the first entry of a network stands alone
+    y = (floor - 0.08 * room, ceiling + 0.06 * room)
     sizes = [r["bytes"] for r in rows]
     x = (min(sizes) / 1.35, max(sizes) * 1.35)
     line = [*front, {"bytes": x[1], "error": front[-1]["error"]}] if front else []

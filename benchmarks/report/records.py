@@ -1,4 +1,4 @@
-"""What every report begins with: the records of the checkout by network, and the points that were measured of each.
+"""The data of every report: the records of the checkout by network, and the points that were measured of each network.
 
     artifacts/*/entry.json ────┐
                                ├─> points of a network: bytes, errors  -->  `front`: those that no other beats
@@ -39,30 +39,44 @@ class Point:
 
     def beats(self, other: Point) -> bool:
         """At most as large with at most as large an error, and better in one of the two."""
-        mine, theirs = (self.size_bytes, self.error), (other.size_bytes, other.error)
-        return mine != theirs and mine[0] <= theirs[0] and mine[1] <= theirs[1]
+        measures, other_measures = (self.size_bytes, self.error), (other.size_bytes, other.error)
+        return measures != other_measures and measures[0] <= other_measures[0] and measures[1] <= other_measures[1]
 
 
 def read_entries(folder: Path = ROOT / "artifacts") -> list[Entry]:
     """The records of the checkout, by network and size."""
     records = [registry.load_record(path.parent) for path in sorted(folder.glob(f"*/{registry.RECORD}"))]
-    order = networks.names()
-    return sorted(records, key=lambda e: (order.index(networks.spec(e.network).base), e.size_bytes, e.id))
+    return sorted(records, key=lambda e: (_rank(heading(e.network)), e.size_bytes, e.id))
+
+
+def readable(entries: Sequence[Entry]) -> list[Entry]:
+    """Those whose file is read here: the size of one that its authors' program decoded says nothing about the others."""
+    return [e for e in entries if e.decoded is None]
 
 
 def by_network(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict[str, tuple[list[Entry], list[Quoted]]]:
     """Network -> (measured, quoted), in the registry's order, leaving out networks without either."""
-    groups = {}
-    for name in networks.names():
-        members = [e for e in entries if heading(e.network) == name], [q for q in quoted if heading(q.network) == name]
-        if any(members):
-            groups[name] = members
-    return groups
+    groups: dict[str, tuple[list[Entry], list[Quoted]]] = {}
+    for place, results in enumerate((entries, quoted)):
+        for result in results:
+            groups.setdefault(heading(result.network), ([], []))[place].append(result)
+    return dict(sorted(groups.items(), key=lambda group: _rank(group[0])))
 
 
 def heading(network: str) -> str:
-    """The network under which a table lists this one: both stride placements of ResNet-50 have the same tensors."""
-    return networks.spec(network).base.removesuffix("-v1.5")
+    """The network under which a table lists this one, a name of `networks.spec`.
+
+    It leaves the number of classes out, but not another data set than the network's own. Both stride placements of ResNet-50
+    have the same tensors.
+    """
+    spec = networks.spec(network)
+    base = spec.base.removesuffix("-v1.5")
+    return base if spec.dataset == networks.spec(base).dataset else f"{base}:{spec.dataset}"
+
+
+def _rank(network: str) -> tuple[int, str]:
+    """Networks in the registry's order, each on its own data set first."""
+    return networks.names().index(networks.spec(network).base), network
 
 
 def points(entries: Sequence[Entry], folder: Path = ROOT / RESULTS) -> list[Point]:
@@ -70,11 +84,11 @@ def points(entries: Sequence[Entry], folder: Path = ROOT / RESULTS) -> list[Poin
 
     A point of a sweep that an entry ships is listed once, as the entry.
     """
-    measured = [e for e in entries if e.test_errors is not None]
+    measured = [e for e in readable(entries) if e.test_errors is not None]
     listed = [Point(e.id, e.size_bytes, e.test_errors, e.test_examples, e) for e in measured]
     digests = {e.sha256 for e in measured}
     for network in sorted({heading(e.network) for e in measured}):
-        for path in sorted(folder.glob(f"{network}-*.csv")):
+        for path in curve.files_of(network, ".csv", folder):
             for row in curve.read(path):
                 if row.get("test_errors") and row["sha256"] not in digests:
                     recipe = path.stem.replace(f"-{row['setting'].replace('.', '-')}", "", 1)

@@ -1,4 +1,4 @@
-"""Where an entry stands: beside what others published, beside its own claim, and beside smaller entries."""
+"""How an entry compares with published results, with its own claim, and with smaller entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from benchmarks.report import paired
 from benchmarks.report.paired import Comparison
-from benchmarks.report.records import ROOT, heading
+from benchmarks.report.records import ROOT, heading, readable
 from benchmarks.training import recipe as recipes
 from zoo.records import Entry
 from zoo.registry import Quoted
@@ -49,15 +49,15 @@ def _printed(error: float, like: float) -> float:
 def against_smaller(entry: Entry, entries: Sequence[Entry]) -> tuple[Entry, Comparison] | None:
     """The most accurate entry of fewer bytes, and the paired test of the two (A: that one; B: this one).
 
-    None where there is no smaller entry, or outcomes are not known.
+    None where there is no smaller entry, or outcomes are not known. Files that are not read here are no rivals.
     """
-    wrong = paired.outcomes(entry)
-    smaller = [e for e in entries if e.test_set == entry.test_set and e.size_bytes < entry.size_bytes]
-    if wrong is None or not smaller:
+    outcomes = paired.outcomes(entry)
+    smaller = [e for e in readable(entries) if e.test_set == entry.test_set and e.size_bytes < entry.size_bytes]
+    if outcomes is None or not smaller:
         return None
     best = min(smaller, key=lambda e: (e.test_errors, e.size_bytes))
-    theirs = paired.outcomes(best)
-    return None if theirs is None else (best, paired.compare(theirs, wrong))
+    best_outcomes = paired.outcomes(best)
+    return None if best_outcomes is None else (best, paired.compare(best_outcomes, outcomes))
 
 
 def claim(entry: Entry) -> str:

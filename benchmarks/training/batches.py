@@ -1,7 +1,7 @@
 """Batches of a recipe's training set as a function of (seed, step), and its held-out part.
 
     open_(recipe, seed, device)   the recipe's data set (`data`, else the network's own)
-        mnist, cifar10            Resident: all pixels in memory as uint8, augmented a batch at a time
+        mnist, cifar10, ...       Resident: all pixels in memory as uint8, augmented a batch at a time
         imagenet                  Folder: <ZOO_DATA>/train/<class>/<picture>, decoded by worker processes
         hf:REPOSITORY             Stream: Hugging Face `datasets`, streamed from the Hub
         pool:FOLDER               Pool: any pictures, for a teacher's answers (pool.py)
@@ -59,14 +59,14 @@ class Resident:
         if self.border:  # reflection wants floats; images are padded once and in parts
             mode = "reflect" if self.augment.crop else "constant"
             pad = torch.nn.functional.pad
-            parts = [pad(part.float(), [self.border] * 4, mode=mode).byte() for part in self.images.split(5000)]
-            self.images = torch.cat(parts)
+            padded = [pad(images.float(), [self.border] * 4, mode=mode).byte() for images in self.images.split(5000)]
+            self.images = torch.cat(padded)
         self._epoch, self._order = -1, None
 
     def train(self, step: int, rank: int, world: int) -> Batch:
         """The rank's equal share of batch number `step`."""
-        index, mine = self._index(step, rank, world)
-        return self._normalise(self._augmented(index, step, mine)), self.labels[index]
+        index, portion = self._index(step, rank, world)
+        return self._normalise(self._augmented(index, step, portion)), self.labels[index]
 
     @property
     def variants(self) -> int | None:
@@ -78,31 +78,31 @@ class Resident:
 
     def numbers(self, step: int, rank: int, world: int) -> torch.Tensor:
         """Which of the variants the rank's share of batch number `step` shows, int64 (B,)."""
-        index, mine = self._index(step, rank, world)
+        index, portion = self._index(step, rank, world)
         sides = 2 * self.border + 1
         if not self.border:
             return index
-        corner = self._corners(self._generator(step))[:, mine].to(self.device)
+        corner = self._corners(self._generator(step))[:, portion].to(self.device)
         return index * sides**2 + corner[0] * sides + corner[1]
 
-    def shown(self, numbers: torch.Tensor) -> torch.Tensor:
+    def variant_images(self, numbers: torch.Tensor) -> torch.Tensor:
         """The variants of these numbers, as a network gets them."""
         sides, along = 2 * self.border + 1, torch.arange(self.size, device=self.device)
         rows, columns = (numbers % sides**2 // sides)[:, None] + along, (numbers % sides)[:, None] + along
         return self._normalise(self._cut(numbers // sides**2, rows, columns))
 
     def _index(self, step: int, rank: int, world: int) -> tuple[torch.Tensor, slice]:
-        """Training images of the rank's share of a batch, and which part of the batch it is."""
+        """Training images of the rank's share of a batch, and the place of that share in the batch."""
         batch = self.recipe.batch
         epoch, position = divmod(step, len(self.labels) // batch)
         if epoch != self._epoch:
             self._order, self._epoch = permutation(len(self.labels), self.seed, epoch).to(self.device), epoch
         share = batch // world
-        mine = slice(rank * share, (rank + 1) * share)
-        return self._order[position * batch : (position + 1) * batch][mine], mine
+        portion = slice(rank * share, (rank + 1) * share)
+        return self._order[position * batch : (position + 1) * batch][portion], portion
 
     def _corners(self, generator: torch.Generator) -> torch.Tensor:
-        """What the images of a batch are moved by: (2, batch), rows and columns."""
+        """By how much the images of a batch are shifted: (2, batch), rows and columns."""
         return torch.randint(0, 2 * self.border + 1, (2, self.recipe.batch), generator=generator)
 
     def _generator(self, step: int) -> torch.Generator:
@@ -117,24 +117,24 @@ class Resident:
     def heldout(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """The rank's part of the held-out images."""
         for start in range(rank * 500, self.heldout_count, world * 500):
-            part = slice(start, start + 500)
-            yield self._normalise(self.heldout_images[part]), self.heldout_labels[part]
+            rows = slice(start, start + 500)
+            yield self._normalise(self.heldout_images[rows]), self.heldout_labels[rows]
 
-    def _augmented(self, index: torch.Tensor, step: int, mine: slice) -> torch.Tensor:
+    def _augmented(self, index: torch.Tensor, step: int, portion: slice) -> torch.Tensor:
         """uint8 (B, C, size, size)"""
         augment, batch, size = self.augment, self.recipe.batch, self.size
         if not self.border and not augment.flip and not augment.cutout:
             return self.images[index]
         generator = self._generator(step)
-        corner = self._corners(generator)[:, mine].to(self.device)
+        corner = self._corners(generator)[:, portion].to(self.device)
         along = torch.arange(size, device=self.device)
         rows, columns = corner[0][:, None] + along, corner[1][:, None] + along  # (B, size)
         if augment.flip:
-            mirrored = torch.randint(0, 2, (batch, 1), generator=generator)[mine].bool().to(self.device)
+            mirrored = torch.randint(0, 2, (batch, 1), generator=generator)[portion].bool().to(self.device)
             columns = torch.where(mirrored, columns.flip(1), columns)
         images = self._cut(index, rows, columns)
         if side := augment.cutout:  # DeVries & Taylor 2017: the square's centre is anywhere in the image
-            centre = torch.randint(0, size, (2, batch, 1), generator=generator)[:, mine].to(self.device)
+            centre = torch.randint(0, size, (2, batch, 1), generator=generator)[:, portion].to(self.device)
             inside = [(along >= c - side // 2) & (along < c - side // 2 + side) for c in centre]  # (B, size) each
             hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
             grey = torch.tensor(self.spec.mean, device=self.device).mul(self.spec.scale).round().byte()
@@ -148,8 +148,8 @@ class Resident:
 class Folder:
     """The user's ImageNet (or another folder of classes), decoded by worker processes as it is needed.
 
-    Augmented by `recipe.Crops`. The number of workers decides nothing: the environment variable ZOO_WORKERS sets it. Held out
-    are pictures drawn once and for all from the training set.
+    Augmented by `recipe.Crops`. The environment variable ZOO_WORKERS sets the number of workers, which changes no result. The
+    held-out pictures are drawn from the training set, the same ones for every seed.
     """
 
     def __init__(self, recipe: Recipe, seed: int, device: torch.device):
@@ -257,10 +257,10 @@ class Stream:
         """The rank's part of the first examples of the stream."""
         examples = iter(self.source.take(self.heldout_count))
         for number, start in enumerate(range(0, self.heldout_count, 100)):
-            part = [next(examples) for _ in range(start, min(start + 100, self.heldout_count))]
+            chunk = [next(examples) for _ in range(start, min(start + 100, self.heldout_count))]
             if number % world == rank:
-                pixels = np.stack([_centre_crop(example["image"], self.spec) for example in part])
-                yield self._to_device(pixels), torch.tensor([example["label"] for example in part], device=self.device)
+                pixels = np.stack([_centre_crop(example["image"], self.spec) for example in chunk])
+                yield self._to_device(pixels), torch.tensor([example["label"] for example in chunk], device=self.device)
 
     def _epoch(self, epoch: int, rank: int, world: int, start: int) -> Iterator[dict]:
         """The rank's examples from number `start` on. Shards differ in length: who runs out begins again."""

@@ -1,4 +1,4 @@
-"""Batch normalisation, which methods leave as floats: averaged, estimated anew, folded and coded for the file.
+"""Batch normalisation, which methods do not compress: averaged, estimated anew, folded and coded for the file.
 
     gamma, beta, averaged over the steps -------------------.
     weights as stored -> training batches -> mean, variance -+-> scale, bias of each channel -> integers in few bits
@@ -29,8 +29,8 @@ from zoo.partitionings import BN_EPS, Partitioning
 FINEST, START, COARSEST = 10, 6, 0  # precisions k: a step is 2^-k of a tensor's typical size
 
 
-class Rest(nn.Module):
-    """Running averages of those parameters of the network that the method does not own."""
+class Averages(nn.Module):
+    """Running averages of the parameters that the method does not own: those of batch normalisation."""
 
     def __init__(self, network: nn.Module, owned: Iterable[str], decay: float):
         super().__init__()
@@ -49,18 +49,18 @@ class Rest(nn.Module):
 
 
 def complete(
-    partitioning: Partitioning, coded: dict[str, Coded], rest: dict[str, torch.Tensor], moments: Statistics,
+    partitioning: Partitioning, coded: dict[str, Coded], averages: dict[str, torch.Tensor], moments: Statistics,
     loss: Callable[[dict[str, torch.Tensor]], float], penalty: float,
 ) -> dict[str, Coded]:
-    """All groups of the file: those that the method has coded, and the rest in the precision of least cost.
+    """All groups of the file: those that the method has coded, and the others in the precision of least cost.
 
-    rest: the averaged parameters that `coded` lacks; moments: BN statistics under `coded`; loss(state) is the held-out
+    averages: the averaged parameters that `coded` lacks; moments: BN statistics under `coded`; loss(state) is the held-out
     loss in nats with the weights of a state dict, and a bit costs `penalty` nats.
     """
     missing = [group for group in partitioning.groups if group.name not in coded]
     if not missing:
         return coded
-    search = _Search(partitioning, missing, coded, rest, moments, loss, penalty)
+    search = _Search(partitioning, missing, coded, averages, moments, loss, penalty)
     best = search.price({group.name: (START, True) for group in missing})
     for group in missing:  # coarser as long as it pays, then finer as long as it pays, then one step for all tensors
         for way in (-1, 1):
@@ -76,9 +76,9 @@ def complete(
 
 
 def shortest_bn(partitioning: Partitioning, coded: dict[str, Coded]) -> dict[str, Coded]:
-    """The same integers, those of BN under the entropy model that makes them shortest.
+    """The same groups, those of BN under the entropy model that takes the fewest bytes.
 
-    In an expanded file (thin.py) that is "context": removed channels stand in a row, and their zeros then cost next to nothing.
+    In an expanded file (thin.py) that is "context": removed channels stand side by side, and a zero after zeros costs little.
     """
     best = dict(coded)
     for group in partitioning.groups:
@@ -116,10 +116,10 @@ class _Option:
 class _Search:
     """Tries precisions for the missing groups."""
 
-    def __init__(self, partitioning, missing, coded, rest, moments, loss, penalty):
+    def __init__(self, partitioning, missing, coded, averages, moments, loss, penalty):
         self.partitioning, self.missing, self.loss, self.penalty = partitioning, missing, loss, penalty
         self.fixed = partitionings.weights(partitioning, coded) | partitionings.constants(partitioning)
-        self.rest = {name: p.double().cpu().numpy() for name, p in rest.items()}
+        self.averages = {name: p.double().cpu().numpy() for name, p in averages.items()}
         self.moments = {name: s.double().cpu().numpy() for name, s in moments.items()}
 
     def price(self, choice: dict[str, tuple[int, bool]]) -> _Option:
@@ -136,8 +136,8 @@ class _Search:
         """Values that a tensor should hold, and its typical size. Folded BN: the bias makes up for the coded scale's error."""
         layer, _, kind = name.rpartition(".")
         if f"{layer}.running_var" not in self.moments:
-            return self.rest[name], size(self.rest[name])
-        gamma, beta = self.rest[f"{layer}.weight"], self.rest[f"{layer}.bias"]
+            return self.averages[name], size(self.averages[name])
+        gamma, beta = self.averages[f"{layer}.weight"], self.averages[f"{layer}.bias"]
         mean, variance = self.moments[f"{layer}.running_mean"], self.moments[f"{layer}.running_var"]
         scale = np.where(variance > DEAD, gamma / np.sqrt(variance + BN_EPS), 0.0)
         if kind == "weight":

@@ -1,4 +1,4 @@
-"""Nested states of tensors and plain values in one safetensors file: no pickle, a checksum, and the one before kept."""
+"""Checkpoints: nested tensors and plain values in one safetensors file, with a checksum; the previous one is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-PREVIOUS = "previous"  # what stands in the name of the checkpoint before the last
+PREVIOUS = "previous"  # marks the name of the checkpoint before the last one
 
 
 class DamagedCheckpoint(ValueError):
@@ -27,15 +27,15 @@ def save(path: Path, state: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_strip(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file(tensors, part, metadata={"tree": tree, "sha256": _digest(tree, tensors)})
-    with open(part, "rb") as file:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file(tensors, unfinished, metadata={"tree": tree, "sha256": _digest(tree, tensors)})
+    with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
     if path.exists():  # a second name for it, so that there is a checkpoint at every moment
-        second = part.with_suffix(".old.part")
+        second = unfinished.with_suffix(".old.part")
         _link(path, second)
         os.replace(second, previous(path))
-    os.replace(part, path)
+    os.replace(unfinished, path)
 
 
 def previous(path: Path) -> Path:
@@ -62,7 +62,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> Any:
         content = json.loads(tree)
     except (SafetensorError, KeyError, ValueError) as error:
         raise DamagedCheckpoint(f"{path} is damaged, or no checkpoint: {error}") from error
-    # those of versions before the checksum have none
+    # Older checkpoints have no checksum.
     if "sha256" in metadata and metadata["sha256"] != _digest(tree, tensors):
         raise DamagedCheckpoint(f"{path} is damaged: its checksum is that of another content")
     return _fill(content, {name: tensor.to(device) for name, tensor in tensors.items()})

@@ -29,7 +29,7 @@ class Teacher(nn.Module):
 
     def __init__(self, recipe: Recipe, student: nn.Module):
         super().__init__()
-        network, source = _load(recipe.teacher)
+        network, source = load(recipe.teacher)
         self.network = [network.requires_grad_(False).eval()]  # in a list: it is no part of the state
         self.temperature, self.share, self.weight = recipe.temperature, recipe.distill, recipe.features
         self.matched = _affine(datasets.PREPROCESSINGS[recipe.preprocess], datasets.PREPROCESSINGS[source])
@@ -68,14 +68,14 @@ class Teacher(nn.Module):
 
     def loss(
         self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, smoothing: float,
-        known: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The mean over the batch, right after the student has seen `images`. Labels below 0 are not known.
 
-        known: the teacher's logits for the images, where they need not be computed anew.
+        teacher_logits: those for the images if they are kept from an earlier pass; None to compute them.
         """
         t = self.temperature
-        target = ((self.logits(images) if known is None else known) / t).softmax(1)
+        target = ((self.logits(images) if teacher_logits is None else teacher_logits) / t).softmax(1)
         soft = nn.functional.kl_div((logits / t).log_softmax(1), target, reduction="none").sum(1) * t * t  # (B,)
         hard = nn.functional.cross_entropy(logits, labels, ignore_index=-100, label_smoothing=smoothing, reduction="none")
         total = torch.where(labels >= 0, self.share * soft + (1 - self.share) * hard, soft).mean()
@@ -93,7 +93,7 @@ class Teacher(nn.Module):
         return hook
 
 
-def _load(name: str) -> tuple[nn.Module, str]:
+def load(name: str) -> tuple[nn.Module, str]:
     """The network called `name`, a source of zoo/compress/reference.py or an entry, and its preprocessing."""
     if name.partition("@")[0] in reference.SOURCES:
         weights = reference.load(name)

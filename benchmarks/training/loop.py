@@ -28,11 +28,11 @@ from benchmarks.training import batches, bn, checkpoint, history, thin
 from benchmarks.training import recipe as recipes
 from benchmarks.training.distill import Teacher
 from benchmarks.training.recipe import Recipe
-from benchmarks.versions import versions
+from benchmarks.training.versions import versions
 from zoo import codec, compact, files, networks, partitionings
 from zoo.files import write
 
-KNOWN: list = []  # what the answers of a teacher are to, and the answers: the seeds of a recipe share them
+TEACHER_LOGITS: list = []  # (key of the teacher and its images, logits of all these images): the seeds of a recipe share them
 
 
 class Run:
@@ -52,8 +52,8 @@ class Run:
             self.network.to(self.device)
             with self._autocast():
                 bn.unfold(self.network, self._first_batches(recipe.finish.images_on_the_way), self._sum)
-        self.whole = self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
-        self.kept: thin.Kept = {}
+        self.full_partitioning = self.partitioning = partitionings.get(recipe.network, recipe.partitioning)
+        self.kept_channels: thin.Kept = {}
         if recipe.keep:
             self._thin()
         self.teacher = Teacher(recipe, self.network) if recipe.teacher else None
@@ -63,7 +63,7 @@ class Run:
                 self.teacher.inherit(self.network, recipe.inherit)
             self.teacher.to(self.device)
             self.batches.answer = self._answers
-        self.known = self._known()
+        self.teacher_logits = self._all_teacher_logits()
         classes = networks.spec(recipe.network).classes_count
         self.answers = self.batches.answers(classes) if getattr(self.batches, "views", 0) else None
         method = methods.find(recipe.method)
@@ -72,12 +72,12 @@ class Run:
         owned = set(self.method.weights())
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name not in owned)
-        self.rest = bn.Rest(self.network, owned, recipe.average)
+        self.bn_averages = bn.Averages(self.network, owned, recipe.average)
         self.generator = torch.Generator(self.device)
         self.optimizers = self._optimizers()
         self.log: list[str] = []
         self.seconds = 0.0
-        self.spent: dict[str, float] = {}  # seconds of this process by what they went into
+        self.spent: dict[str, float] = {}  # seconds of this process by activity
 
     def _thin(self) -> None:
         """Removes the channels that the recipe does not keep."""
@@ -91,9 +91,9 @@ class Run:
             scores = thin.scores(self.recipe.network, self.network, images, loss)
         for score in scores.values():
             self._sum(score)
-        self.kept = thin.choose({space: score.cpu() for space, score in scores.items()}, self.recipe.keep)
-        compact.remove(self.recipe.network, self.network, self.kept)
-        self.partitioning = thin.partitioning(self.whole, self.kept)
+        self.kept_channels = thin.choose({space: score.cpu() for space, score in scores.items()}, self.recipe.keep)
+        compact.remove(self.recipe.network, self.network, self.kept_channels)
+        self.partitioning = thin.partitioning(self.full_partitioning, self.kept_channels)
 
     def train_step(self) -> torch.Tensor:
         """One step: forward, backward, the method's penalty, optimisers. Returns the loss, detached."""
@@ -104,7 +104,7 @@ class Run:
         with self._timed("data"):
             images, labels = self.batches.train(self.step, self.rank, self.world)
         with self._timed("teacher"):
-            known = self._remembered(images)
+            teacher_logits = self._remembered(images)
         with self._timed("data"):
             for until, size in self.recipe.shrink:
                 if self.step < until:
@@ -115,7 +115,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             logits = functional_call(self.network, self._weights(), (images,))
-        loss = self._loss(logits.float(), images, labels, known)
+        loss = self._loss(logits.float(), images, labels, teacher_logits)
         loss.backward()
         if self.world > 1:
             self._average_gradients()
@@ -129,23 +129,23 @@ class Run:
                 group["lr"] = min(group["base_lr"] * factor, limit) if group["scheduled"] else group["base_lr"]
             optimizer.step()
         self.method.after_step(self.step)
-        self.rest.after_step(self.step)
+        self.bn_averages.after_step(self.step)
         self.step += 1
         return loss.detach()
 
     @torch.no_grad()
     def heldout_errors(self) -> int:
         """Errors on the held-out images with the weights that would be stored now, but BN in float32."""
-        weights = self._weights(averaged=True) | self.rest.averages()
+        weights = self._weights(averaged=True) | self.bn_averages.averages()
         with self._autocast():
             errors, _, _ = self._heldout(weights | self._statistics(weights, self.recipe.finish.images_on_the_way))
         return errors
 
     def artifact(self) -> bytes:
         """The model file of the present state. All processes of a run must ask for it together."""
-        layout = {group.name: group.shapes for group in self.whole.groups}
-        coded, rest, finish = self.method.finish(), self.rest.averages(), self.recipe.finish
-        weights = self._placed(partitionings.weights(self.partitioning, coded)) | rest
+        layout = {group.name: group.shapes for group in self.full_partitioning.groups}
+        coded, averages, finish = self.method.finish(), self.bn_averages.averages(), self.recipe.finish
+        weights = self._placed(partitionings.weights(self.partitioning, coded)) | averages
         statistics = self._statistics(weights, finish.images)
         penalty = self.method.bit_price if finish.penalty is None else finish.penalty
 
@@ -154,9 +154,9 @@ class Run:
                 _, total, count = self._heldout(self._placed(state), finish.heldout)
             return total / count
 
-        coded = bn.complete(self.partitioning, coded, rest, statistics, loss, penalty)
-        if self.kept:
-            coded = bn.shortest_bn(self.whole, thin.expand(self.whole, self.kept, coded))
+        coded = bn.complete(self.partitioning, coded, averages, statistics, loss, penalty)
+        if self.kept_channels:
+            coded = bn.shortest_bn(self.full_partitioning, thin.expand(self.full_partitioning, self.kept_channels, coded))
         return codec.encode(self.recipe.network, self.recipe.partitioning, coded, layout)
 
     def artifact_errors(self, blob: bytes) -> int:
@@ -190,20 +190,20 @@ class Run:
             yield batch(step, self.rank, self.world)
 
     def _sum(self, tensor: torch.Tensor) -> None:
-        """In place, over all processes."""
+        """Adds up a tensor over all processes, in place."""
         if self.world > 1:
             torch.distributed.all_reduce(tensor)
 
     def shares(self) -> str:
-        """Shares of the time of training steps that went into data, kept answers and the method's penalty, for the log."""
+        """Shares of the time of training steps for data, the teacher's answers and the method's penalty, for the log."""
         total = self.spent.get("step", 0.0) or 1.0
-        return "".join(f", {what} {self.spent.get(what, 0.0) / total:.0%}" for what in ("data", "teacher", "penalty"))
+        return "".join(f", {name} {self.spent.get(name, 0.0) / total:.0%}" for name in ("data", "teacher", "penalty"))
 
     @contextmanager
-    def _timed(self, what: str):
+    def _timed(self, activity: str):
         started = time.perf_counter()
         yield
-        self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - started
+        self.spent[activity] = self.spent.get(activity, 0.0) + time.perf_counter() - started
 
     def state(self) -> dict:
         """What `restore` takes: nested dicts and lists of plain values and tensors, for `checkpoint.save`."""
@@ -214,9 +214,9 @@ class Run:
             "seconds": self.seconds,
             "log": self.log,
             "network": self.network.state_dict(),
-            "kept": self.kept,
+            "kept": self.kept_channels,
             "method": self.method.state_dict(),
-            "rest": self.rest.state_dict(),
+            "rest": self.bn_averages.state_dict(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else {},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
@@ -226,10 +226,10 @@ class Run:
         saved = recipes.from_dict(json.loads(state["recipe"]), "the checkpoint's recipe")
         if recipes.deciding(saved) != recipes.deciding(self.recipe) or state["seed"] != self.seed:
             raise ValueError("the checkpoint was made by another recipe or seed: give another --out, or --restart")
-        self.kept = state.get("kept", {})  # as many channels as were chosen now, and the same ones on the same machine
+        self.kept_channels = state.get("kept", {})  # the same number as in this run, on the same machine the same channels
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
-        self.rest.load_state_dict(state.get("rest", {}))
+        self.bn_averages.load_state_dict(state.get("rest", {}))
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -246,12 +246,13 @@ class Run:
             lr = {"main": o.lr, "psi": o.lr / 10 if o.psi_lr is None else o.psi_lr, "density": chosen.lr}[chosen.role]
             decay = o.weight_decay if chosen.decay else 0.0
             if o.name == "sgd" and chosen.role == "main":
-                # theta = w * parameter + .., so its gradient is w times that of theta: at lr / w^2 theta moves as it would itself
+                # theta = w * parameter + ..: the parameter's gradient is w times that of theta, so a step of size lr / w^2
+                # changes theta as a step of size lr on theta itself would.
                 lr, decay = lr / chosen.weight_per_unit**2, decay * chosen.weight_per_unit**2
             entry = {"params": chosen.parameters, "lr": lr, "weight_decay": decay, "scheduled": chosen.role != "density"}
             (density if chosen.role == "density" else main).append(entry)
         projections = list(self.teacher.parameters()) if self.teacher is not None else []
-        for parameters in (projections, list(self.rest.parameter.values())):
+        for parameters in (projections, list(self.bn_averages.parameter.values())):
             if parameters:
                 main.append({"params": parameters, "lr": o.lr, "weight_decay": 0.0, "scheduled": True})
         for entry in main + density:
@@ -266,7 +267,7 @@ class Run:
         return self._placed(self.method.weights(averaged))
 
     def _placed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """On the device, and convolutions channels-last where the recipe says so: much faster on CPUs."""
+        """The tensors on the device; convolutions channels-last where the recipe says so, which is much faster on CPUs."""
         state = {name: tensor.to(self.device) for name, tensor in state.items()}
         if not self.recipe.channels_last:
             return state
@@ -275,8 +276,8 @@ class Run:
 
     def _remembered(self, images: torch.Tensor) -> torch.Tensor | None:
         """The teacher's logits for a batch as it was cut, before it is averaged down; None where they are not kept."""
-        if self.known is not None:
-            return self.known[self.batches.numbers(self.step, self.rank, self.world)]
+        if self.teacher_logits is not None:
+            return self.teacher_logits[self.batches.numbers(self.step, self.rank, self.world)]
         if self.answers is None:
             return None
         with self._autocast():
@@ -284,27 +285,27 @@ class Run:
             return self.answers.of(rows, lambda: self.teacher.logits(images))
 
     def _loss(
-        self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, known: torch.Tensor | None
+        self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None
     ) -> torch.Tensor:
         smoothing = self.recipe.label_smoothing
         if self.teacher is None:
             return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         with self._autocast():
-            return self.teacher.loss(logits, images, labels, smoothing, known)
+            return self.teacher.loss(logits, images, labels, smoothing, teacher_logits)
 
     @torch.no_grad()
-    def _known(self) -> torch.Tensor | None:
-        """The teacher's logits for every image that training can show; None where these are too many to be worth it."""
+    def _all_teacher_logits(self) -> torch.Tensor | None:
+        """The teacher's logits for every image that training can show; None if the images are so many that it would not pay."""
         r, count = self.recipe, getattr(self.batches, "variants", None)
         if self.teacher is None or r.features or r.shrink or count is None or count > r.steps * r.batch // 2:
             return None
         key = r.teacher, r.dataset, r.preprocess, r.augment.plain(), count, self.device, self.bf16
-        if not KNOWN or KNOWN[0] != key:
-            parts = torch.arange(count, device=self.device).split(500)
-            bar = tqdm(parts, desc=f"answers of {r.teacher}", disable=self.rank != 0, mininterval=1.0)
+        if not TEACHER_LOGITS or TEACHER_LOGITS[0] != key:
+            chunks = torch.arange(count, device=self.device).split(500)
+            bar = tqdm(chunks, desc=f"answers of {r.teacher}", disable=self.rank != 0, mininterval=1.0)
             with self._autocast():
-                KNOWN[:] = key, torch.cat([self.teacher.logits(self.batches.shown(part)) for part in bar])
-        return KNOWN[1]
+                TEACHER_LOGITS[:] = key, torch.cat([self.teacher.logits(self.batches.variant_images(chunk)) for chunk in bar])
+        return TEACHER_LOGITS[1]
 
     def _answers(self, images: torch.Tensor) -> torch.Tensor:
         with self._autocast():
@@ -319,8 +320,8 @@ class Run:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         self._sum(flat)
         flat /= self.world
-        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for gradient, piece in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(piece.view_as(gradient))
 
 
 def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool = True, stop_after: int | None = None) -> Path:
@@ -348,13 +349,13 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
     loss_sum, counted = torch.zeros((), device=training.device), 0
     bar = tqdm(total=recipe.steps * recipe.batch, initial=training.step * recipe.batch, desc=f"{recipe.id} seed {seed}",
                unit=" images", unit_scale=True, disable=not chief, mininterval=1.0)
-    shown = ""
+    heldout_note = ""
     while training.step < last:
         loss = training.train_step()
         loss_sum, counted = loss_sum + loss, counted + 1
         bar.update(recipe.batch)
         if training.step % 100 == 0:
-            bar.set_postfix_str(_line(float(loss), training) + shown, refresh=False)
+            bar.set_postfix_str(_line(float(loss), training) + heldout_note, refresh=False)
         evaluating = training.step % recipe.evaluate_every == 0 or training.step == recipe.steps
         saving = training.step % recipe.checkpoint_every == 0 or training.step == last
         if evaluating or saving:
@@ -365,11 +366,11 @@ def run(recipe: Recipe, seed: int, out: Path, device: str = "cpu", resume: bool 
                 raise FloatingPointError(f"the loss is {mean} at step {training.step}: lower the learning rate")
         if evaluating:
             errors = training.heldout_errors()
-            shown = f", held-out {errors}/{training.batches.heldout_count}"
+            heldout_note = f", held-out {errors}/{training.batches.heldout_count}"
             loss_sum, counted = torch.zeros_like(loss_sum), 0
             training.seconds = time.perf_counter() - started
             shares = training.shares()
-            training.log.append(f"step {training.step}, {_line(mean, training)}{shown}{shares}, {training.seconds:.0f} s")
+            training.log.append(f"step {training.step}, {_line(mean, training)}{heldout_note}{shares}, {training.seconds:.0f} s")
         if saving:
             training.seconds = time.perf_counter() - started
             if chief:

@@ -98,15 +98,15 @@ class Pool:
         else:
             boxes = random_boxes(self.sizes[1:, number, 0].cpu(), self.augment, draw)
         share = torch.where(torch.rand(len(number), generator=draw) < self.mixup, torch.rand(len(number), generator=draw), 1.0)
-        mine = _share(len(number), rank, world)
-        pair = torch.arange(mine.start, mine.stop + (self.mixup > 0)) % len(number)  # each picture, and the next one
+        portion = _share(len(number), rank, world)
+        pair = torch.arange(portion.start, portion.stop + (self.mixup > 0)) % len(number)  # each picture, and the next one
         images = self._cropped(number[pair], boxes[:, pair])
         if self.mixup:
-            images = torch.lerp(images[1:], images[:-1], share[mine].to(self.device)[:, None, None, None])
-        known = torch.from_numpy(self.pictures.labels)[number.cpu()]
+            images = torch.lerp(images[1:], images[:-1], share[portion].to(self.device)[:, None, None, None])
+        class_of = torch.from_numpy(self.pictures.labels)[number.cpu()]
         small = self.sizes[1:, number, 0].amin(0).cpu() < SMALL
-        labels = torch.where(small & (share == 1.0), known, UNKNOWN)
-        return images, labels[mine].to(self.device)
+        labels = torch.where(small & (share == 1.0), class_of, UNKNOWN)
+        return images, labels[portion].to(self.device)
 
     def rows(self, step: int, rank: int, world: int) -> torch.Tensor:
         """Rows of the kept answers that belong to the rank's share of a batch, int64 (B,): one for each view and picture."""
@@ -184,13 +184,13 @@ def cut(pixels, start, height, width, boxes: torch.Tensor, size: int) -> torch.T
     pixels: uint8 (P, 3); start, height, width: int64 (B, 2) of each picture as it is and at half the size; boxes as
     `random_boxes` makes them. A part that must shrink by more than 1.5 is read from the smaller copy, so that it has no aliases.
     """
-    left, top, w, h, mirrored = boxes
+    x_offset, top, w, h, mirrored = boxes
     level = ((w * h).sqrt() / size > 1.5).long()[:, None]
     start, height, width = (t.gather(1, level) for t in (start, height, width))  # (B, 1)
     scale = 0.5 ** level.float()
     along = (torch.arange(size, device=pixels.device) + 0.5) / size  # (S,)
     across = torch.where(mirrored[:, None] > 0, 1 - along, along)
-    x = ((left[:, None] + across * w[:, None]) * scale - 0.5).clamp_min(0).minimum(width - 1)  # (B, S)
+    x = ((x_offset[:, None] + across * w[:, None]) * scale - 0.5).clamp_min(0).minimum(width - 1)  # (B, S)
     y = ((top[:, None] + along * h[:, None]) * scale - 0.5).clamp_min(0).minimum(height - 1)
     x0, y0 = x.floor().long(), y.floor().long()
     x1, y1 = (x0 + 1).minimum(width - 1), (y0 + 1).minimum(height - 1)
@@ -252,9 +252,9 @@ def _decode(folder: Path, sources: list[Path], cached: Path, index: Path) -> Non
 
     names, labels, start, height, width, position = [], [], [], [], [], 0
     cached.parent.mkdir(parents=True, exist_ok=True)
-    part = cached.with_name(f"{cached.name}.{os.getpid()}.part")
+    unfinished = cached.with_name(f"{cached.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as out:
+        with open(unfinished, "wb") as out:
             for name, blob in tqdm(_blobs(folder, sources), desc="decoding the pool", unit=" pictures"):
                 image = pictures.read(io.BytesIO(blob), f"{folder}: {name}", mode="RGB")
                 if min(image.size) > CAP:
@@ -269,9 +269,9 @@ def _decode(folder: Path, sources: list[Path], cached: Path, index: Path) -> Non
                 for copy in copies:
                     out.write(copy.tobytes())
                     position += copy.width * copy.height
-        os.replace(part, cached)
+        os.replace(unfinished, cached)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     tables = {"start": start, "height": height, "width": width, "labels": labels}
     tables = {key: np.array(value, np.int64) for key, value in tables.items()}
     files.write(index, lambda out: np.savez(out, names=np.array(names), **tables))

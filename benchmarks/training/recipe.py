@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
-from benchmarks.tables import Listed, Table, complaints
+from benchmarks.training.tables import Listed, Table, complaints
 from zoo import datasets, networks
 from zoo.errors import ZooError
 from zoo.verify import IDLE
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent.parent / "recipes"
 
 
 class Optimizer(Table):
-    """Of the network's own parameters and latents; the method names the rates of its other parameters."""
+    """[optimizer]: how the network's own parameters and latents are trained; for other parameters the method names a rate."""
 
     name: Literal["adam", "sgd"] = "adam"
     lr: float = 1e-3
@@ -38,7 +38,7 @@ class Optimizer(Table):
 
 
 class Finish(Table):
-    """How what the method leaves (BN) is coded: see benchmarks/training/bn.py. Without effect where it leaves nothing."""
+    """[finish]: how batch normalisation is coded (benchmarks/training/bn.py). Without effect on a network that has none."""
 
     penalty: float | None = None  # nats a bit; None: the method's `bit_price`
     images: int = 10_000  # training images from which the BN statistics of the file are estimated
@@ -56,7 +56,7 @@ class Finish(Table):
 
 
 class Claim(Table):
-    """What the authors aim at; the leaderboard shows it beside what was measured. The bytes also bound the choice of a seed."""
+    """[claim]: what the authors aim at, shown beside what was measured. The bytes bound the choice of a seed."""
 
     bytes: int | None = None
     error_percent: float | None = None
@@ -139,6 +139,16 @@ class Recipe(Table):
             raise ValueError(str(error)) from error
         return name
 
+    @field_validator("data")
+    @classmethod
+    def _data(cls, data: str, info: ValidationInfo) -> str:
+        network = info.data.get("network")
+        if network and data in datasets.DATASETS:
+            spec = networks.spec(network)
+            if data != spec.dataset and datasets.get(data).shape == spec.input_shape:  # the file must say what it is for
+                raise ValueError(f'expected network = "{spec.base}:{data}" instead')
+        return data
+
     @field_validator("method")
     @classmethod
     def _method(cls, name: str) -> str:
@@ -218,8 +228,8 @@ def find(path: str | Path) -> Path:
     if not path.is_file() and (FOLDER / f"{path}.toml").is_file():
         path = FOLDER / f"{path}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise FileNotFoundError(f"no recipe {path}; benchmarks/recipes/ has {known}")
+        ids = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise FileNotFoundError(f"no recipe {path}; benchmarks/recipes/ has {ids}")
     return path
 
 

@@ -106,9 +106,9 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
 
     Raises ValueError for groups that have no such integer: codebooks without an entry 0, floats, shifts.
     """
-    spaces_of, small, whole, places = spaces(full.network), partitioning(full, kept), {}, _places(full.network, kept)
-    counts = listing.widths(full.network)
-    for group, thin in zip(full.groups, small.groups, strict=True):
+    spaces_of, thin_partitioning = spaces(full.network), partitioning(full, kept)
+    groups, places, counts = {}, _places(full.network, kept), listing.widths(full.network)
+    for group, thin in zip(full.groups, thin_partitioning.groups, strict=True):
         group_coded, zero = coded[group.name], _zero(group.name, coded[group.name])
         l, start, rows = group_coded.phi.shape[1], 0, []
         for name, shape, cut in zip(group.tensors, group.shapes, thin.shapes, strict=True):
@@ -119,8 +119,8 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
             out[np.ix_(*index)] = group_coded.phi[start : start + count].reshape(*cut[:sides], -1)
             rows.append(out.reshape(-1, l))
             start += count
-        whole[group.name] = replace(group_coded, phi=np.concatenate(rows))
-    return whole
+        groups[group.name] = replace(group_coded, phi=np.concatenate(rows))
+    return groups
 
 
 def _numbers(side: int, places: np.ndarray | None, count: int | None) -> np.ndarray:
@@ -130,15 +130,15 @@ def _numbers(side: int, places: np.ndarray | None, count: int | None) -> np.ndar
     return np.arange(side).reshape(count, -1)[places].reshape(-1)  # a dense layer reads several numbers of each map
 
 
-def _zero(name: str, part: Coded) -> int:
+def _zero(name: str, coded: Coded) -> int:
     """The integer that stands for the weight 0."""
-    if part.decoder == "codebook":
-        entries = np.flatnonzero((part.psi["codebook"] == 0).all(0))
+    if coded.decoder == "codebook":
+        entries = np.flatnonzero((coded.psi["codebook"] == 0).all(0))
         if len(entries):
             return int(entries[0])
         raise ValueError(f"group {name}: no entry of its codebook is the weight 0, which stands for what was removed")
-    if part.decoder == "float32" or "shift" in part.psi:
-        raise ValueError(f"group {name}: no integer is the weight 0 under {part.decoder}; it cannot be expanded")
+    if coded.decoder == "float32" or "shift" in coded.psi:
+        raise ValueError(f"group {name}: no integer is the weight 0 under {coded.decoder}; it cannot be expanded")
     return 0
 
 

@@ -28,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000, help="how many, rounded up to thousands (default: 10,000)")
     parser.add_argument("--state", type=Path, default=Path("runs/fuzz"), help="folder of the parts (default: runs/fuzz)")
+    parser.add_argument("--share", default="1/1", help="which parts this process runs: 1/2 and 2/2 share them (default: 1/1)")
     parser.add_argument("--case", type=int, help="run this one case alone and print its outcome")
     options = parser.parse_args()
     if options.case is not None:
@@ -36,13 +37,15 @@ def main() -> int:
         return 0
     options.state.mkdir(parents=True, exist_ok=True)
     paths = [options.state / f"part-{i:06}.json" for i in range(-(-options.cases // PART))]
-    for i, path in enumerate(tqdm(paths, unit="part", disable=None)):
+    number, shares = map(int, options.share.split("/"))
+    for i in tqdm(range(number - 1, len(paths), shares), unit="part", disable=None):
+        path = paths[i]
         if not path.exists():
             result = run_part(range(i * PART, (i + 1) * PART), options.state)
             partial = path.with_suffix(f".{os.getpid()}.part")
             partial.write_text(json.dumps(result))
             partial.replace(path)
-    return report([json.loads(path.read_text()) for path in paths])
+    return report([json.loads(path.read_text()) for path in paths if path.exists()])
 
 
 def program(case: int) -> mutation.Program:

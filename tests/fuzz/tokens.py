@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from unittest import mock
 
 from zoo import codec
-from zoo.codec import container
+from zoo.codec import container, described
 from zoo.codec.bits import Reader, Writer, varint
-
-HEADER = 4  # tokens: network, partitioning, numbers, groups
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,13 @@ class File:
     tokens: list[Token]
     stream: bytes
     groups: list[int]
+    version: int = 1
+    description: codec.Description | None = None  # of version 2
+
+    @property
+    def header(self) -> int:
+        """How many tokens stand before the first group."""
+        return self.groups[0] if self.groups else len(self.tokens)
 
 
 class Recorder(Reader):
@@ -77,17 +82,20 @@ class Recorder(Reader):
     def align(self):
         return self._record("align", 0, super().align)
 
+    def string(self, read):
+        return self._record("string", 0, lambda: read(self))
+
 
 def take_apart(blob: bytes, layout) -> File:
-    """The tokens of a file that decodes."""
-    readers, begins = [], []
+    """The tokens of a file of either version that decodes."""
+    readers, begins, version = [], [], blob[len(container.MAGIC)]
 
     class OfThisFile(Recorder):
         def __init__(self, data):
             super().__init__(data)
             readers.append(self)
 
-    columns = container._columns
+    columns, string = container._columns, described._read_string
 
     def begin_of_group(*arguments):  # called once a group, after its flags and names
         tokens, at = readers[0].tokens, len(readers[0].tokens)
@@ -96,13 +104,15 @@ def take_apart(blob: bytes, layout) -> File:
         begins.append(at - 1)
         return columns(*arguments)
 
-    with mock.patch.object(container, "Reader", OfThisFile), mock.patch.object(container, "_columns", begin_of_group):
-        codec.decode(blob, layout)
+    with mock.patch.multiple(container, Reader=OfThisFile, _columns=begin_of_group), \
+            mock.patch.object(described, "_read_string", lambda reader: reader.string(string)):  # fmt: skip
+        description = described.decode(blob)[0] if version == described.VERSION else codec.decode(blob, layout) and None
     start = 3  # magic, version, length
-    return File(readers[0].tokens[start:], bytes(readers[0].data[readers[0].position :]), [begin - start for begin in begins])
+    stream = bytes(readers[0].data[readers[0].position :])
+    return File(readers[0].tokens[start:], stream, [begin - start for begin in begins], version, description)
 
 
-def put_together(tokens: list[Token], stream: bytes) -> bytes:
+def put_together(tokens: list[Token], stream: bytes, version: int = 1) -> bytes:
     """A whole file: length and checksum fit. What a code cannot hold is cut to what it can."""
     writer = Writer()
     for token in tokens:
@@ -119,9 +129,13 @@ def put_together(tokens: list[Token], stream: bytes) -> bytes:
             writer.varint(min(max(value, 0), 2**63 - 1))
         elif token.method == "text":
             writer.text(value)
+        elif token.method == "string":
+            data = value.encode() if isinstance(value, str) else value
+            writer.varint(len(data))
+            writer.raw(data)
         else:
             writer.raw(value)
-    return seal(writer.to_bytes() + stream)
+    return seal(writer.to_bytes() + stream, version)
 
 
 def seal(body: bytes, version: int = 1) -> bytes:

@@ -96,21 +96,24 @@ class Classes:
         self._pop_shares(coder)
         self._spend(coder)
         tensors = self._rectangles(len(self.tables))
-        out = np.empty((self.l, sum(math.prod(planes) for planes in self.planes) // self.l), np.int32)
-        buffers = [np.empty((p, o, i), np.int32) for o, i, p in self.planes]
-        work: list[list[tuple[np.ndarray, slice, slice]]] = [[] for _ in self.tables]
+        buffers = [np.empty((p, o, i), np.int8) for o, i, p in self.planes]
+        work: list[list[tuple[int, int, slice, slice]]] = [[] for _ in self.tables]
         counts = [0] * len(self.tables)
-        for buffer, tensor in zip(buffers, tensors, strict=True):
-            for plane, rectangles in zip(buffer, tensor.rectangles, strict=True):
+        for t, tensor in enumerate(tensors):
+            for place, rectangles in enumerate(tensor.rectangles):
                 for k, rows, columns in rectangles:
-                    work[k].append((plane, rows, columns))
+                    work[k].append((t, place, rows, columns))
                     counts[k] += (rows.stop - rows.start) * (columns.stop - columns.start)
+        kind = np.dtype(np.int8)
         for values, jobs in zip(self._pop_classes(coder, counts), work, strict=True):
+            kind = np.promote_types(kind, values.dtype)
+            buffers = [buffer.astype(kind, copy=False) for buffer in buffers]
             begin = 0
-            for plane, rows, columns in jobs:
+            for t, place, rows, columns in jobs:
                 height, width = rows.stop - rows.start, columns.stop - columns.start
-                plane[rows, columns] = values[begin : begin + height * width].reshape(height, width)
+                buffers[t][place, rows, columns] = values[begin : begin + height * width].reshape(height, width)
                 begin += height * width
+        out = np.empty((self.l, sum(math.prod(planes) for planes in self.planes) // self.l), kind)
         for t, (view, tensor) in enumerate(zip(self._cubes(out.T), tensors, strict=True)):
             rows, columns = np.argsort(tensor.row_order), np.argsort(tensor.column_order)
             for plane, ordered in zip(view, buffers[t], strict=True):
@@ -123,7 +126,7 @@ class Classes:
             table.push(coder, values)
 
     def _pop_classes(self, coder: Ans, counts: list[int]):
-        """The integers of each class, int32."""
+        """The integers of each class, in a type that holds them."""
         for table, count in zip(self.tables, counts, strict=True):
             yield table.pop(coder, count)
 

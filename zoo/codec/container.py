@@ -16,7 +16,7 @@ from zoo import reparam
 from zoo.codec import entropy
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer, varint
-from zoo.codec.work import Work, most_bytes, most_steps
+from zoo.codec.work import GROUP, Work, most_bytes, most_steps, quick_steps
 from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, TruncatedArtifact, UnsupportedVersion
 
 MAGIC = b"\x89ZOO\r\n\x1a\n"
@@ -106,9 +106,14 @@ def assemble(version: int, start: bytes, groups: Mapping[str, Coded], layout: La
             raise TypeError(f"group {name}: phi is {group.phi.dtype}, not {np.dtype(kind)}")
     psi = {name: _pack_psi(group, len(layout[name]), columns[name]) for name, group in groups.items()}
     models = {name: entropy.find(group.model).fit(group.phi, layout[name]) for name, group in groups.items()}
+    blob, work = _write(version, start, groups, psi, models)
+    for name in sorted(work, key=work.get, reverse=True):  # quicker models for large networks, from the slowest group on
+        if sum(work.values()) > quick_steps(numbers) and hasattr(models[name], "quicker"):
+            models[name] = models[name].quicker(groups[name].phi, layout[name]) or models[name]
+            work[name] = models[name].work
     while True:
         blob, work = _write(version, start, groups, psi, models)
-        if sum(work.values()) <= most_steps(len(blob), numbers):
+        if sum(work.values()) + _work_of_groups(sizes) <= most_steps(len(blob), numbers):
             break
         for name in sorted(work, key=work.get, reverse=True):  # a simpler model where that spares most
             simpler = models[name].simpler(groups[name].phi, layout[name])
@@ -157,12 +162,13 @@ def _write(
     return blob + zlib.crc32(blob).to_bytes(4, "little"), work
 
 
-def decode(blob: bytes, layout: Callable[[Header], Layout]) -> tuple[Header, dict[str, Coded]]:
+def decode(blob: bytes, layout: Callable[[Header], Layout], narrow: bool = False) -> tuple[Header, dict[str, Coded]]:
     """Header and groups of a file, or a `CorruptArtifact` that says what was found.
 
     `layout` tells from the header which tensors the named network has; nothing larger than those is ever allocated.
+    `narrow`: phi may be int8 or int16 where that holds it, a quarter of the memory.
     """
-    header, groups, _ = _decode(blob, layout)
+    header, groups, _ = _decode(blob, layout, narrow=narrow)
     return header, groups
 
 
@@ -184,28 +190,29 @@ def _open(blob: bytes) -> Reader:
     return reader
 
 
-def _decode(blob, layout, measure: bool = False):
+def _decode(blob, layout, measure: bool = False, narrow: bool = False):
     reader = _open(blob)
     header = _read_header(reader)
     shapes = layout(header)
     if header.groups != len(shapes):
         raise LayoutMismatch(f"the file has {header.groups} groups, {header.network} ({header.partitioning}) has {len(shapes)}")
-    groups, breakdown = read_groups(reader, shapes, header.network, measure)
+    groups, breakdown = read_groups(reader, shapes, header.network, measure, narrow=narrow)
     return header, groups, breakdown
 
 
 def read_groups(
-    reader: Reader, layout: Layout, owner: str, measure: bool = False, sizes: Sizes | None = None
+    reader: Reader, layout: Layout, owner: str, measure: bool = False, sizes: Sizes | None = None, narrow: bool = False
 ) -> tuple[dict[str, Coded], list[GroupBytes]]:
     """The groups of a file whose reader stands before the first one, and what their bytes are spent on.
 
     `owner`, in messages, is what has the tensors of `layout`. `sizes` allows the decoder `exact`, whose phi is uint8
-    (d, bytes of a number).
+    (d, bytes of a number). `narrow`: as in `decode`.
     """
     numbers, length = _numbers(layout, sizes), len(reader.data) + 4
     if length > most_bytes(numbers):
         raise CorruptArtifact(f"the file has {length:,} bytes; {owner} needs {most_bytes(numbers):,} at most")
     reader.work = Work(most_steps(length, numbers))
+    reader.work.spend(_work_of_groups(sizes), f"{len(layout):,} groups")
     decoder, name = USUAL
     groups, models, breakdown = {}, [], []
     for group, tensors in layout.items():
@@ -229,6 +236,8 @@ def read_groups(
     for group, model, usage in zip(groups.values(), models, breakdown, strict=True):
         before = coder.size_bits
         group.phi = model.pop(coder)
+        if group.decoder == "float32" or not (narrow or group.decoder == EXACT):
+            group.phi = group.phi.astype(np.int32, copy=False)
         if group.decoder == "float32" and not np.isfinite(group.phi.view(np.float32)).all():
             raise CorruptArtifact(f"group {usage.group} holds a weight that is not finite")
         if measure:
@@ -243,6 +252,11 @@ def _numbers(layout: Layout, sizes: Sizes | None = None) -> int:
     """What the limits of work and length count: numbers; with sizes (version 2) the bytes that they take in memory."""
     counts = {name: sum(math.prod(shape) for shape in shapes) for name, shapes in layout.items()}
     return sum(counts.values()) if sizes is None else sum(count * sizes[name] for name, count in counts.items())
+
+
+def _work_of_groups(sizes: Sizes | None) -> int:
+    """Of which only files that describe themselves can have many."""
+    return GROUP * len(sizes or ())
 
 
 def _words(stream: memoryview) -> np.ndarray:

@@ -43,6 +43,7 @@ ROW, LEVEL, HALVING, CELL, LANE, CALL = 1000, 1300, 500, 1, 3, 300  # steps, see
 MAX_ROWS = 1 << 15  # rows
 MAX_UPDATES = 1 << 21  # rows times contexts, and times symbols where tables are counted
 LISTED = 256  # integers of an alphabet: it does not look for contexts in larger ones
+QUICK_LANES = 1 << 13  # where a quick plane is asked for: rows cost time, the beginnings of lanes a few bytes
 COUNTED = 1 << 19  # symbols of a tensor: counted tables, which decode slowly, are not tried in larger ones
 
 
@@ -431,6 +432,17 @@ class Context:
     def fit(cls, phi: np.ndarray, shapes: Shapes) -> Context:
         return cls([fit(np.ascontiguousarray(column), shapes, phi.shape[1]) for column in phi.T], len(phi))
 
+    def quicker(self, phi: np.ndarray, shapes: Shapes) -> Context | None:
+        """The model with many lanes and with tables in the file; None if that spares no work."""
+        columns = map(np.ascontiguousarray, phi.T)
+        quick = Context([fit(c, shapes, phi.shape[1], counted=False, min_lanes=QUICK_LANES) for c in columns], self.rows)
+        return quick if quick.work < self.work else None
+
+    @property
+    def work(self) -> int:
+        """Steps of the rows of all planes."""
+        return sum(plane.work for plane in self.planes)
+
     def simpler(self, phi: np.ndarray, shapes: Shapes) -> Context | None:
         """The model without contexts where they take most work; None if there are none."""
         work = [plane.work for plane in self.planes]
@@ -471,10 +483,13 @@ class Context:
 # -- what the encoder chooses; a decoder needs nothing below --------------------------------------------------
 
 
-def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: bool | None = None) -> Plane:
+def fit(
+    values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: bool | None = None, min_lanes: int = 0
+) -> Plane:
     """The plane with the fewest bytes for the integers of one column (count,).
 
-    `orders` limits what is tried beside order 1; `counted` demands counted tables, or (False) tables in the file.
+    `orders` limits what is tried beside order 1; `counted` demands counted tables, or (False) tables in the file; `min_lanes`
+    asks for more lanes than decoding within the budget of a file needs.
     """
     alphabet = Alphabet.fit(values)
     best = Plane(alphabet)
@@ -486,7 +501,7 @@ def fit(values: np.ndarray, shapes: Shapes, l: int = 1, orders=(2, 3), counted: 
     escaped = 8.0 * escape_count(rare, window.low, window.high)
     classes = _coarse(np.bincount(symbols, minlength=window.symbols))
     options = []
-    for lanes in _lane_orders(len(values), shapes, l):
+    for lanes in _lane_orders(len(values), shapes, l, min_lanes):
         matrix = lanes.spread(symbols)
         pairs = _cells(lanes, Contexts(2, classes, _pad(classes, symbols)), matrix).sum(0)
         options.append((_entropy_bits(pairs), lanes, matrix, pairs))
@@ -586,7 +601,7 @@ def _bits_given(cells: np.ndarray, estimate: np.ndarray) -> float:
     return -float((cells * np.log2(weights)).sum())
 
 
-def _lane_orders(count: int, shapes: Shapes, l: int) -> list[Lanes]:
+def _lane_orders(count: int, shapes: Shapes, l: int, least: int) -> list[Lanes]:
     """Natural rows and columns of the tensors, split further where they make too few lanes to decode fast."""
     natural = set()
     for shape in shapes[:1] if len(shapes) > 1 else shapes:
@@ -594,7 +609,7 @@ def _lane_orders(count: int, shapes: Shapes, l: int) -> list[Lanes]:
         natural |= {(count // max(inner, 1), False), (inner, True)}
         if len(shape) == 4 and l == 1:
             natural |= {(math.prod(shape[:2]), False), (math.prod(shape[2:]), True)}
-    min_lanes = 4096 if count >= 1 << 20 else max(8, count >> 12)
+    min_lanes = max(least, 4096 if count >= 1 << 20 else max(8, count >> 12))
     layouts = {}
     for lanes, strided in natural:
         lanes = min(max(lanes, 1), count)

@@ -31,6 +31,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 
 MAX_STRING = 1 << 10  # bytes of UTF-8
 MAX_WORDS = 1 << 7  # of a name, between its dots
+WORD = 4  # characters that a word counts beside its own
 MAX_DIMENSIONS = 32
 MAX_CLASSES = 1 << 15
 
@@ -95,6 +96,16 @@ def most_memory(length: int) -> int:
     return (1 << 28) + (length << 12)
 
 
+def most_rows(length: int) -> int:
+    """Rows of the table of a file of so many bytes, at most."""
+    return (1 << 14) + length // 16
+
+
+def most_characters(length: int) -> int:
+    """Characters of all names of a file of so many bytes, at most; each word counts WORD more."""
+    return (1 << 20) + 8 * length
+
+
 def encode(description: Description, groups: Sequence[Coded]) -> bytes:
     """The whole file. A group `exact` has phi uint8 (d, bytes of a number), others as in `container.encode`.
 
@@ -115,15 +126,21 @@ def encode(description: Description, groups: Sequence[Coded]) -> bytes:
     return blob
 
 
-def decode(blob: bytes) -> tuple[Description, list[Coded]]:
-    """What a file of version 2 says of itself, and its groups. Raises `CorruptArtifact` or a subclass."""
-    description, groups, _ = _decode(blob)
+def decode(blob: bytes, narrow: bool = False) -> tuple[Description, list[Coded]]:
+    """What a file of version 2 says of itself, and its groups; `narrow` as in `container.decode`.
+
+    Raises `CorruptArtifact` or a subclass.
+    """
+    description, groups, _ = _decode(blob, narrow=narrow)
     return description, groups
 
 
 def anatomy(blob: bytes) -> tuple[Description, list[GroupBytes], int]:
-    """What the bytes are spent on, group by group, and the number of bytes before the first group."""
+    """What the bytes are spent on, group by group (named by their tensors), and the number of bytes before the first group."""
     description, _, (breakdown, start) = _decode(blob, measure=True)
+    for number, group in enumerate(breakdown):
+        members = [tensor.name for tensor in description.tensors if tensor.group == number]
+        group.group = members[0] + (f" and {len(members) - 1} more" if len(members) > 1 else "")
     return description, breakdown, start
 
 
@@ -148,12 +165,12 @@ def _open(blob: bytes) -> Reader:
     return reader
 
 
-def _decode(blob: bytes, measure: bool = False):
+def _decode(blob: bytes, measure: bool = False, narrow: bool = False):
     reader = _open(blob)
     description = _read_header(reader, len(blob))
     start = reader.position
     sizes = {str(number): DTYPES[dtype] for number, dtype in enumerate(description.dtypes)}
-    groups, breakdown = container.read_groups(reader, description.shapes(), "its table", measure, sizes)
+    groups, breakdown = container.read_groups(reader, description.shapes(), "its table", measure, sizes, narrow)
     for dtype, group in zip(description.dtypes, groups.values(), strict=True):
         if group.decoder != "exact" and dtype not in DECODED:
             raise CorruptArtifact(f"a group of {dtype} numbers has decoder {group.decoder!r}; only floating-point ones may")
@@ -222,33 +239,39 @@ def _read_header(reader: Reader, length: int) -> Description:
     if codes and max(codes) >= len(_CODES):
         raise CorruptArtifact(f"a group of numbers of kind {max(codes)}; version 2 knows 0 to {len(_CODES) - 1}")
     dtypes = tuple(_CODES[code] for code in codes)
-    tensors, words, name, next_group, memory = [], [], [], 0, 0
+    tensors, words, name, next_group, memory, characters = [], [], [], 0, 0, 0
     names: set[str] = set()
-    for row in range(reader.varint()):
+    rows = reader.varint()
+    if rows > most_rows(length):
+        raise CorruptArtifact(f"a table of {rows:,} tensors; a file of {length:,} bytes may have {most_rows(length):,}")
+    for row in range(rows):
         name = _read_name(reader, words, name)
-        joined = ".".join(name)
-        if joined in names:
-            raise CorruptArtifact(f"two tensors are called {joined!r}")
-        names.add(joined)
+        characters += sum(map(len, name)) + WORD * len(name)
+        if characters > most_characters(length):
+            raise CorruptArtifact(f"the names of the first {row + 1:,} tensors are longer than those of {length:,} bytes may be")
+        whole = ".".join(name)
+        if whole in names:
+            raise CorruptArtifact(f"two tensors are called {_short(whole)}")
+        names.add(whole)
         group = reader.varint() - 1
         if group < 0:
             alias = reader.varint()
             if alias >= row or tensors[alias].group is None:
-                raise CorruptArtifact(f"{joined!r} is another name of row {alias}, which is no tensor before it")
-            tensors.append(Tensor(joined, tensors[alias].shape, None, alias))
+                raise CorruptArtifact(f"{_short(whole)} is another name of row {alias}, which is no tensor before it")
+            tensors.append(Tensor(whole, tensors[alias].shape, None, alias))
             continue
         if group > next_group or group >= len(dtypes):
-            raise CorruptArtifact(f"{joined!r} belongs to group {group}; the next new one is {next_group} of {len(dtypes)}")
+            raise CorruptArtifact(f"{_short(whole)} belongs to group {group}; the next new one is {next_group} of {len(dtypes)}")
         next_group = max(next_group, group + 1)
         dimensions = reader.varint()
         if dimensions > MAX_DIMENSIONS:
-            raise CorruptArtifact(f"{joined!r} has {dimensions} dimensions; at most {MAX_DIMENSIONS} are allowed")
+            raise CorruptArtifact(f"{_short(whole)} has {dimensions} dimensions; at most {MAX_DIMENSIONS} are allowed")
         shape = tuple(reader.varint() for _ in range(dimensions))
         memory += DTYPES[dtypes[group]] * math.prod(max(side, 1) for side in shape)
         if memory > most_memory(length):
-            limit = f"a file of {length:,} bytes may describe {most_memory(length):,}"
-            raise CorruptArtifact(f"the tensors up to {joined!r} take {memory:,} bytes of memory; {limit}")
-        tensors.append(Tensor(joined, shape, group))
+            limit = f"the {most_memory(length):,} bytes of memory that those of a file of {length:,} bytes may"
+            raise CorruptArtifact(f"the tensors up to {_short(whole)} take more than {limit}")
+        tensors.append(Tensor(whole, shape, group))
     if next_group != len(dtypes):
         raise CorruptArtifact(f"{len(dtypes)} groups are declared, {next_group} have tensors")
     description = Description(network, dtypes, tuple(tensors), picture, classes)
@@ -324,7 +347,12 @@ def _read_string(reader: Reader) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorruptArtifact(f"a name that is not UTF-8 at byte {reader.position - length}: {data!r}") from error
+        raise CorruptArtifact(f"a name that is not UTF-8 at byte {reader.position - length}: {_short(data)}") from error
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise CorruptArtifact(f"a name with control characters at byte {reader.position - length}: {data!r}")
+        raise CorruptArtifact(f"a name with control characters at byte {reader.position - length}: {_short(data)}")
     return text
+
+
+def _short(name: str | bytes) -> str:
+    """As Python writes it, cut where it is long: for messages."""
+    return repr(name) if len(name) <= 80 else f"{name[:60]!r} and {len(name) - 60} more"

@@ -6,9 +6,10 @@ A model is a class with a `name`, found in MODELS. It splits its work, because t
     write(writer)                      side information into the header
     push(coder, phi)                   symbols onto the stream, last first
     read(reader, l, shapes) -> model   the decoder's: from the side information, which it checks
-    pop(coder) -> phi                  int32 (d, l), symbols off the stream
+    pop(coder) -> phi                  int8, int16 or int32 (d, l), symbols off the stream
     bits(phi) -> float                 ideal code length of the symbols alone, for `anatomy`; may use what was popped
     simpler(phi, shapes) -> model      one that takes less work, for a file beyond its budget; None if there is none
+    quicker(phi, shapes) -> model      where there is this method: one for few more bytes, for a large network; or None
 
 Work (work.py): what a model expands or repeats, it spends before: `read` and `write` on the work of their reader or writer,
 `pop` and `push` on that of their coder. Coders count the symbols. `read` spends before it reads a table, so that a file is
@@ -35,6 +36,7 @@ Shapes = tuple[tuple[int, ...], ...]  # of the tensors of a group
 MAX_ALPHABET = 1 << 14
 MAX_EXPONENT = 40
 MANTISSAS = 8  # precisions of a table's weights: 0 to 7 bits after the first
+BLOCK = 1 << 18  # bytes popped at a time, which take four bytes each until they are checked
 BYTE = Table([1] * 256)  # codes the bytes of escaped values
 
 
@@ -146,16 +148,24 @@ class Alphabet:
         coder.push(symbols, table)
 
     def pop(self, coder: Ans, count: int) -> np.ndarray:
-        """int32 (count,)"""
+        """The integers (count,), in the smallest of int8, int16 and int32 that holds what is listed and what was escaped."""
         table = self.table
         if table is None:
-            return np.full(count, self.low, np.int32)
-        values = coder.pop(count, table)
-        rare = np.flatnonzero(values > self.high - self.low) if self.escape else ()
-        if self.low:
-            values += np.int32(self.low)
+            return np.full(count, self.low, _smallest(self.low, self.high))
+        return self.integers(coder.pop(count, table), coder)
+
+    def integers(self, symbols: np.ndarray, coder: Ans) -> np.ndarray:
+        """Of these symbols, whose escaped integers are popped; see `pop`."""
+        kind, rare = _smallest(self.low, self.high), ()
+        if self.escape:
+            (rare,) = (symbols == self.high - self.low + 1).nonzero()
         if len(rare):
-            values[rare] = pop_escapes(coder, len(rare), self.low, self.high)
+            escaped = pop_escapes(coder, len(rare), self.low, self.high)
+            kind = _smallest(min(self.low, int(escaped.min())), max(self.high, int(escaped.max())))
+        values = symbols.astype(kind, copy=False)
+        values += kind(self.low)  # modulo 2^8 or 2^16, as symbols may be
+        if len(rare):
+            values[rare] = escaped
         return values
 
     def bits(self, values: np.ndarray) -> float:
@@ -168,6 +178,11 @@ class Alphabet:
             return ideal_bits(counts, table)
         far = values[(values < self.low) | (values > self.high)]
         return ideal_bits(np.append(counts, len(far)), table) + 8.0 * escape_count(far, self.low, self.high)
+
+
+def _smallest(low: int, high: int) -> type:
+    """Of int8, int16 and int32 the first that holds these two integers."""
+    return next((kind for kind in (np.int8, np.int16) if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max), np.int32)
 
 
 class Static:
@@ -200,9 +215,11 @@ class Static:
     def pop(self, coder: Ans) -> np.ndarray:
         if len(self.alphabets) == 1:
             return self.alphabets[0].pop(coder, self.rows)[:, None]
-        planes = np.empty((len(self.alphabets), self.rows), np.int32)
-        for plane, alphabet in zip(planes, self.alphabets, strict=True):
-            plane[:] = alphabet.pop(coder, self.rows)
+        planes = np.empty((len(self.alphabets), self.rows), np.int8)
+        for i, alphabet in enumerate(self.alphabets):
+            values = alphabet.pop(coder, self.rows)
+            planes = planes.astype(np.promote_types(planes.dtype, values.dtype), copy=False)
+            planes[i] = values
         return planes.T
 
     def bits(self, phi: np.ndarray) -> float:
@@ -218,10 +235,12 @@ class Bytes(Static):
     def pop(self, coder: Ans) -> np.ndarray:
         out = np.empty((self.rows, len(self.alphabets)), np.uint8)
         for place, alphabet in enumerate(self.alphabets):
-            column = alphabet.pop(coder, self.rows)
-            if len(column) and not 0 <= column.min() <= column.max() < 256:
-                raise CorruptArtifact(f"a byte of the value {column.min() if column.min() < 0 else column.max()}")
-            out[:, place] = column
+            step = self.rows if alphabet.escape else BLOCK  # escaped bytes follow all symbols of a column
+            for begin in range(0, self.rows, max(step, 1)):
+                values = alphabet.pop(coder, min(step, self.rows - begin))
+                if not 0 <= values.min() <= values.max() < 256:
+                    raise CorruptArtifact(f"a byte of the value {values.min() if values.min() < 0 else values.max()}")
+                out[begin : begin + step, place] = values
         return out
 
     @classmethod

@@ -20,7 +20,7 @@ import numpy as np
 from zoo.codec.ans import PRECISION, Ans
 from zoo.codec.bits import Reader, Writer
 from zoo.codec.classes import Classes
-from zoo.codec.entropy import Alphabet, Shapes, pop_escapes, push_escapes
+from zoo.codec.entropy import Alphabet, Shapes, push_escapes
 from zoo.codec.work import ENTRY, SYMBOL, Work
 from zoo.errors import CorruptArtifact
 
@@ -29,6 +29,7 @@ SLOTS = 1 << BITS
 NARROW = 256  # symbols of a class, at most, that lanes code
 LOW = 1 << 16  # states are LOW .. 2^32 - 1; each lane begins with LOW, where its encoder does
 MAX_EXPONENT = 14  # of the number of lanes
+_SLOT, _BITS, _HALF, _SIXTEEN, _LOW = map(np.uint32, (SLOTS - 1, BITS, 0xFFFF, 16, LOW))
 STEP = 1500  # steps of work (work.py) to advance all lanes once, beside the symbols
 
 
@@ -88,7 +89,7 @@ class Interleaved(Classes):
         self.ends = self.name not in coder.shared
         if self.ends:  # as many lanes as a thousandth of the bytes pays for: three bytes each
             total = coder.shared.get("lane_bytes", self.lane_bytes)
-            coder.shared[self.name] = Encoder(min(max(int(total / 1000).bit_length() - 1, 0), 12))
+            coder.shared[self.name] = Encoder(min(max(int(total / 1000).bit_length() - 1, 0), 11))
         self.lanes = coder.shared[self.name]
         self.lanes.first = self
         classes = list(zip(self.tables, symbols, strict=True))[::-1]
@@ -112,13 +113,8 @@ class Interleaved(Classes):
         for table, count in zip(self.tables, counts, strict=True):
             if not _narrow(table):
                 yield table.pop(coder, count)
-                continue
-            values = lanes.pop(count, table)
-            rare = (values > table.high - table.low).nonzero()[0] if table.escape else ()
-            values += np.int32(table.low)
-            if len(rare):
-                values[rare] = pop_escapes(coder, len(rare), table.low, table.high)
-            yield values
+            else:
+                yield table.integers(lanes.pop(count, table), coder)
         if lanes.at != len(lanes.words) or (self.ends and (lanes.states != LOW).any()):
             raise CorruptArtifact("the lanes do not end with the last integer of their group")
         if self.ends:
@@ -147,40 +143,50 @@ class Decoder:
     def __init__(self, exponent: int):
         lanes = 1 << exponent
         self.states, self.words, self.at = np.empty(lanes, np.uint32), None, 0
-        self._slots, self._wide, self._low = np.empty(lanes, np.intp), np.empty(lanes, np.uint32), np.empty(lanes, bool)
+        self._slots, self._low = np.empty(lanes, np.intp), np.empty(lanes, bool)
+        self._wide, self._more = np.empty(lanes, np.uint32), np.empty(lanes, np.uint32)
 
     def read(self, words: np.ndarray, begins: bool) -> None:
         """The words of the next group; the first ones are the states if the lanes begin with it."""
-        self.words, self.at = words.astype(np.uint32), 0
+        self.words, self.at = words, 0
         if begins:
             self.at = 2 * len(self.states)
-            self.states[:] = self.words[0 : self.at : 2] | self.words[1 : self.at : 2] << np.uint32(16)
+            self.states[:] = words[0 : self.at : 2]
+            self.states |= words[1 : self.at : 2].astype(np.uint32) << 16
             if self.states.min() < LOW:
                 raise CorruptArtifact("a lane begins below 2^16")
 
     def pop(self, count: int, table: Alphabet) -> np.ndarray:
-        """Symbols 0 .. K-1, int32 (count,)."""
+        """Symbols 0 .. K-1, uint8 (count,)."""
         bounds = edges(table)
         widths = np.diff(bounds)
-        symbol_of = np.repeat(np.arange(len(widths), dtype=np.int32), widths)
-        width_of = np.repeat(widths.astype(np.uint32), widths)
-        place_of = np.arange(SLOTS, dtype=np.uint32) - np.repeat(bounds[:-1].astype(np.uint32), widths)
-        out, lanes = np.empty(count, np.int32), len(self.states)
+        symbol_of = np.repeat(np.arange(len(widths), dtype=np.uint8), widths)
+        places = np.arange(SLOTS) - np.repeat(bounds[:-1], widths)
+        step_of = (np.repeat(widths, widths) << 16 | places).astype(np.uint32)  # both in one table: one look-up less
+        out, lanes = np.empty(count, np.uint8), len(self.states)
+        states, slots, wide, more, low = self.states, self._slots, self._wide, self._more, self._low
         for begin in range(0, count, lanes):
-            n = min(lanes, count - begin)
-            states, slots, wide = self.states[:n], self._slots[:n], self._wide[:n]
-            np.bitwise_and(states, SLOTS - 1, out=slots, casting="unsafe")
-            symbol_of.take(slots, out=out[begin : begin + n], mode="clip")  # in range already; "clip" spares a buffer
-            states >>= np.uint32(BITS)
-            states *= width_of.take(slots, out=wide, mode="clip")
-            states += place_of.take(slots, out=wide, mode="clip")
-            (due,) = np.less(states, LOW, out=self._low[:n]).nonzero()
-            if len(due):
-                words = self.words[self.at : self.at + len(due)]
-                if len(words) < len(due):
+            n = count - begin
+            if n < lanes:
+                states, slots, wide, more, low = states[:n], slots[:n], wide[:n], more[:n], low[:n]
+            # Arguments by position: calls are what a step of few lanes costs. Slots are in range; "clip" spares a buffer.
+            np.bitwise_and(states, _SLOT, slots, casting="unsafe")
+            symbol_of.take(slots, 0, out[begin : begin + lanes], "clip")
+            step_of.take(slots, 0, wide, "clip")
+            np.right_shift(states, _BITS, states)
+            np.bitwise_and(wide, _HALF, more)
+            np.right_shift(wide, _SIXTEEN, wide)
+            np.multiply(states, wide, states)
+            np.add(states, more, states)
+            (due,) = np.less(states, _LOW, low).nonzero()
+            if due.size:
+                words = self.words[self.at : self.at + due.size]
+                if len(words) < due.size:
                     raise CorruptArtifact("the lanes need more words than there are")
-                states[due] = states[due] << np.uint32(16) | words
-                self.at += len(due)
+                fed = states.take(due, 0, wide[: due.size], "clip")
+                np.left_shift(fed, _SIXTEEN, fed)
+                states[due] = np.bitwise_or(fed, words, fed)
+                self.at += due.size
         return out
 
 

@@ -49,17 +49,17 @@ def layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]
     ]
     with torch.no_grad():
         try:
-            wanted = network(x)
+            reference = network(x)
         except RuntimeError:  # a flattened size that fits only the true one
             order.clear()
             x = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
-            wanted = network(x)
+            reference = network(x)
         for handle in handles:
             handle.remove()
-        scale = max(float(wanted.abs().max()), 1e-6)
+        scale = max(float(reference.abs().max()), 1e-6)
 
-        def same() -> bool:
-            return float((network(x) - wanted).abs().max()) < 1e-3 * scale
+        def unchanged() -> bool:
+            return float((network(x) - reference).abs().max()) < 1e-3 * scale
 
         records = []
         for i, (name, module) in enumerate(order):
@@ -71,12 +71,12 @@ def layers(network: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]
             if after and after[1].num_features == len(module.weight) and module.bias is None:
                 c = torch.linspace(0.5, 2, len(module.weight))
                 with _scaled(module.weight, _along(c, module.weight, 0)), _scaled(after[1].weight, 1 / c):
-                    rows = after[0] if same() else None
+                    rows = after[0] if unchanged() else None
             if before and before[1].num_features == module.weight.shape[1]:
                 c = torch.linspace(0.5, 2, module.weight.shape[1])
                 inverse = _along(1 / c, module.weight, 1)
                 with _scaled(module.weight, inverse), _scaled(before[1].weight, c), _scaled(before[1].bias, c):
-                    inputs = before[0] if same() else None
+                    inputs = before[0] if unchanged() else None
             records.append(Layer(name, f"{name}.weight", math.prod(module.weight.shape[2:]), rows, inputs))
     return records
 
@@ -190,8 +190,8 @@ def covariances(network: nn.Module, x: torch.Tensor, names: list[str], seed: int
         handle.remove()
     out = {}
     for name in names:
-        total, first, count, _, places = sums.pop(name)
-        mean = (first / count).float()
+        total, sums_of_rows, count, _, places = sums.pop(name)
+        mean = (sums_of_rows / count).float()
         h = total.div_(count).sub_(torch.outer(mean, mean))
         variance = h.diagonal().clone()
         independent = len(x) * min(places, 16)
@@ -222,12 +222,12 @@ def patches(x: torch.Tensor, module: nn.Module, images: int, generator: torch.Ge
 
 @contextmanager
 def _scaled(parameter: torch.Tensor, factor: torch.Tensor) -> Iterator[None]:
-    kept = parameter.data.clone()
+    values = parameter.data.clone()
     parameter.data.mul_(factor)
     try:
         yield
     finally:
-        parameter.data.copy_(kept)
+        parameter.data.copy_(values)
 
 
 def _along(values: torch.Tensor, weight: torch.Tensor, axis: int) -> torch.Tensor:

@@ -65,7 +65,7 @@ def unwrap(content: object, where: str, key: str | None = None) -> Checkpoint:
     """The tensors in what was read: out of nested dicts, without prefixes of wrappers and what is no tensor."""
     notes: list[str] = []
     if isinstance(content, torch.Tensor) or not isinstance(content, Mapping):
-        raise WrongData(f"{where} holds {_what(content)}, no tensors by name; {CONVERT}")
+        raise WrongData(f"{where} holds {_kind_of(content)}, no tensors by name; {CONVERT}")
     for _ in range(4):
         nests = [name for name in NESTS if isinstance(content.get(name), Mapping) and _holds_tensors(content[name])]
         if key is not None and key not in content:
@@ -74,10 +74,10 @@ def unwrap(content: object, where: str, key: str | None = None) -> Checkpoint:
             break
         chosen = key or nests[0]
         content, key = content[chosen], None
-        others = [name for name in nests if name != chosen]
-        notes.append(f"taken from {chosen!r}" + (f"; there is {', '.join(others)}, too (--key)" if others else ""))
+        further = [name for name in nests if name != chosen]
+        notes.append(f"taken from {chosen!r}" + (f"; there is {', '.join(further)}, too (--key)" if further else ""))
         if not isinstance(content, Mapping):
-            raise WrongData(f"{where}: {chosen!r} is {_what(content)}, no tensors by name")
+            raise WrongData(f"{where}: {chosen!r} is {_kind_of(content)}, no tensors by name")
     state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if len(state) < len(content):
         dropped = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
@@ -172,14 +172,14 @@ def _shards(path: Path) -> dict[str, torch.Tensor]:
 def _hub(source: str) -> Path:
     import huggingface_hub
 
-    last: Exception | None = None
+    failure: Exception | None = None
     for name in ("model.safetensors", "pytorch_model.bin"):
         try:
             return Path(huggingface_hub.hf_hub_download(source, name))
         except Exception as error:  # the Hub raises errors of several libraries
-            last = error
-    reason = str(last).strip().splitlines()[0] if str(last).strip() else type(last).__name__
-    raise DataUnavailable(f"{source} could not be fetched from the Hugging Face Hub: {reason}") from last
+            failure = error
+    reason = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
+    raise DataUnavailable(f"{source} could not be fetched from the Hugging Face Hub: {reason}") from failure
 
 
 def _torchvision(name: str) -> object:
@@ -205,5 +205,5 @@ def _most_are_tensors(content: Mapping) -> bool:
     return 2 * sum(isinstance(value, torch.Tensor) for value in content.values()) > len(content)
 
 
-def _what(content: object) -> str:
+def _kind_of(content: object) -> str:
     return "a single tensor" if isinstance(content, torch.Tensor) else f"an object of type {type(content).__name__}"

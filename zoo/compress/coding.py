@@ -1,4 +1,4 @@
-"""Vectors (BN, biases) as integers, with a step for each or one for all; and which of several ways to code is shortest."""
+"""Vectors (BN, biases) as integers, with a step for each or one for all; and the shortest of several codings of a group."""
 
 from __future__ import annotations
 

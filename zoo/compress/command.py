@@ -34,6 +34,7 @@ from zoo.compress import checkpoints, plain, reference
 from zoo.datasets.pictures import read
 from zoo.errors import LayoutMismatch, ZooError
 from zoo.files import write
+from zoo.measurement import weights_digest
 from zoo.preprocessing import Preprocessing
 from zoo.states import Quantised
 
@@ -70,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    wanted = _wanted(args)
+    goal = _goal(args)
     checkpoint, name = checkpoints.find(args.checkpoint, args.key)
     name = args.network or name
     for note in checkpoint.notes:
@@ -88,10 +89,10 @@ def _run(args: argparse.Namespace) -> int:
         raise ZooError("pictures need a network to look at them: --network NAME")
     facts = {"network": name, "picture": saving.picture(spec), "classes": _classes(args)}
     before = pictures.answers(named.module(name, state)) if pictures is not None else None
-    if wanted[0] == "error":
-        blob = _within_error(state, wanted[1], pictures, before, name, facts)
+    if goal[0] == "error":
+        blob = _within_error(state, goal[1], pictures, before, name, facts)
     else:
-        bound = plain.bound(state, *wanted)
+        bound = plain.bound(state, *goal)
         blob = plain.within(state, bound, print, **facts)
         if pictures is not None and name and "/" not in name and 8 * bound / count <= FINE and len(blob) > plain.FULL * bound:
             blob = _better(blob, _second_order(args, state, name, bound, pictures, facts), pictures, before)
@@ -105,7 +106,7 @@ def _run(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------------------------------------- what is asked for
 
 
-def _wanted(args: argparse.Namespace) -> tuple:
+def _goal(args: argparse.Namespace) -> tuple:
     """("error", share) or what `plain.bound` takes."""
     if args.error is None:
         return args.bytes, args.bits
@@ -132,8 +133,8 @@ def complete(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tenso
     for tensor, meta in expected.items():
         if tensor.endswith("num_batches_tracked") and not meta.dim():
             state.setdefault(tensor, torch.zeros((), dtype=torch.int64))
-    present, wanted = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (state, expected))
-    problem = mismatch.explain(present, wanted, name)
+    present, required = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (state, expected))
+    problem = mismatch.explain(present, required, name)
     if problem:
         raise LayoutMismatch(problem)
     return {tensor: state[tensor] for tensor in expected}
@@ -153,12 +154,13 @@ def _classes(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Pictures:
-    """At most so many pictures, evenly spaced: of class folders, of a folder without classes, or "mnist", "cifar10" (the
-    last of the training set). Class folders that are no synsets of ImageNet stand for classes in their sorted order.
+    """At most `most` pictures, evenly spaced: of class folders, of a folder without classes, or (by the name of a data set
+    that can be downloaded) the last ones of its training set. Class folders that are not named by ImageNet's synsets stand
+    for classes in their sorted order.
     """
     if spec is None:
         raise ZooError("it is not known what the network's pictures go through: --preprocessing NAME")
-    if folder in ("mnist", "cifar10"):
+    if folder in datasets.DATASETS and datasets.get(folder).downloadable:
         images = datasets.load(folder, "train")
         return Pictures(np.asarray(images.pixels[-most:]), np.asarray(images.labels[-most:], np.int64), spec)
     top = Path(folder).expanduser()
@@ -166,8 +168,8 @@ def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Picture
         raise ZooError(f"no folder {top}")
     paths, labels = sorted(p for p in top.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp")), None
     if not paths:
-        found = datasets.image_folder(top, None)
-        paths, labels = [found.root / path for path in found.paths], np.asarray(found.labels, np.int64)
+        images = datasets.image_folder(top, None)
+        paths, labels = [images.root / path for path in images.paths], np.asarray(images.labels, np.int64)
     order = [i * len(paths) // min(most, len(paths)) for i in range(min(most, len(paths)))]
     pixels = []
     for i in tqdm(order, desc="pictures", disable=None):
@@ -185,7 +187,7 @@ def _second_order(args, state, name: str, bound: int, pictures: Pictures, facts:
 
     source = Path(args.checkpoint).name
     floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
-    weights = reference.Reference(name, pictures.spec, floats, source, None, reference.digest(floats), "")
+    weights = reference.Reference(name, pictures.spec, floats, source, None, weights_digest(floats), "")
     folder = (args.work or datasets.cache_folder() / "compress") / work_key(weights, pictures.pixels, args.seed)
     print(f"second-order rounding on {len(pictures.pixels)} pictures; work folder {folder}")
     job = Job(weights, "dft", pictures.pixels, folder, args.seed)
@@ -207,37 +209,38 @@ def described(blob: bytes, facts: dict) -> bytes:
 
 
 def work_key(weights: reference.Reference, pixels: np.ndarray, seed: int) -> str:
-    """Names the folder of intermediate results: by everything that decides them."""
+    """The name of the folder of intermediate results, from everything that decides them."""
     digest = hashlib.sha256(f"{weights.digest} {weights.preprocessing} {pixels.shape} {seed} ".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return f"{weights.network}-{digest.hexdigest()[:16]}".replace(":", "-").replace("/", "-")
 
 
 def _better(first: bytes, second: bytes | None, pictures: Pictures, before: np.ndarray) -> bytes:
-    """Of two files the one with fewer errors, or fewer answers that changed; the second where they are as good."""
+    """Of two files the one with fewer errors, or (without labels) fewer changed answers; the second if both have as many."""
     if second is None:
         return first
-    lost = []
-    for what, blob in (("plain", first), ("second-order", second)):
+    errors = []
+    for rounding, blob in (("plain", first), ("second-order", second)):
         answers = pictures.answers(loading.module(blob))
-        wrong = int((answers != (before if pictures.labels is None else pictures.labels)).sum())
-        print(f"{what} rounding: {len(blob):,} bytes, {wrong} of {len(answers)} {_what(pictures)}")
-        lost.append(wrong)
-    return first if lost[0] < lost[1] else second
+        count = int((answers != (before if pictures.labels is None else pictures.labels)).sum())
+        print(f"{rounding} rounding: {len(blob):,} bytes, {count} of {len(answers)} {_error_name(pictures)}")
+        errors.append(count)
+    return first if errors[0] < errors[1] else second
 
 
 def _within_error(state, share: float, pictures: Pictures, before: np.ndarray, name: str, facts: dict) -> bytes:
     """The smallest file found whose errors rise by no more than that share of the pictures."""
-    wanted = before if pictures.labels is None else pictures.labels
-    allowed = int((before != wanted).sum()) + math.floor(share * len(wanted))
+    targets = before if pictures.labels is None else pictures.labels
+    allowed = int((before != targets).sum()) + math.floor(share * len(targets))
     best = states.pack(state, **facts)
     low, high = -6.0, 2.0  # steps of 1/64 and of 4 root mean squares
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         blob = plain.at_step(state, 2.0**middle, **facts)
-        wrong = int((pictures.answers(named.module(name, states.unpack(blob)[1])) != wanted).sum())
-        print(f"step {2.0**middle:.4g}: {len(blob):,} bytes, {wrong} of {len(wanted)} {_what(pictures)}, {allowed} allowed")
-        if wrong <= allowed:
+        errors = int((pictures.answers(named.module(name, states.unpack(blob)[1])) != targets).sum())
+        counts = f"{errors} of {len(targets)} {_error_name(pictures)}, {allowed} allowed"
+        print(f"step {2.0**middle:.4g}: {len(blob):,} bytes, {counts}")
+        if errors <= allowed:
             low, best = middle, min(best, blob, key=len)
         else:
             high = middle
@@ -249,28 +252,29 @@ def _within_error(state, share: float, pictures: Pictures, before: np.ndarray, n
 
 def _report(blob: bytes, state, pictures: Pictures | None, before: np.ndarray | None) -> None:
     if pictures is None:
-        again = loading.state_dict(blob)
-        squares = [(float((again[n].double() - t.double()).square().sum()), float(t.double().square().sum()))
+        decoded = loading.state_dict(blob)
+        squares = [(float((decoded[n].double() - t.double()).square().sum()), float(t.double().square().sum()))
                    for n, t in state.items() if t.is_floating_point() and t.dim() > 1 and t.isfinite().all()]  # fmt: skip
         error = math.sqrt(sum(e for e, _ in squares) / max(sum(s for _, s in squares), 1e-300))
         print(f"error of the weights: {100 * error:.2g} % of their root mean square; --pictures FOLDER measures the answers")
         return
     after = pictures.answers(loading.module(blob))
-    count, same = len(after), int((after == before).sum())
-    print(f"agreement: {same} of {count} pictures are answered as before ({100 * same / count:.1f} %)")
-    lost = count - same
+    count, agreeing = len(after), int((after == before).sum())
+    print(f"agreement: {agreeing} of {count} pictures are answered as before ({100 * agreeing / count:.1f} %)")
+    lost = count - agreeing
     if pictures.labels is not None:
-        first, now = (int((answers != pictures.labels).sum()) for answers in (before, after))
-        print(f"errors: {first} of {count} before ({100 * first / count:.2f} %), {now} after ({100 * now / count:.2f} %)")
-        if first > count / 2:
+        errors_before, errors_after = (int((answers != pictures.labels).sum()) for answers in (before, after))
+        percent = 100 * errors_before / count, 100 * errors_after / count
+        print(f"errors: {errors_before} of {count} before ({percent[0]:.2f} %), {errors_after} after ({percent[1]:.2f} %)")
+        if errors_before > count / 2:
             print("warning: more than half were wrong before, too: is the preprocessing right, and the order of the classes?")
-        lost = now - first
+        lost = errors_after - errors_before
     if lost > max(LOST * count, 1):
         advice = "more bytes" if count >= PICTURES else f"more bytes, or more than {count} pictures to calibrate on"
         print(f"warning: {lost} of {count} answers are lost; {advice} may keep them")
 
 
-def _what(pictures: Pictures) -> str:
+def _error_name(pictures: Pictures) -> str:
     return "answered otherwise" if pictures.labels is None else "wrong"
 
 

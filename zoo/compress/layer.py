@@ -100,14 +100,16 @@ class Rounder:
     def steps(self) -> tuple[float, np.ndarray, np.ndarray]:
         """Geometric mean of the columns' importance h, and factors of the steps of the kernel's places and of input channels."""
         log = np.log(rounding.conditional(self.factor)).reshape(-1, self.kernel)
-        wanted = log.mean() / 2 - log / 2
-        places = np.exp(np.clip(wanted.mean(0), -SPREAD, SPREAD)) if self.kernel > 1 else np.ones(1)
-        inputs = np.exp(np.clip(wanted.mean(1), -SPREAD, SPREAD)) if self.layer.inputs else np.ones(len(log))
+        shares = log.mean() / 2 - log / 2
+        places = np.exp(np.clip(shares.mean(0), -SPREAD, SPREAD)) if self.kernel > 1 else np.ones(1)
+        inputs = np.exp(np.clip(shares.mean(1), -SPREAD, SPREAD)) if self.layer.inputs else np.ones(len(log))
         return float(np.exp(log.mean())), places, inputs.astype(np.float32)
 
-    def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, some: int | None = None) -> Rounded:
-        """Integers at `lam` nats a bit; `some`: of that many rows only, for estimates."""
-        chosen = slice(None) if some is None or some >= len(self.y) else np.linspace(0, len(self.y) - 1, some).astype(int)
+    def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, most_rows: int | None = None) -> Rounded:
+        """Integers at `lam` nats a bit; with `most_rows` of that many rows only, for estimates."""
+        chosen = slice(None)
+        if most_rows is not None and most_rows < len(self.y):
+            chosen = np.linspace(0, len(self.y) - 1, most_rows).astype(int)
         importance = self.importance[chosen]
         typical_h, place_factors, inputs = self.steps()
         base = step * math.sqrt(lam / typical_h)

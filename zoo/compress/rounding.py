@@ -85,14 +85,14 @@ def sequential(
     y (R, d) float32, hessian (d, d) float32 positive definite, importance (R,) positive -> integers float32 (R, d).
     """
     order, upper = factor or factorise(hessian)
-    left = torch.from_numpy(np.ascontiguousarray(y[:, order].T))  # (d, R)
-    out = torch.empty_like(left)
+    remaining = torch.from_numpy(np.ascontiguousarray(y[:, order].T))  # (d, R)
+    out = torch.empty_like(remaining)
     price = (lam / importance).astype(np.float32)
-    d = len(left)
+    d = len(remaining)
     for begin in range(0, d, BLOCK):
         end = min(begin + BLOCK, d)
-        errors = torch.empty(end - begin, left.shape[1])
-        block, corner = left[begin:end], upper[begin:end, begin:end].contiguous()
+        errors = torch.empty(end - begin, remaining.shape[1])
+        block, corner = remaining[begin:end], upper[begin:end, begin:end].contiguous()
         for j in range(end - begin):
             pivot = float(corner[j, j])
             target = block[j].numpy()
@@ -102,7 +102,7 @@ def sequential(
             if j + 1 < end - begin:
                 block[j + 1 :].addr_(corner[j, j + 1 :], errors[j], alpha=-1)
         if end < d:
-            left[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
+            remaining[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
     q = np.empty_like(y)
     q[:, order] = out.numpy().T
     return q
@@ -119,10 +119,10 @@ def conditional(factor: Factor) -> np.ndarray:
 def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> np.ndarray:
     """One sweep of coordinate descent on J from integers q: no choice raises J."""
     h = torch.from_numpy(np.ascontiguousarray(hessian))
-    now = torch.from_numpy(np.ascontiguousarray(q.T))  # (d, R)
-    error = torch.from_numpy(np.ascontiguousarray(y.T)) - now
+    present = torch.from_numpy(np.ascontiguousarray(q.T))  # (d, R)
+    error = torch.from_numpy(np.ascontiguousarray(y.T)) - present
     price = (lam / importance).astype(np.float32)
-    d = len(now)
+    d = len(present)
     for begin in range(0, d, BLOCK):
         end = min(begin + BLOCK, d)
         slope = h[begin:end] @ error  # (B, R): H (y - q)
@@ -131,14 +131,14 @@ def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.nd
             curvature = float(corner[j, j])
             if curvature <= 0:
                 continue
-            before = now[begin + j].numpy()
+            before = present[begin + j].numpy()
             chosen = _choose(before + slope[j].numpy() / curvature, curvature, price, rate, begin + j, before)
             step = torch.from_numpy(chosen - before)
-            now[begin + j] += step
+            present[begin + j] += step
             error[begin + j] -= step
             if j + 1 < end - begin:
                 slope[j + 1 :].addr_(corner[j, j + 1 :], step, alpha=-1)
-    return np.ascontiguousarray(now.numpy().T)
+    return np.ascontiguousarray(present.numpy().T)
 
 
 def minimise(

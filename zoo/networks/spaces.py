@@ -18,8 +18,8 @@ CHAINS = {
     "lenet5-caffe": ("conv1", "conv2", "fc1", "fc2"),
     "vgg16": (*(f"conv{n}" for n in range(1, 14)), "fc1", "fc2", "fc3"),
 }
-# Spaces whose first channels are another space's: the identity shortcuts of resnet20-4, in order.
-WITHIN = {"resnet20-4": {"stage2": "stage1", "stage3": "stage2"}}
+# Spaces whose first channels are another space's, in order: the shortcuts without parameters of the networks for CIFAR-10.
+WITHIN = dict.fromkeys(("resnet20-4", "resnet20"), {"stage2": "stage1", "stage3": "stage2"})
 
 
 @functools.lru_cache
@@ -70,7 +70,7 @@ def _resnet20_4() -> dict[str, tuple[str | None, ...]]:
 
 
 def _resnet(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[str | None, ...]]:
-    """ResNet-18 and ResNet-50: a downsampling shortcut begins a new stream; batch normalisation follows its convolution."""
+    """ResNet-20, -18 and -50: where the shape changes, a new stream begins; batch normalisation follows its convolution."""
     stream = "stem" if "layer1.0.downsample.0.weight" in tensors else "stage1"
     listed = {"conv1.weight": (stream, None), **_vectors("bn1", stream)}
     for block in dict.fromkeys(name.rsplit(".", 2)[0] for name in tensors if name.startswith("layer") and ".conv" in name):
