@@ -34,7 +34,7 @@ def methods(**options) -> tuple[EPR, Lean]:
         torch.manual_seed(0)
         network = networks.build("lenet5-caffe")
         made.append(cls(network, partitionings.get("lenet5-caffe"), {"lambda": 1.0, **options}, 100))
-        options |= {"settle": 0.5, "weight": options.get("weight", 1.0)}
+        options |= {"fit": 0}
     return made
 
 
@@ -44,6 +44,23 @@ def slopes(method: EPR, step: int) -> dict[str, torch.Tensor]:
     names = [name for latent in method.latents for name in latent.group.tensors]
     parts = [part for latent in method.latents for part in latent.slope.split(latent.counts)]
     return {name: part.reshape(-1) for name, part in zip(names, parts, strict=True)}
+
+
+def test_densities_begin_at_a_sparse_start():
+    """One weight in 50 is other than zero: the price of the start is near the entropy of its integers, not that of a wide guess."""
+    network, draw = networks.build("lenet300-100"), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_((torch.rand(parameter.shape, generator=draw) < 0.02) * 0.1)
+    bits = {}
+    for fit in (0, 300):
+        made = Lean(network, partitionings.get("lenet300-100"), {"fit": fit, "weight": 0.0}, 100)
+        slopes(made, 0)
+        bits[fit] = made.estimate()["bits"]
+        assert all(parameter.grad is not None for parameter in made.density.parameters())
+    count = partitionings.get("lenet300-100").parameters
+    entropy = -count * (0.02 * math.log2(0.02) + 0.98 * math.log2(0.98))
+    assert entropy < bits[300] < 2 * entropy < bits[0]
 
 
 @pytest.mark.parametrize("step, weight", [(0, 1.0), (100, 0.0)])

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from benchmarks.methods.epr import EPR
+from benchmarks.methods.epr import EPR, rate
 from benchmarks.methods.epr import Options as OfEPR
 from zoo.codec import Coded
 from zoo.networks.spaces import spaces
@@ -34,12 +34,22 @@ class Options(OfEPR):
     weight: float = Field(1.0, ge=0)  # of what a line's price differs by; 0: EPR's slopes
     settle: float = Field(0.5, gt=0)  # share of the steps in which that weight rises from 0
     order: bool = True  # units stand in the file in the order of how much is left of them
+    fit: int = Field(300, ge=0)  # steps of the densities alone before training: a wide one would fill a sparse start
     densities: Literal["group", "tensor"] = "tensor"
     model: str = "live"
 
 
 class Lean(EPR):
     Options = Options
+
+    def __init__(self, network, partitioning, options, steps):
+        super().__init__(network, partitioning, options, steps)
+        generator, optimizer = torch.Generator().manual_seed(0), torch.optim.Adam(self.density.parameters(), lr=0.03)
+        for _ in range(self.options.fit):
+            optimizer.zero_grad()
+            rate(self._rows_by_density(), self.density, self.options.noise, generator)
+            optimizer.step()
+        optimizer.zero_grad()
 
     def priced(self, slopes: list[torch.Tensor], step: int) -> list[torch.Tensor]:
         """Slopes between -1 and 1, where an integer is zero or not, times the line's price over the tensor's."""
