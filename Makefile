@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+# A process for each core, each with whole files of tests, which share what they make. PARALLEL= runs them one by one.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help verify test test-all lint check leaderboard page clean
@@ -14,7 +16,7 @@ verify: $(READY)  ## decode every committed file and re-derive its bytes, digest
 	@$(BIN)/zoo verify
 
 test: $(READY) lint  ## style, then the tests that need no download
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) $(TESTS)
 
 test-all: $(READY) lint  ## every test, also the slow ones and those that download data
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m ""

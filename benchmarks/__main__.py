@@ -27,10 +27,13 @@ COMMANDS = {  # name: (module, one line)
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
     "check": ("benchmarks.check", "what a contribution adds or changes -> all that must be mended"),
+    "pictures": ("benchmarks.report.pictures", "integers of entries -> the drawings in docs/, a method each"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
     "ablation": ("benchmarks.report.ablation", "sweeps without one ingredient each -> a table of bytes at equal error"),
     "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),
+    "others": ("benchmarks.others", "networks of other libraries, trained for minutes, before and after at several sizes"),
+    "peers": ("benchmarks.peers", "other codecs on the same weights: bytes, answers, seconds to encode and to load"),
     "speed": ("benchmarks.speed", "ratios of speed, both sides measured in the same run"),
 }
 

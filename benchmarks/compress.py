@@ -8,8 +8,9 @@
                                                                       |
             BN re-estimated, then tuned towards the uncompressed network's answers --> integers --> model file (network.py)
 
-Here the price of a bit is sought at which the file has the size that was asked for. Everything slow is kept in the work
-folder (default runs/compress/...): a run that was stopped goes on where it was.
+Without --calibration the images are made from what batch normalisation remembers (zoo/compress/synthesis.py). The price of a
+bit is sought at which the file has the size that was asked for. Everything slow is kept in the work folder (default
+runs/compress/...): a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from tqdm import tqdm
 from benchmarks import evaluate, sample
 from benchmarks.report import curve
 from zoo import datasets, evidence, measurement, preprocessing, records, registry
-from zoo.compress import reference
+from zoo.compress import reference, synthesis
 from zoo.compress.command import work_key
 from zoo.compress.network import Job
-from zoo.compress.search import compress, parse_bytes
+from zoo.compress.search import parse_bytes, search
 from zoo.files import write
 
 EPOCHS = 1.0
@@ -65,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", "--method", choices=("dft", "sq"), default="dft",  # --method: in logs of older entries
                         help="of the 3x3 kernels; sq has none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--bytes", required=True, help="bound of the whole file, e.g. 5.4MB; it is met within 1 %%")
-    parser.add_argument("--calibration", required=True, help="folder of pictures by class; or a data set to download")
+    parser.add_argument("--calibration", help="folder of pictures by class; or a data set to download; without it pictures are "
+                        "made from batch normalisation (zoo/compress/synthesis.py)")  # fmt: skip
+    parser.add_argument("--measure", help="folder of pictures by class to measure on, where there is no --calibration")
     names = datasets.PREPROCESSINGS
     parser.add_argument("--preprocessing", choices=names, help="of a .safetensors file (default: the network's)")
     parser.add_argument("--keep-out", type=int, metavar="N", help="leave every N-th picture, the last of N, for measuring")
@@ -84,23 +87,33 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     target, started = parse_bytes(args.bytes), time.perf_counter()
     weights = reference.load(args.weights, args.network, args.preprocessing)
-    pixels, kept_images = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
-    base = (args.work or Path("runs") / "compress") / work_key(weights, pixels, args.seed)
-    print(f"{weights.source}: {weights.license}\n{len(pixels)} calibration images; work folder {base}")
-    job = Job(weights, args.basis, pixels, base, args.seed)
+    work = args.work or Path("runs") / "compress"
+    if args.calibration:
+        pixels, kept_images = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
+        calibrated, kind = weights, "calibration images"
+    else:
+        spec = datasets.preprocessing(weights.preprocessing)
+        pixels, spec = synthesis.kept(work, weights.digest, weights.build(), spec, args.images, args.seed)
+        kept_images = datasets.image_folder(args.measure, None) if args.measure else None
+        calibrated, kind = replace(weights, preprocessing=spec), "pictures made from batch normalisation"
+    base = work / work_key(calibrated, pixels, args.seed)
+    print(f"{weights.source}: {weights.license}\n{len(pixels)} {kind}; work folder {base}")
+    job = Job(calibrated, args.basis, pixels, base, args.seed)
     folder = base / f"{args.basis}-{target}"
-    blob = compress(job, target, folder, args.epochs)
+    blob = search(job, target, folder, args.epochs)
     write(folder / "model.zoo", blob)
     print(f"{folder / 'model.zoo'}: {len(blob):,} bytes, {time.perf_counter() - started:.0f} s")
     measured, kept_out = measure(blob, weights, kept_images)
     if kept_out is not None:
-        counts = f"{kept_out.agreement} of {len(kept_images)} answered as by {weights.source}, {kept_out.errors} errors"
+        errors = f"{kept_out.errors} errors, {int((kept_out.reference != kept_out.labels).sum())} of its own"
+        counts = f"{kept_out.agreement} of {len(kept_images)} answered as by {weights.source}, {errors}"
         print(f"kept-out images: {counts}")
     if args.curve and kept_out is not None:
         curve.add(args.curve, point(args.basis, blob, args.epochs, weights, kept_out))
     if args.out:
         options = f"--basis {args.basis} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
-        command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options} --calibration DIR"
+        command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options}"
+        command += " --calibration DIR" if args.calibration else ""
         command += f" --seed {args.seed}"
         command += f" --keep-out {args.keep_out}" if args.keep_out else ""
         command += f" --preprocessing {args.preprocessing}" if args.preprocessing else ""

@@ -119,7 +119,7 @@ def add(
             "size_bytes": size_bytes or parse_size(answers["size"]),
             "ratio": ratio,
             "error": _number(answers["error"].replace("%", "")),
-            "source": next((name for name, known in content.sources.items() if known.text == text), _slug(text)[:40]),
+            "source": next((name for name, source in content.sources.items() if source.text == text), _slug(text)[:40]),
             "note": note,
             "counting": None if answers["counting"].lower() == "not stated" else answers["counting"],
         })  # fmt: skip

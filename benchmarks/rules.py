@@ -125,8 +125,8 @@ def contents(change: Change, verdict: Verdict) -> None:
     """No file holds a pickle, which can run any code where it is read."""
     for path in change.there():
         place = change.root / path
-        if place.is_file() and not place.is_symlink() and (what := pickled(place)):
-            verdict.fault(path, f"is {what}, and reading that can run any code: no pickle is taken; safetensors holds tensors")
+        if place.is_file() and not place.is_symlink() and (kind := pickled(place)):
+            verdict.fault(path, f"is {kind}, and reading that can run any code: no pickle is taken; safetensors holds tensors")
 
 
 def pickled(path: Path) -> str | None:
@@ -170,10 +170,11 @@ def _record_changes(old: dict, new: object) -> Iterator[str]:
         yield "is no JSON object"
         return
     for name in sorted({*old, *new}):
-        before, now = old.get(name), new.get(name)
-        gained = name in LATER and (not before or (name == "samples" and isinstance(now, list) and now[: len(before)] == before))
-        if before != now and not gained:
-            yield f"{name} was {json.dumps(before)[:100]}, is {json.dumps(now)[:100]}"
+        before, after = old.get(name), new.get(name)
+        longer = name == "samples" and before and isinstance(after, list) and after[: len(before)] == before
+        gained = name in LATER and (not before or longer)
+        if before != after and not gained:
+            yield f"{name} was {json.dumps(before)[:100]}, is {json.dumps(after)[:100]}"
 
 
 def _moved(change: Change, id: str) -> bool:
@@ -240,14 +241,14 @@ def _left(path: Path) -> set[str]:
     return set(re.findall(r"^\| ([a-z0-9.+-]+) \|", text, re.MULTILINE))
 
 
-def _id_faults(id: str, network: str, known: set[str], left: set[str]) -> Iterator[str]:
+def _id_faults(id: str, network: str, ids: set[str], left: set[str]) -> Iterator[str]:
     if not submit.named_after(network, id):
         yield f"an id of this network reads {network}-<what it is>, in small letters, digits, dots and hyphens"
     if id in left:
         yield "this id is that of an entry which left (CHANGELOG.md): give another one"
-    same = [other for other in known if other.casefold() == id.casefold()]
-    if same:
-        yield f"some file systems do not tell this id from {same[0]}: give another one"
+    alike = [other for other in ids if other.casefold() == id.casefold()]
+    if alike:
+        yield f"some file systems do not tell this id from {alike[0]}: give another one"
 
 
 def _record_faults(entry: Entry, network: networks.Spec) -> Iterator[str]:
@@ -381,8 +382,8 @@ def quotations(change: Change, verdict: Verdict) -> None:
     new = {row.key: row.model_dump() for row in content.results}
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
-            what = "removed" if key not in new else "changed" if key in old else "added"
-            verdict.notes.append(f"quoted result {what}: {key}; compare it with its source")
+            change_of_row = "removed" if key not in new else "changed" if key in old else "added"
+            verdict.notes.append(f"quoted result {change_of_row}: {key}; compare it with its source")
 
 
 def results(change: Change, verdict: Verdict) -> None:

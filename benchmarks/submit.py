@@ -57,12 +57,12 @@ def main(args: argparse.Namespace) -> int:
     if empty:
         raise ValueError(f"--{' and --'.join(empty)}: nothing is said")
     facts |= {"submission": {"paper": args.paper, "training": args.training}}
-    how = {"preprocess": args.preprocessing, "out": args.out, "device": args.device}
+    options = {"preprocess": args.preprocessing, "out": args.out, "device": args.device}
     stream = files.read(args.file, LARGEST)
     if args.decoded:
-        entry = submit_decoded(args.id, stream, args.decoded, args.decoder, args.network, facts, **how)
+        entry = submit_decoded(args.id, stream, args.decoded, args.decoder, args.network, facts, **options)
     else:
-        entry = submit(args.id, stream, facts, **how)
+        entry = submit(args.id, stream, facts, **options)
     error = "test set not measured"
     if entry.top1_error is not None:
         error = f"{entry.test_errors:,} of {entry.test_examples:,} test images wrong ({entry.top1_error:.2f} %)"
@@ -128,7 +128,7 @@ def _write(
 ) -> Entry:
     """Measures the file and writes the entry, after all that can be refused without the test set."""
     spec = networks.spec(codec.read_header(blob).network)
-    if spec.name != spec.base:
+    if spec.classes_count != len(datasets.classes(spec.dataset)):
         raise ValueError(f"entries are of networks with the classes of their data set, not of {spec.name}")
     if not named_after(spec.base, id):
         raise ValueError(f"the id reads {spec.base}-<what it is>, in small letters, digits, dots and hyphens, not {id!r}")
@@ -137,19 +137,19 @@ def _write(
     evaluate.refuse_other_bytes(out / id, blob)
     preprocess = preprocess or _preprocessing(blob)
     images = "test" if datasets.get(spec.dataset).downloadable else None  # `measure` does those
-    found = measurement.measure(blob, images, dataset=spec.dataset, preprocess=preprocess, device=device)
+    measured = measurement.measure(blob, images, dataset=spec.dataset, preprocess=preprocess, device=device)
     facts = facts | {"dataset": spec.dataset, "preprocessing": preprocess}
-    return evaluate.write_entry(id, blob, found, out, extra=extra, **facts)
+    return evaluate.write_entry(id, blob, measured, out, extra=extra, **facts)
 
 
 def _preprocessing(blob: bytes) -> str:
     """Name of what the file's pictures go through. Raises ValueError where it has none."""
     stated = loading.preprocessing(blob)
-    for name, known in datasets.PREPROCESSINGS.items():
-        if replace(known, name=stated.name) == stated:
+    for name, preprocessing in datasets.PREPROCESSINGS.items():
+        if replace(preprocessing, name=stated.name) == stated:
             return name
-    known = ", ".join(datasets.PREPROCESSINGS)
-    raise ValueError(f"the file says that pictures go through {stated}, which has no name here: --preprocessing, of {known}")
+    names = ", ".join(datasets.PREPROCESSINGS)
+    raise ValueError(f"the file says that pictures go through {stated}, which has no name here: --preprocessing, of {names}")
 
 
 def _weights(path: Path, network: str) -> dict:

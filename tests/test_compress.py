@@ -12,7 +12,7 @@ import zoo
 from benchmarks import compress
 from zoo import codec, datasets, networks, partitionings
 from zoo.compress import bn as batch_norm
-from zoo.compress import calibration, reference, rounding, search
+from zoo.compress import calibration, reference, rounding, search, tuning
 from zoo.compress import layer as one_layer
 from zoo.compress import network as all_layers
 from zoo.compress.calibration import Layer
@@ -73,7 +73,7 @@ def test_importance_predicts_the_divergence_of_a_small_change():
     handle = network.fc2.register_forward_hook(lambda m, i, out: out + noise)
     moved = network(x)
     handle.remove()
-    measured = float(all_layers.divergence(logits, moved, calibration.TEMPERATURE).mean()) * calibration.TEMPERATURE**2
+    measured = float(tuning.divergence(logits, moved, calibration.TEMPERATURE).mean()) * calibration.TEMPERATURE**2
     assert measured == pytest.approx(0.5 * float(s[chosen]) * size**2, rel=0.4)
 
 
@@ -91,7 +91,7 @@ def test_importance_predicts_what_an_error_in_batch_normalisation_does(kind):
     for sign in signs:
         kept = parameter.clone()
         parameter.add_(size * sign)
-        far = all_layers.divergence(logits, network(x), calibration.TEMPERATURE)
+        far = tuning.divergence(logits, network(x), calibration.TEMPERATURE)
         measured.append(float(far.mean()) * calibration.TEMPERATURE**2)
         parameter.copy_(kept)
     assert np.mean(measured) == pytest.approx(0.5 * float(s.sum()) * size**2, rel=0.4)
@@ -211,19 +211,26 @@ def test_the_search_for_a_price_ends(slope, off):
         assert len(tried) <= search.ATTEMPTS
 
 
-@pytest.fixture
-def mnist_job(tmp_path):
+@pytest.fixture(scope="module")
+def mnist_job(tmp_path_factory):
     torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("job")
     network = networks.build("lenet5-caffe")
-    path = tmp_path / "weights.safetensors"
+    path = folder / "weights.safetensors"
     save_file(network.state_dict(), path)
     weights = reference.load(str(path), "lenet5-caffe")
     pixels = np.asarray(datasets.load("mnist", "test").pixels[:200])  # unlabelled, and of no published entry
-    return all_layers.Job(weights, "dft", pixels, tmp_path / "work")
+    return all_layers.Job(weights, "dft", pixels, folder / "work")
 
 
-def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
-    blob = search.compress(mnist_job, 60_000, tmp_path / "a")
+@pytest.fixture(scope="module")
+def whole(mnist_job):
+    """The file of 60 kB, made in one go."""
+    return search.search(mnist_job, 60_000, mnist_job.folder / "whole")
+
+
+def test_a_small_network_from_weights_to_file(mnist_job, whole):
+    blob = whole
     assert 59_400 <= len(blob) <= 60_000
     header, groups = codec.decode(blob, partitionings.layout)
     assert header.network == "lenet5-caffe" and list(groups) == ["convs", "fc1", "fc2", "biases"]
@@ -231,14 +238,13 @@ def test_a_small_network_from_weights_to_file(mnist_job, tmp_path):
     with torch.no_grad():
         logits = network(mnist_job.images)
     wanted = mnist_job.logits
-    close = float(all_layers.divergence(wanted, logits).mean())
-    rough = float(all_layers.divergence(wanted, wanted.roll(1, 0)).mean())
+    close = float(tuning.divergence(wanted, logits).mean())
+    rough = float(tuning.divergence(wanted, wanted.roll(1, 0)).mean())
     assert close < 0.3 * rough  # random weights hold nothing superfluous: about one bit each is left
     assert float((logits.argmax(1) == wanted.argmax(1)).float().mean()) > 0.7
 
 
-def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path, monkeypatch):
-    whole = search.compress(mnist_job, 50_000, tmp_path / "a")
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, whole, tmp_path, monkeypatch):
     count, proper = [], one_layer.Rounded.save
 
     def stop(self, path):
@@ -249,9 +255,9 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(mnist_job, tmp_path,
 
     monkeypatch.setattr(one_layer.Rounded, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        search.compress(mnist_job, 50_000, tmp_path / "b")
+        search.search(mnist_job, 60_000, tmp_path / "b")
     again = all_layers.Job(mnist_job.reference, "dft", mnist_job.pixels, mnist_job.folder)
-    assert search.compress(again, 50_000, tmp_path / "b") == whole
+    assert search.search(again, 60_000, tmp_path / "b") == whole
     assert len(count) > 3
 
 
@@ -289,16 +295,16 @@ def test_a_residual_network_with_batch_normalisation(basis, tmp_path, monkeypatc
     job.images = x
     close = {}
     for epochs in (0, 1):
-        blob = search.compress(job, 2_400_000, tmp_path / "a", epochs=epochs)
+        blob = search.search(job, 2_400_000, tmp_path / "a", epochs=epochs)
         assert 2_376_000 <= len(blob) <= 2_400_000
         with torch.no_grad():
             logits = zoo.from_bytes(blob)(x)
-        close[epochs] = float(all_layers.divergence(job.logits, logits).mean())
-    rough = float(all_layers.divergence(job.logits, job.logits.roll(1, 0)).mean())
+        close[epochs] = float(tuning.divergence(job.logits, logits).mean())
+    rough = float(tuning.divergence(job.logits, job.logits.roll(1, 0)).mean())
     tried = json.loads((tmp_path / "a/search.json").read_text())["tried"]
     rounded = job.round(tried[-1][0], tmp_path / f"a/attempt-{len(tried) - 1}")
     monkeypatch.setattr(all_layers, "match", lambda *_: None)
     with torch.no_grad():
-        old = float(all_layers.divergence(job.logits, job.compressed(rounded)(x)).mean())
+        old = float(tuning.divergence(job.logits, job.compressed(rounded)(x)).mean())
     assert close[1] < close[0] < 0.9 * old < 0.3 * rough
     assert float((logits.argmax(1) == job.logits.argmax(1)).float().mean()) > 0.85

@@ -30,15 +30,21 @@ def digits(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Intermediate results that the tests share, each with a bound of its own: statistics of the inputs take longest."""
+    return tmp_path_factory.mktemp("work")
+
+
 @pytest.fixture
-def run(tmp_path, trained, capsys):
+def run(tmp_path, trained, work, capsys):
     """Runs the command on the trained weights, or on another state dict: status, output, errors, path of the file."""
     torch.set_num_threads(1)
 
     def call(options: str, state=None):
         torch.save({"state_dict": trained if state is None else state, "epoch": 3}, tmp_path / "weights.pth")
         out = tmp_path / "small.zoo"
-        options = options.replace("WORK", f"--epochs 0 --work {tmp_path / 'work'}")
+        options = options.replace("WORK", f"--epochs 0 --work {work}")
         status = cli.main(["compress", str(tmp_path / "weights.pth"), "--out", str(out), *options.split()])
         said = capsys.readouterr()
         return status, said.out, said.err, out
@@ -138,3 +144,47 @@ def test_old_checkpoints_lack_counters_of_batch_normalisation(tmp_path):
     state = networks.build("resnet20-4").state_dict()
     old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
     assert list(command.complete(old, "resnet20-4")) == list(state)
+
+
+def test_a_trainers_prefix_is_removed_where_the_network_is_named(run, trained):
+    state = {f"model.{name}": tensor for name, tensor in trained.items()} | {"loss.weight": torch.ones(3)}
+    status, said, _, out = run("--bytes 2MB --network lenet300-100", state)
+    assert status == 0 and "prefix 'model.' removed; left out beside it: loss.weight" in said
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in zoo.load(out).state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def small_timm(tmp_path_factory):
+    """A network of timm with statistics of 60 pictures: the checkpoint and the folder of pictures."""
+    from zoo import named, preprocessing
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    root, rng = tmp_path_factory.mktemp("timm"), np.random.default_rng(0)
+    (root / "pictures").mkdir()
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((32, 32)).save(root / "pictures" / f"{i:02}.png")
+    network, spec = named.build("timm/test_resnet:10").train(), datasets.preprocessing("cifar10")
+    batch = preprocessing.preprocess(spec)(command.read_pictures(str(root / "pictures"), spec, 60).pixels)
+    for _ in range(20):
+        network(batch)
+    torch.save(network.state_dict(), root / "weights.pth")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calibration", ["--pictures PICTURES", "--synthetic 32"])
+def test_a_network_of_timm_is_calibrated(calibration, small_timm, tmp_path, capsys):
+    """The same bytes with and without calibration, by pictures or by what batch normalisation remembers: more answers stay."""
+    options = f"{small_timm / 'weights.pth'} --network timm/test_resnet:10 --preprocessing cifar10 --bits 3"
+    calibration = calibration.replace("PICTURES", str(small_timm / "pictures"))
+    options += f" {calibration} --work {tmp_path} --out {tmp_path / 'small.zoo'}"
+    assert cli.main(["compress", *options.split()]) == 0
+    said = capsys.readouterr().out
+    lost = {kind: int(re.search(rf"{kind} rounding: [0-9,]+ bytes, (\d+) of", said)[1]) for kind in ("plain", "second-order")}
+    assert lost["second-order"] < lost["plain"]
+    assert zoo.info(tmp_path / "small.zoo").network == "timm/test_resnet:10"
+    if "--pictures" in calibration:
+        assert int(re.search(r"agreement: (\d+) of 60", said)[1]) == 60 - lost["second-order"]
+    else:
+        assert "no pictures are given: 32 are made" in said and "agreement" not in said

@@ -190,8 +190,8 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def tar_gz(files: dict[str, bytes], folder: str = "cifar-10-batches-bin", mode: str = "w:gz") -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as tar:
+    out, fast = io.BytesIO(), {"compresslevel": 1} if mode == "w:gz" else {}
+    with tarfile.open(fileobj=out, mode=mode, **fast) as tar:
         for name, blob in files.items():
             member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = len(blob)

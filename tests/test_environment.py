@@ -1,6 +1,8 @@
 """Environment variables: those that are wrong are errors, and a machine without a home has a cache."""
 
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,3 +39,17 @@ def test_a_machine_without_a_home(monkeypatch):
 def test_the_readme_lists_every_variable():
     used = {name for path in (ROOT / "zoo").rglob("*.py") for name in re.findall(r"\bZOO_[A-Z]+", path.read_text())}
     assert used == set(re.findall(r"^\| `(ZOO_[A-Z]+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
+
+
+def test_without_constriction_files_are_read_slowly_and_with_a_word():
+    """As on a platform that has no wheel of it: the same bits."""
+    code = """
+import sys
+sys.modules["constriction"] = None
+import zoo
+from zoo.measurement import weights_digest
+print(weights_digest(zoo.load("lenet300-100-min").state_dict()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == zoo.info("lenet300-100-min").weights_sha256
+    assert "constriction is not installed" in done.stderr and "plain Python" in done.stderr

@@ -40,7 +40,7 @@ def server(tmp_path, monkeypatch):
 @pytest.fixture
 def pushed(server, entry) -> str:
     """The stand-in entry on the stand-in of the Hub, and no longer here."""
-    reference = hub.push(entry.id, REPO, told=lambda text: None)
+    reference = hub.push(entry.id, REPO, report=lambda text: None)
     for path in entry.folder.iterdir():
         path.unlink()
     server.asked.clear()

@@ -13,7 +13,7 @@ from zoo.codec import entropy, live
 from zoo.codec.bits import Reader, Writer
 from zoo.errors import CorruptArtifact, TruncatedArtifact
 
-SHAPES = [((6, 5, 3, 3), (4, 6, 3, 3)), ((7, 3, 1, 1), (5, 7)), ((30, 784),), ((12,), (5,)), ((3, 0),), ((1, 1),)]
+SHAPES = [((6, 5, 3, 3), (4, 6, 3, 3)), ((7, 3, 1, 1), (5, 7)), ((30, 200),), ((12,), (5,)), ((3, 0),), ((1, 1),)]
 
 
 def integers(shapes, l: int, seed: int, scale: float = 1.0, alive: float = 0.4) -> np.ndarray:

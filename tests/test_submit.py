@@ -7,14 +7,14 @@ import shutil
 
 import pytest
 import torch
-from conftest import random_model
+from conftest import random_model, standin_images
 from safetensors.torch import save_file
 
 import zoo
 from benchmarks import __main__ as commands
 from benchmarks import quote
 from benchmarks.report import figures, leaderboard, page, records
-from zoo import cli, networks, registry, verify
+from zoo import cli, measurement, networks, registry, verify
 
 PAPER = "A. Author 2026: Small Networks (arXiv:2601.00001)"
 ID = "lenet300-100-theirs"
@@ -105,6 +105,16 @@ def test_the_method_of_the_zoo_does_not_count_a_file_that_describes_itself(artif
 def test_what_no_entry_can_have_is_refused_and_nothing_written(artifacts, file, mnist_standin, id, more, complaint, capsys):
     assert submit(artifacts, file, *more, id=id) == 1
     assert complaint in capsys.readouterr().err and list(artifacts.iterdir()) == []
+
+
+def test_a_network_on_another_data_set_is_measured_on_that(artifacts, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(measurement, "test_images", lambda dataset, root=None: asked.append(dataset) or standin_images())
+    for network in ("lenet300-100:fashion-mnist", "lenet300-100:7"):
+        (tmp_path / "theirs.zoo").write_bytes(random_model(network))
+        submit(artifacts, tmp_path / "theirs.zoo", id="lenet300-100-fashion-mnist-theirs")
+    assert asked == ["fashion-mnist"] and registry.find("lenet300-100-fashion-mnist-theirs").dataset == "fashion-mnist"
+    assert "with the classes of their data set, not of lenet300-100:7" in capsys.readouterr().err
 
 
 def test_files_that_are_no_entries_are_refused(artifacts, tmp_path, mnist_standin, capsys):

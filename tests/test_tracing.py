@@ -9,6 +9,7 @@ from torch.fx import symbolic_trace
 from zoo import networks
 
 NAMES = networks.names()
+INNER = {"lenet300-100": "fc2", "lenet5-caffe": "conv2", "vgg16": "conv7"}  # a layer in the middle; of the others a stage
 
 
 def small(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -24,9 +25,27 @@ def test_symbolic_traces_answer_the_same(name):
         assert torch.equal(symbolic_trace(network)(x), network(x))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "vgg16"])  # its layers are looked up by name
+@pytest.mark.parametrize("name", NAMES)
 def test_scripts_answer_the_same(name):
     network, x = small(name)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         assert torch.allclose(torch.jit.script(network)(x), network(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_of_a_layer_are_what_it_gives(name):
+    from zoo._torchvision import torchvision
+
+    torchvision()
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    network, x = small(name)
+    inner = INNER.get(name, "layer2")
+    outputs = []
+    handle = network.get_submodule(inner).register_forward_hook(lambda module, inputs, out: outputs.append(out.clone()))
+    with torch.no_grad():
+        network(x)
+        handle.remove()
+        features = create_feature_extractor(network, {inner: "features"})(x)["features"]
+    torch.testing.assert_close(features, outputs[0])

@@ -82,26 +82,28 @@ logits = network(zoo.transforms("hf:{repo}")(picture))
 
 def _origin(entry: Entry) -> str:
     """Recipe, source of the weights or authors, as the record has them."""
-    parts = []
+    sentences = []
     if entry.recipe is not None:
-        parts.append(f"Trained by the recipe `{entry.recipe}` of {HOME} (SHA-256 `{entry.recipe_sha256}`), seed {entry.seed}.")
+        digest = f"(SHA-256 `{entry.recipe_sha256}`)"
+        sentences.append(f"Trained by the recipe `{entry.recipe}` of {HOME} {digest}, seed {entry.seed}.")
     if entry.warm_start:
-        parts.append(f"Training began with the weights of {entry.warm_start}.")
+        sentences.append(f"Training began with the weights of {entry.warm_start}.")
     if entry.teacher:
-        parts.append(f"It learned from the answers of {entry.teacher}, too.")
+        sentences.append(f"It learned from the answers of {entry.teacher}, too.")
     if entry.selection:
-        parts.append(f"Choice of what ships: {entry.selection}.")
+        sentences.append(f"Choice of what ships: {entry.selection}.")
     if entry.weights_source is not None:
         source = entry.weights_source
-        parts.append(f"Compressed from the weights {source.source} (SHA-256 `{source.digest}`). Their licence: {source.license}.")
+        sentences.append(f"Compressed from the weights {source.source} (SHA-256 `{source.digest}`). "
+                         f"Their licence: {source.license}.")  # fmt: skip
     if entry.submission is not None:
-        parts.append(f"Made by the authors of: {entry.submission.paper}. Training, as they state it: "
-                     f"{entry.submission.training or 'not stated'}.")  # fmt: skip
+        sentences.append(f"Made by the authors of: {entry.submission.paper}. Training, as they state it: "
+                         f"{entry.submission.training or 'not stated'}.")  # fmt: skip
     if entry.quoted in registry.quoted():
         row = registry.quoted()[entry.quoted]
-        parts.append(f"It stands beside a published result: {row.method}, {row.size}, {row.error:g} % ({row.source}).")
+        sentences.append(f"It stands beside a published result: {row.method}, {row.size}, {row.error:g} % ({row.source}).")
     versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
-    return "\n".join([*parts, f"Measured with {versions}."] if versions else parts) or "The record does not say."
+    return "\n".join([*sentences, f"Measured with {versions}."] if versions else sentences) or "The record does not say."
 
 
 def _cell(text: str) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 from zoo import files, registry
 from zoo.errors import CorruptArtifact, ZooError
 
+EXPORTED = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
+
 EXIT_FAILED, EXIT_ERROR = 1, 2
 
 
@@ -308,18 +310,29 @@ def _check_device(device: str) -> None:
 
 
 def _decode(args: argparse.Namespace) -> int:
+    args.to, args.input = "safetensors", None
+    return _export(args)
+
+
+def _export(args: argparse.Namespace) -> int:
     blob = registry.read(registry.locate(args.id))
-    from safetensors.torch import save
-
     import zoo
-    from zoo import codec
+    from zoo import codec, export, loading
 
-    state = {name: tensor.contiguous() for name, tensor in zoo.from_bytes(blob).state_dict().items()}
     header = codec.read_header(blob)
-    data = save(state, metadata={"format": "pt", "network": header.network, "entry": str(args.id)})
-    files.write(args.out, data)
+    if args.to == "safetensors":
+        state = loading.state_dict(blob)
+        data = export.safetensors(state, {"format": "pt", "network": header.network, "entry": str(args.id)})
+    else:
+        network = zoo.from_bytes(blob)
+        shape = args.input or getattr(network, "input_size", None)
+        if shape is None:
+            raise ZooError(f"{args.id} does not say how large its input is: --input 3x224x224")
+        data = (export.onnx if args.to == "onnx" else export.torch_export)(network, shape)
+    out = args.out or Path(Path(args.id).name.removesuffix(".zoo") + EXPORTED[args.to])
+    files.write(out, data)
     times = f"{len(data) / len(blob):,.1f} times the {len(blob):,} of the model file"
-    print(f"{args.out}: {header.network}, {len(state)} tensors, {len(data):,} bytes, {times}")
+    print(f"{out}: {header.network or 'a network without a name'}, {header.parameters:,} numbers, {len(data):,} bytes, {times}")
     return 0
 
 
@@ -441,6 +454,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("id", metavar="ID", help="id, or path of a model file")
     command.add_argument("out", type=Path, metavar="OUT.safetensors")
 
+    command = add("export", _export, "write a network as other programs take it", "zoo export resnet50-dft --to onnx")
+    command.add_argument("id", metavar="ID", help="id, or path of a model file that names its network")
+    command.add_argument("--to", required=True, choices=EXPORTED, help="tensors; a graph, checked with onnxruntime; a program")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: the id with .safetensors, .onnx or .pt2")
+    command.add_argument("--input", type=_shape, metavar="CxHxW", help="size of the input, where the file does not say it")
+
     command = add("compress", _compress, "make a checkpoint small", "zoo compress weights.pth --out small.zoo --bits 3")
     _compress_arguments(command)
 
@@ -476,12 +495,21 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", metavar="FOLDER", help="to calibrate on and measure: pictures, in class folders if their "
                         "classes are known; or a data set that zoo data can fetch")  # fmt: skip
     parser.add_argument("--images", type=int, default=400, metavar="N", help="of these at most (default: %(default)s)")
+    parser.add_argument("--synthetic", type=int, default=128, metavar="N", help="without --pictures: calibrate on so "
+                        "many made from batch normalisation; 0: on none, plain rounding (default: %(default)s)")  # fmt: skip
     parser.add_argument("--preprocessing", metavar="NAME", help="of the pictures (default: the network's)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, to store in the file")
     parser.add_argument("--key", help="which of several nested state dicts, e.g. ema")
     parser.add_argument("--epochs", type=float, default=1.0, help="of tuning batch normalisation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="intermediate results, from which a stopped run goes on")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sides = text.lower().split("x")
+    if len(sides) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of an input, as 3x224x224")
+    return tuple(map(_positive, sides))
 
 
 def _positive(text: str) -> int:

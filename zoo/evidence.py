@@ -119,7 +119,7 @@ class Sample:
         missing = [path for path in self.paths if not datasets.on_disk(root, path).is_file()]
         if missing:
             raise DataUnavailable(f"{root} has {len(self.paths) - len(missing)} of the {len(self.paths)} images of the sample; "
-                                  f"missing: {some(missing)}")  # fmt: skip
+                                  f"missing: {abridged(missing)}")  # fmt: skip
         return datasets.ImageFolder(root, list(self.paths), self.labels, datasets.IMAGENET.class_names())
 
     @property
@@ -174,7 +174,7 @@ def _parsed(path: Path, model: type[Parsed]) -> Parsed:
     except OSError as error:
         raise CorruptArtifact(f"{path} cannot be read: {error}") from error
     except ValidationError as error:
-        raise CorruptArtifact(f"{path} cannot be read: {some(faults(error))}") from error
+        raise CorruptArtifact(f"{path} cannot be read: {abridged(faults(error))}") from error
 
 
 def read_log(folder: Path) -> tuple[dict, int | None] | None:
@@ -198,7 +198,7 @@ def read_log(folder: Path) -> tuple[dict, int | None] | None:
     return recipe, int(seeds[0]) if seeds else None
 
 
-def some(items: Sequence[str]) -> str:
+def abridged(items: Sequence[str]) -> str:
     """The first of these items in words, and how many more there are."""
     more = len(items) - SHOWN
     return ", ".join(items[:SHOWN]) + (f", and {more:,} more" if more > 0 else "")

@@ -49,8 +49,8 @@ def entry(reference: str) -> Entry:
     folder = _cached(repo, revision) if pinned(revision) else None
     if folder is None:
         folder = _fetch(repo, revision)
-    found = records.read(folder / RECORD, fetched=True)
-    return found if found.hub else found.changed(hub={"repo": repo, "revision": folder.name, "file": MODEL})
+    record = records.read(folder / RECORD, fetched=True)
+    return record if record.hub else record.changed(hub={"repo": repo, "revision": folder.name, "file": MODEL})
 
 
 def pinned(revision: str) -> bool:
@@ -99,7 +99,7 @@ def _cached(repo: str, revision: str) -> Path | None:
 # ------------------------------------------------------------------------------------------------- push
 
 
-def push(name: str, repo: str, *, private: bool = False, move: bool = False, told: Callable[[str], object] = print) -> str:
+def push(name: str, repo: str, *, private: bool = False, move: bool = False, report: Callable[[str], object] = print) -> str:
     """Uploads an entry, in one commit, into a repository of the Hub, which is made if it is not there; its reference.
 
     name: an id, or what else stands for an entry. Bytes under an id never change, there as here: a repository that holds
@@ -125,7 +125,7 @@ def push(name: str, repo: str, *, private: bool = False, move: bool = False, tol
     api = huggingface_hub.HfApi()
     _ask(lambda: api.create_repo(repo, private=private, exist_ok=True), f"https://huggingface.co/{repo} cannot be made")
     _refuse_another(source, repo)
-    told(f"{source.id}: {len(content)} files, {sum(map(len, content.values())):,} bytes to https://huggingface.co/{repo}")
+    report(f"{source.id}: {len(content)} files, {sum(map(len, content.values())):,} bytes to https://huggingface.co/{repo}")
     operations = [huggingface_hub.CommitOperationAdd(file, blob) for file, blob in sorted(content.items())]
     commit = _ask(
         lambda: api.create_commit(repo, operations, commit_message=f"{source.id}: {source.size_bytes:,} bytes"),
@@ -152,31 +152,31 @@ def _refuse_another(source: Entry, repo: str) -> None:
         raise ZooError(f"https://huggingface.co/{repo} cannot be read: {_reason(error)}") from error
     other = records.read(Path(path), fetched=True)
     if (other.id, other.sha256) != (source.id, source.sha256):
-        what = "other bytes under this id" if other.id == source.id else f"the entry {other.id}"
-        raise ZooError(f"https://huggingface.co/{repo} holds {what}; give {source.id} a repository of its own")
+        occupant = "other bytes under this id" if other.id == source.id else f"the entry {other.id}"
+        raise ZooError(f"https://huggingface.co/{repo} holds {occupant}; give {source.id} a repository of its own")
 
 
 # ------------------------------------------------------------------------------------------------ index
 
 
-def make_index(folder: Path, references: Iterable[str], told: Callable[[str], object] = print) -> Path:
+def make_index(folder: Path, references: Iterable[str], report: Callable[[str], object] = print) -> Path:
     """Writes FOLDER/index.json: the entries that it names already, and these, each with the commit that it has now.
 
     references: hf:owner/name, with or without a revision, or the address of a collection, of which all models are taken.
     Raises as `entry` does, `ZooError` for an id that two references have.
     """
     path = Path(folder) / INDEX
-    known = registry.read_index(path) if path.is_file() else {}
+    entries = registry.read_index(path) if path.is_file() else {}
     new: dict[str, str] = {}
     for reference in references:
         for member in _members(reference):
-            found = entry(member)
-            pin = f"{PREFIX}{parse(member)[0]}@{found.folder.name}"
-            if new.get(found.id, pin) != pin:
-                raise ZooError(f"{new[found.id]} and {pin} both hold an entry {found.id}: an index has one of a name")
-            new[found.id] = pin
-            told(f"{found.id}: {pin}")
-    content = {"entries": dict(sorted((known | new).items()))}
+            record = entry(member)
+            pin = f"{PREFIX}{parse(member)[0]}@{record.folder.name}"
+            if new.get(record.id, pin) != pin:
+                raise ZooError(f"{new[record.id]} and {pin} both hold an entry {record.id}: an index has one of a name")
+            new[record.id] = pin
+            report(f"{record.id}: {pin}")
+    content = {"entries": dict(sorted((entries | new).items()))}
     return files.write(path, (json.dumps(content, indent=1) + "\n").encode())
 
 

@@ -18,7 +18,7 @@ def explain(present: Shapes, wanted: Shapes, network: str) -> str | None:
     if not (missing or unexpected or reshaped):
         return None
     lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-    text = "; ".join(f"{fault}: {_some(names)}" for fault, names in lists if names)
+    text = "; ".join(f"{fault}: {_abridged(names)}" for fault, names in lists if names)
     hint = nearest(present)
     return f"these are not the tensors of {network}: {text}" + (f". {hint}" if hint else "")
 
@@ -66,6 +66,6 @@ def _pair(value: object) -> object:
     return (value, value) if isinstance(value, int) else value
 
 
-def _some(names: Sequence[str]) -> str:
+def _abridged(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

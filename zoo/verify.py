@@ -35,7 +35,7 @@ from zoo.errors import (
     WrongData,
     ZooError,
 )
-from zoo.evidence import PREDICTIONS, some
+from zoo.evidence import PREDICTIONS, abridged
 from zoo.measurement import Measurement
 from zoo.records import Entry, SampleResult
 
@@ -152,7 +152,7 @@ def verify(
         for number, (entry, outcome) in enumerate(waiting):
             bar.set_description(f"{len(waiting) - number} of {len(entries)} entries to test, {entry.id}")
             before, multiplications = bar.n, outcome.measurement.multiplications or 0
-            _test(entry, outcome, options, lambda images, each=multiplications: bar.update(images * each))
+            _test(entry, outcome, options, lambda images, cost=multiplications: bar.update(images * cost))
             bar.update(before + _work(entry, outcome) - bar.n)
             yield outcome
 
@@ -385,7 +385,7 @@ def _check_errors(entry: Entry, outcome: Outcome, measured: Measurement, images)
     outcome.problems += problems
     if ties:
         outcome.notes.append(f"{len(ties)} predictions differ only where two logits are equal within rounding "
-                             f"(relative {TOLERANCE:g}): {some(ties)}")  # fmt: skip
+                             f"(relative {TOLERANCE:g}): {abridged(ties)}")  # fmt: skip
     if len(recorded) == measured.examples:
         claimed = int((recorded != measured.labels).sum())
         if claimed != entry.test_errors:
@@ -404,7 +404,7 @@ def _prediction_differences(expected: np.ndarray, measured: Measurement) -> tupl
     tie = differ & (expected == measured.runners_up) & (measured.gaps <= TOLERANCE)
     ties = [f"image {i}" for i in np.flatnonzero(tie)]
     others = [f"image {i}: expected {expected[i]}, found {measured.predictions[i]}" for i in np.flatnonzero(differ & ~tie)]
-    problems = [f"predictions: {len(others):,} of {len(expected):,} differ: {some(others)}"] if others else []
+    problems = [f"predictions: {len(others):,} of {len(expected):,} differ: {abridged(others)}"] if others else []
     return problems, ties
 
 

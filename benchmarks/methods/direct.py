@@ -1,4 +1,4 @@
-"""Direct compression, LC's baseline: quantise the trained network once, without another look at the loss.
+"""Direct compression, LC's baseline: quantise the trained network once, whatever that does to the loss.
 
 With `steps` in the recipe it is iterated direct compression: train without a penalty for `l_steps`, put the weights on
 their nearest codebook, train on from there, and so on; the last quantised network is stored.
@@ -25,7 +25,7 @@ class Direct(LC):
         return math.inf
 
     def regularise(self, step: int, generator: torch.Generator) -> None:
-        """Nothing: the loss alone drives the weights between two quantisations."""
+        """Adds nothing: between two quantisations the weights follow the loss alone."""
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

@@ -49,8 +49,9 @@ class Options(Table):
     forward: Literal["continuous", "quantised"] = "continuous"  # whether the task sees w or Q(w), gradients unchanged
     zero: bool = False  # whether one level is zero, whatever its cell's mean
     refit_every: int = Field(50, gt=0)  # steps between two updates of the levels
-    refit_until: float = 0.5  # share of the steps after which they rest: each cell's mean follows the slope of the bits,
-    # and levels that follow the mean creep to the next one; they are updated once more at the end
+    # Share of the steps after which levels stay as they are, until one update at the end. The slope of the bits pulls the
+    # weights of a cell towards one side; levels that followed their mean would drift into the next cell.
+    refit_until: float = 0.5
     rate_every: int = Field(8, gt=0)  # steps for which the gradient of the bits is reused
     prune: Prune = Prune()
     bits: int = 8  # of the grid of the biases

@@ -1,9 +1,9 @@
 """Plain training: the uncompressed references that other methods start from and are compared with.
 
-    theta --loss--> gradients       average of theta over the steps --round to a fine step--> phi
+    theta --loss--> gradients       average of theta over the steps --round once--> phi
 
-The parameters are the weights themselves. Their running average is stored in `bits` bits a weight at most, far finer
-than anything that a test set can see: what the file costs beside a compressed entry is the point of comparison.
+The parameters are the weights themselves; nothing penalises the size of the file. At the end their running average is
+rounded to a grid of `bits` bits a weight at most, which entropy coding makes smaller still (README, "The methods").
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Plain(Method):
 
     class Options(Table):
         ema: float = 0.999  # decay of the average that is stored
-        bits: int = 10  # of the grid: 2^(bits-1) steps reach each group's largest weight
-        step: float | dict[str, float] | None = None  # the grid's step instead: a number, or one for each group by name
+        bits: int = 10  # of the grid: 2^(bits-1) steps from zero to the largest weight of a group
+        step: float | dict[str, float] | None = None  # of the grid, instead of `bits`: a number, or one for each group
 
     def __init__(self, network, partitioning, options, steps):
         super().__init__(network, partitioning, options, steps)

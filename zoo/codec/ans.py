@@ -7,6 +7,7 @@ reads and writes the same streams where it is not (and checks constriction in th
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ try:
     import constriction
 except ImportError:  # no wheel for this platform
     constriction = None
+    word = "constriction is not installed, or has no wheel for this platform: plain Python reads files, at a tenth of the speed"
+    logging.getLogger("zoo").warning(word)
 
 from zoo.codec.work import DECISION, SYMBOL, Work
 

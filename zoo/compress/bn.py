@@ -13,8 +13,9 @@ DEAD = 1e-12  # variance of a channel whose input is constant: it is nothing but
 
 
 def layers(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The network's BN layers by name."""
-    return {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    """The network's BN layers by name, those that have statistics."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return {name: m for name, m in network.named_modules() if isinstance(m, kind) and m.running_mean is not None}
 
 
 @torch.no_grad()
@@ -55,10 +56,10 @@ def statistics(
 
 
 def totals(x: torch.Tensor) -> torch.Tensor:
-    """Count, sum and sum of squares of each channel of x (N, C, H, W): (3, C) float64, to be added over batches."""
+    """Count, sum and sum of squares of each channel of x (N, C, ...): (3, C) float64, to be added over batches."""
     x = x.float()
     count = x.numel() / x.shape[1]
-    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    variance, mean = torch.var_mean(x, (0, *range(2, x.dim())), correction=0)
     mean, variance = mean.double(), variance.double()
     return count * torch.stack([torch.ones_like(mean), mean, variance + mean * mean])
 

@@ -1,7 +1,7 @@
 """`zoo compress`: a checkpoint in, a small model file out, and what that did to its answers.
 
     checkpoint --names, shapes, finite--> weights --plain.within--> file          always
-                     pictures --second order (network.py)--> file                 for this zoo's networks, with pictures
+         pictures, or synthetic ones --second order--> file        with pictures: network.py for this zoo's, modules.py for others
                      pictures --answers before and after--> the better file, errors or agreement
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from zoo import (
     saving,
     states,
 )
-from zoo.compress import checkpoints, plain, reference
+from zoo.compress import bn, checkpoints, plain, reference, synthesis
+from zoo.compress.calibration import logits
 from zoo.datasets.pictures import read
 from zoo.errors import LayoutMismatch, ZooError
 from zoo.files import write
@@ -53,12 +55,19 @@ class Pictures:
     labels: np.ndarray | None
     spec: Preprocessing
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, chosen: slice | list[int]) -> torch.Tensor:
+        """Input of the network, float32 (N, C, H, W)."""
+        return preprocessing.preprocess(self.spec)(self.pixels[chosen])
+
     def answers(self, network: nn.Module) -> np.ndarray:
         """int64 (N,): the class of the largest output."""
-        transform, out = preprocessing.preprocess(self.spec), []
+        out = []
         with torch.inference_mode():
-            for begin in tqdm(range(0, len(self.pixels), BATCH), desc="answers", disable=None, leave=False):
-                out.append(network(transform(self.pixels[begin : begin + BATCH])).argmax(1))
+            for begin in tqdm(range(0, len(self), BATCH), desc="answers", disable=None, leave=False):
+                out.append(logits(network(self[begin : begin + BATCH])).argmax(1))
         return torch.cat(out).numpy()
 
 
@@ -94,8 +103,11 @@ def _run(args: argparse.Namespace) -> int:
     else:
         bound = plain.bound(state, *goal)
         blob = plain.within(state, bound, print, **facts)
-        if pictures is not None and name and "/" not in name and 8 * bound / count <= FINE and len(blob) > plain.FULL * bound:
-            blob = _better(blob, _second_order(args, state, name, bound, pictures, facts), pictures, before)
+        if 8 * bound / count <= FINE and len(blob) > plain.FULL * bound:
+            seen = pictures if pictures is not None else _synthetic(args, state, name, spec)
+            if seen is not None:
+                second = _second_order(args, state, name, bound, seen, facts)
+                blob = _better(blob, second, seen, before if seen is pictures else seen.answers(named.module(name, state)))
     write(args.out, blob)
     ratio = _memory(state) / len(blob)
     print(f"{args.out}: {len(blob):,} bytes, 1/{ratio:,.1f} of the weights, {8 * len(blob) / count:.2f} bits a number")
@@ -133,11 +145,26 @@ def complete(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tenso
     for tensor, meta in expected.items():
         if tensor.endswith("num_batches_tracked") and not meta.dim():
             state.setdefault(tensor, torch.zeros((), dtype=torch.int64))
+    state = _under_a_prefix(state, expected)
     present, required = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (state, expected))
     problem = mismatch.explain(present, required, name)
     if problem:
         raise LayoutMismatch(problem)
     return {tensor: state[tensor] for tensor in expected}
+
+
+def _under_a_prefix(state: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors below "model." or the like, where all of the network's are there, without it."""
+    needed = [tensor for tensor in expected if not tensor.endswith("num_batches_tracked")]
+    if not needed or needed[0] in state:
+        return state
+    for prefix in (tensor.removesuffix(needed[0]) for tensor in state if tensor.endswith(f".{needed[0]}")):
+        if all(prefix + tensor in state for tensor in needed):
+            below = {tensor.removeprefix(prefix): value for tensor, value in state.items() if tensor.startswith(prefix)}
+            beside = [tensor for tensor in state if not tensor.startswith(prefix) and tensor not in expected]
+            print(f"prefix {prefix!r} removed" + (f"; left out beside it: {', '.join(beside[:5])}" if beside else ""))
+            return below
+    return state
 
 
 def _preprocessing(args: argparse.Namespace, name: str) -> Preprocessing | None:
@@ -180,21 +207,43 @@ def read_pictures(folder: str, spec: Preprocessing | None, most: int) -> Picture
 # ---------------------------------------------------------------------------------------------- ways to a file
 
 
+def _synthetic(args, state, name: str, spec: Preprocessing | None) -> Pictures | None:
+    """Pictures that the network's batch normalisation tells of; None where it has none, or where nobody asks for them."""
+    if not (args.synthetic and name and spec):
+        return None
+    network = named.module(name, state).float()
+    if not bn.layers(network):
+        print("no pictures are given, and none can be made without batch normalisation: plain rounding it is")
+        return None
+    key = weights_digest({n: t.float() for n, t in state.items() if t.is_floating_point()})
+    print(f"no pictures are given: {args.synthetic} are made from batch normalisation (--synthetic 0 does without)")
+    pixels, spec = synthesis.kept(_work(args), key, network, spec, args.synthetic, args.seed)
+    return Pictures(pixels, None, spec)
+
+
+def _work(args) -> Path:
+    return args.work or datasets.cache_folder() / "compress"
+
+
 def _second_order(args, state, name: str, bound: int, pictures: Pictures, facts: dict) -> bytes | None:
-    """The file of `Job` within the bound; None, with the reason, where it finds none."""
+    """The file of second-order rounding within the bound; None, with the reason, where it finds none."""
+    from zoo.compress import modules
     from zoo.compress.network import Job
-    from zoo.compress.search import compress
+    from zoo.compress.search import search
 
     source = Path(args.checkpoint).name
     floats = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
     weights = reference.Reference(name, pictures.spec, floats, source, None, weights_digest(floats), "")
-    folder = (args.work or datasets.cache_folder() / "compress") / work_key(weights, pictures.pixels, args.seed)
+    folder = _work(args) / work_key(weights, pictures.pixels, args.seed)
     print(f"second-order rounding on {len(pictures.pixels)} pictures; work folder {folder}")
-    job = Job(weights, "dft", pictures.pixels, folder, args.seed)
-    usual = not facts["classes"] and pictures.spec == datasets.preprocessing(networks.spec(name).dataset)
-    room = bound if usual else bound - len(states.pack({n: torch.zeros_like(t) for n, t in state.items()}, **facts))
     try:
-        blob = compress(job, max(room, 1), folder / f"dft-{room}", args.epochs)
+        if "/" in name:
+            network = named.module(name, state).float().requires_grad_(False)
+            return modules.compress(network, state, pictures, bound, folder, epochs=args.epochs, seed=args.seed, facts=facts)
+        job = Job(weights, "dft", pictures.pixels, folder, args.seed)
+        usual = not facts["classes"] and pictures.spec == datasets.preprocessing(networks.spec(name).dataset)
+        room = bound if usual else bound - len(states.pack({n: torch.zeros_like(t) for n, t in state.items()}, **facts))
+        blob = search(job, max(room, 1), folder / f"dft-{room}", args.epochs)
         return blob if usual else described(blob, facts)
     except (ValueError, IndexError) as error:
         print(f"second-order rounding found no file of {bound:,} bytes ({error}): plain rounding it is")

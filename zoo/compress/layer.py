@@ -67,14 +67,13 @@ def from_latents(decoder: str, rows: np.ndarray, kernel: int) -> np.ndarray:
 
 
 def transform_hessian(decoder: str, hessian: np.ndarray, kernel: int) -> np.ndarray:
-    """H of the latents: (I x B) H (I x B)^T for the basis B of a kernel."""
+    """H of the latents, (d, d) or (G, d, d): (I x B) H (I x B)^T for the basis B of a kernel."""
     matrix = reparam.basis(decoder, kernel)
     if matrix is None:
         return hessian
-    d = len(hessian)
     b = matrix.astype(np.float32)
-    half = (hessian.reshape(-1, kernel) @ b.T).reshape(d, d)
-    return np.ascontiguousarray((half.T.reshape(-1, kernel) @ b.T).reshape(d, d))
+    half = (hessian.reshape(-1, kernel) @ b.T).reshape(hessian.shape)
+    return np.ascontiguousarray((np.swapaxes(half, -1, -2).reshape(-1, kernel) @ b.T).reshape(hessian.shape))
 
 
 class Rounder:
@@ -99,17 +98,17 @@ class Rounder:
 
     def steps(self) -> tuple[float, np.ndarray, np.ndarray]:
         """Geometric mean of the columns' importance h, and factors of the steps of the kernel's places and of input channels."""
-        log = np.log(rounding.conditional(self.factor)).reshape(-1, self.kernel)
+        log = np.log(rounding.conditional(self.factor))
+        log = log.reshape(-1, self.hessian.shape[-1]).mean(0).reshape(-1, self.kernel)  # (I, kernel), the mean of all groups
         shares = log.mean() / 2 - log / 2
         places = np.exp(np.clip(shares.mean(0), -SPREAD, SPREAD)) if self.kernel > 1 else np.ones(1)
         inputs = np.exp(np.clip(shares.mean(1), -SPREAD, SPREAD)) if self.layer.inputs else np.ones(len(log))
         return float(np.exp(log.mean())), places, inputs.astype(np.float32)
 
     def round(self, lam: float, step: float = STEP, sweeps: int = SWEEPS, most_rows: int | None = None) -> Rounded:
-        """Integers at `lam` nats a bit; with `most_rows` of that many rows only, for estimates."""
-        chosen = slice(None)
-        if most_rows is not None and most_rows < len(self.y):
-            chosen = np.linspace(0, len(self.y) - 1, most_rows).astype(int)
+        """Integers at `lam` nats a bit; with `most_rows` of that many rows only, for estimates, where all share a Hessian."""
+        whole = most_rows is None or most_rows >= len(self.y) or self.layer.groups > 1
+        chosen = slice(None) if whole else np.linspace(0, len(self.y) - 1, most_rows).astype(int)
         importance = self.importance[chosen]
         typical_h, place_factors, inputs = self.steps()
         base = step * math.sqrt(lam / typical_h)
@@ -136,7 +135,9 @@ class Rounder:
         """Latents, Hessian and importance in units of the steps."""
         columns = (inputs[:, None] * places[None, :]).reshape(-1)
         y = self.y[chosen] / rows[:, None] / columns
-        return y, self.hessian * columns[:, None] * columns, self.importance[chosen] * rows * rows
+        hessian = self.hessian * columns[:, None]
+        hessian *= columns
+        return y, hessian, self.importance[chosen] * rows * rows
 
     def _priced(self, rounded: Rounded, y, h, weight) -> Rounded:
         rate = rounding.Rate.fit(rounded.q, self.kernel)

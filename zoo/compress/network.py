@@ -1,9 +1,4 @@
-"""All layers of a network rounded at one price of a bit, then BN estimated anew, tuned and coded.
-
-An error e in the weights of output o is expected to change the answers by a KL divergence of s_o e^T H e / 2 nats, with H
-the covariance of the inputs and s_o the Fisher information of the output, summed over its positions. (That is K-FAC,
-Martens & Grosse 2015, section 3, with the diagonal of G alone.) Error and rate are then in one unit for all layers, so one
-price lambda, in nats a bit, serves them all.
+"""One of this zoo's networks rounded at one price of a bit (price.py), then BN estimated anew, tuned and coded.
 
 Errors of rounding add up on their way through the layers. BN's statistics are therefore re-estimated afterwards, layer by
 layer: each BN gives its outputs the mean and variance that they have in the uncompressed network.
@@ -12,6 +7,7 @@ layer: each BN gives its outputs the mean and variance that they have in the unc
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,21 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
-from tqdm import tqdm
 
 from zoo import codec, networks, partitionings, preprocessing
 from zoo.codec import Coded
-from zoo.compress import bn, coding, reference, tensors
-from zoo.compress.calibration import BATCH, TEMPERATURE, Layer, batches, covariances, layers, sensitivity
-from zoo.compress.layer import Rounded, Rounder, unround
+from zoo.compress import bn, coding, reference, tensors, tuning
+from zoo.compress.calibration import BATCH, batches, covariances, layers, sensitivity
+from zoo.compress.layer import Rounded, unround
+from zoo.compress.price import Layers
 
 MATCHED = 400  # images at most on which BN is estimated anew: they pass in one batch
 LARGE = 1_000_000  # integers of a group that are coded in lanes: some 0.2 % more bytes, read twice as fast
 LARGEST = 2.0  # factor, up or down, by which a BN scale makes up for a change of variance
 
 
-class Job:
+class Job(Layers):
     """Weights, calibration images and a basis of the 3x3 kernels ("dft", or "sq": none). `folder` keeps what was computed."""
 
     def __init__(self, weights: reference.Reference, basis: str, pixels: np.ndarray, folder: Path, seed: int = 0):
@@ -78,62 +73,8 @@ class Job:
             for name, h in covariances(self.network, x, names, self.seed).items():
                 tensors.save(self._covariance(name), {"covariance": h})
 
-    def _covariance(self, name: str) -> Path:
-        return self.folder / "inputs" / f"{name}.safetensors"
-
-    def covariance(self, layer: Layer) -> np.ndarray:
-        """H (d, d) of the layer's input patches."""
-        return tensors.load(self._covariance(layer.name))["covariance"].numpy()
-
-    def rounder(self, layer: Layer) -> Rounder:
-        weight = self.state[layer.weight].numpy()
-        importance = self.outputs[f"{layer.name}/importance"].numpy()
-        return Rounder(layer, self.decoders[layer.weight], weight, self.covariance(layer), importance)
-
-    def price(self, target_bits: float, most_rows: int = 40) -> float:
-        """An estimate of the lambda at which all layers together take so many bits, from `most_rows` rows of each."""
-        start, sizes, bits_each = self._first_guess(target_bits), [], []
-        guesses = (64.0, 16.0, 4.0)
-        for layer in tqdm(self.layers, desc="price of a bit", disable=None):
-            rounder = self.rounder(layer)
-            trials = [rounder.round(start * guess, sweeps=1, most_rows=most_rows) for guess in guesses]
-            bits_each.append([trial.bits / trial.q.size for trial in trials])
-            sizes.append(rounder.y.size)
-        bits = np.array(bits_each).T @ np.array(sizes)
-        return float(start * np.exp(np.interp(0.95 * target_bits, bits, np.log(guesses))))
-
-    def _first_guess(self, target_bits: float) -> float:
-        """Reverse water-filling over weights as if they were independent Gaussians (Cover & Thomas, section 10.3.3)."""
-        energy, count = [], []
-        for layer in self.layers:
-            h = np.diag(self.covariance(layer))
-            w = self.state[layer.weight].numpy().reshape(-1, len(h))[:: max(1, len(self.state[layer.weight]) // 32)]
-            s = float(self.outputs[f"{layer.name}/importance"].mean())
-            energy.append(0.1 * s * w * w * h)  # a tenth: what is left once other columns adapt
-            count.append(self.state[layer.weight].numel())
-        low, high = -40.0, 10.0
-        while high - low > 0.1:
-            middle = (low + high) / 2
-            bits_a_weight = [np.maximum(0.5 * np.log2(e / math.exp(middle) + 1e-30), 0).mean() for e in energy]
-            rate = sum(n * bits for n, bits in zip(count, bits_a_weight, strict=True))
-            low, high = (middle, high) if rate > target_bits else (low, middle)
-        return math.exp(low)
-
-    def round(self, lam: float, folder: Path, previous: dict[str, Rounded] | None = None) -> dict[str, Rounded]:
-        """Every layer at the price `lam`: anew, or by one more sweep from a previous result. Layers in `folder` are read."""
-        out = {}
-        for layer in tqdm(self.layers, desc=f"rounding at {lam:.3g} nats a bit", disable=None):
-            path = folder / f"{layer.name}.safetensors"
-            if path.is_file():
-                out[layer.name] = Rounded.load(path)
-                continue
-            rounder = self.rounder(layer)
-            out[layer.name] = rounder.refine(previous[layer.name], lam) if previous else rounder.round(lam)
-            out[layer.name].save(path)
-        return out
-
     @torch.no_grad()
-    def compressed(self, rounded: dict[str, Rounded]) -> nn.Module:
+    def compressed(self, rounded: Mapping[str, Rounded]) -> nn.Module:
         """The network with the rounded weights, in float32; BN and biases are adapted so that outputs keep their moments."""
         network = self._build()
         modules = dict(network.named_modules())
@@ -163,51 +104,28 @@ class Job:
             modules[name].bias.copy_(bias)
         return network
 
-    def tune(self, network: nn.Module, epochs: float, rate: float = 1e-3) -> None:
-        """Trains BN's scales and biases to give the uncompressed network's answers on the images and their mirror images.
+    def finish(self, network: nn.Module, rounded: Mapping[str, Rounded], epochs: float, path: Path) -> nn.Module:
+        """The network with BN's scales and biases tuned, which are kept at `path`."""
+        if path.is_file():
+            network.load_state_dict(tensors.load(path), strict=False)
+        elif epochs:
+            self.tune(network, epochs)
+            vectors = {name: t for name, t in network.state_dict().items() if t.dim() == 1 and t.is_floating_point()}
+            tensors.save(path, vectors)
+        return network
 
-        Loss: KL divergence at TEMPERATURE; Adam on relative changes of scales, and on biases in units of their
-        channel's deviation.
-        """
+    def tune(self, network: nn.Module, epochs: float) -> None:
+        """Trains BN's scales and biases to give the uncompressed network's answers on the images and their mirror images."""
         normed = bn.layers(network)
         if not normed or not epochs:
             return
-        mirrored = self._mirrored_logits()
         network.to(self.dtype)
         for m in normed.values():
             m.float()
-        start = {n: (m.weight.clone(), m.bias.clone()) for n, m in normed.items()}
-        moved = {n: tuple(torch.zeros_like(p, requires_grad=True) for p in (m.weight, m.bias)) for n, m in normed.items()}
-        deviation = self._deviations(start)
-        optimizer = torch.optim.Adam([p for pair in moved.values() for p in pair], lr=rate, betas=(0.9, 0.99))
-        generator = torch.Generator().manual_seed(self.seed)
-        steps = max(1, round(epochs * len(self.images) / BATCH))
-        bar = tqdm(range(steps), desc="tuning", disable=None)
-        order: list[int] = []
-        for step in bar:
-            while len(order) < BATCH:
-                order += torch.randperm(len(self.images), generator=generator).tolist()
-            chosen, order = order[:BATCH], order[BATCH:]
-            flip = bool(torch.randint(2, (), generator=generator))
-            x = self.images[chosen].to(self.dtype).to(memory_format=torch.channels_last)
-            targets = (mirrored if flip else self.logits)[chosen]
-            values = {}
-            for n, (u, v) in moved.items():
-                values[f"{n}.weight"] = start[n][0] * (1 + u)
-                values[f"{n}.bias"] = start[n][1] + deviation[n] * v
-            logits = functional_call(network, values, (x.flip(3) if flip else x,)).float()
-            loss = divergence(targets, logits, TEMPERATURE).mean() * TEMPERATURE**2
-            optimizer.zero_grad()
-            loss.backward()
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / steps))
-            optimizer.step()
-            bar.set_postfix_str(f"divergence {loss.item():.4f}")
+        deviation = self._deviations({n: (m.weight, m.bias) for n, m in normed.items()})
+        units = {f"{n}.weight": m.weight.clone() for n, m in normed.items()} | {f"{n}.bias": deviation[n] for n in normed}
+        tuning.tune(network, units, self.images, self.logits, self._mirrored_logits(), epochs, self.seed, dtype=self.dtype)
         network.float()
-        with torch.no_grad():
-            for n, (u, v) in moved.items():
-                normed[n].weight.copy_(start[n][0] * (1 + u))
-                normed[n].bias.copy_(start[n][1] + deviation[n] * v)
 
     def _deviations(self, start: dict) -> dict[str, torch.Tensor]:
         """Standard deviation of each BN layer's output, where a layer runs right before it; else the size of its scale."""
@@ -225,7 +143,7 @@ class Job:
             tensors.save(path, {"logits": torch.cat([self.network(b.flip(3)).float() for b in batches(x)])})
         return tensors.load(path)["logits"]
 
-    def groups(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, Coded]:
+    def groups(self, network: nn.Module, rounded: Mapping[str, Rounded], lam: float) -> dict[str, Coded]:
         """All groups of the file: the layers' integers; BN and biases as integers with a step for each tensor."""
         by_weight = {layer.weight: layer for layer in self.layers}
         vectors, out = self._vectors(network, rounded, lam), {}
@@ -244,7 +162,7 @@ class Job:
                 out[group.name].model = "interleaved"
         return out
 
-    def _vectors(self, network: nn.Module, rounded: dict[str, Rounded], lam: float) -> dict[str, tuple[np.ndarray, float]]:
+    def _vectors(self, network: nn.Module, rounded: Mapping[str, Rounded], lam: float) -> dict[str, tuple[np.ndarray, float]]:
         """Name of each scale and bias of BN and each other bias -> (values for the file, the best step at the price `lam`).
 
         BN's scales and biases take up the factors of rows and input channels (layer.py).
@@ -285,9 +203,3 @@ def match(mean: torch.Tensor, variance: torch.Tensor, layer: nn.BatchNorm2d, inp
     slope = layer.weight / (layer.running_var + layer.eps).sqrt()
     layer.bias.add_(slope * ((mean - layer.running_mean) - factor * (input_mean - layer.running_mean)))
     layer.weight.mul_(factor)
-
-
-def divergence(targets: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """KL divergence (nats) of the answers `logits` from the answers `targets`: logits (N, classes) both -> (N,)."""
-    p, q = torch.log_softmax(targets / temperature, 1), torch.log_softmax(logits / temperature, 1)
-    return (p.exp() * (p - q)).sum(1)

@@ -168,12 +168,7 @@ class _Rounder:
 
     def __init__(self, state: Mapping[str, torch.Tensor], facts: dict):
         self.kinds, self.facts = kinds(state), facts
-        rounded = {name for names in self.kinds.values() for name in names}
-        short: dict[int, torch.Tensor] = {}  # one for each tensor, whatever number of names it has
-        self.state = {name: t if name in rounded or t.dtype != torch.float32 else short.setdefault(id(t), shorten(t))
-                      for name, t in state.items()}  # fmt: skip
-        aliases = states.tied(state)
-        self.state.update({name: self.state[first_name] for name, first_name in aliases.items()})
+        self.state = shortened(state, {name for names in self.kinds.values() for name in names})
 
     def at(self, step: float, price: float = PRICE) -> bytes:
         groups = [Quantised(tuple(names), self._group(kind, names, step, price)) for kind, names in self.kinds.items()]
@@ -189,10 +184,21 @@ class _Rounder:
             scale = codec.psi_round(np.float32(step * kind.finer * size))
             scales.append(np.full(l, scale))
             phi.append(round_rows(to_latents(kind.decoder, rows, l) / scale, price))
-        psi = {"scale": np.stack(scales)}
-        phi = np.concatenate(phi)
-        options = [Coded(kind.decoder, model, phi, psi) for model in ("static", "classes")]
-        return coding.shortest(Group(kind.label, kind.decoder, tuple(names), shapes), options)
+        return coded(kind, names, shapes, scales, np.concatenate(phi))
+
+
+def coded(kind: Kind, names: list[str], shapes: tuple[tuple[int, ...], ...], scales: list[np.ndarray], phi: np.ndarray) -> Coded:
+    """A group's integers phi (d, l) and the steps (l,) of each tensor, under the shorter of two entropy models."""
+    options = [Coded(kind.decoder, model, phi, {"scale": np.stack(scales)}) for model in ("static", "classes")]
+    return coding.shortest(Group(kind.label, kind.decoder, tuple(names), shapes), options)
+
+
+def shortened(state: Mapping[str, torch.Tensor], rounded: set[str]) -> dict[str, torch.Tensor]:
+    """The state dict with the float32 tensors beside rounded ones in few bits; a tied tensor stays one."""
+    short: dict[int, torch.Tensor] = {}  # one for each tensor, whatever number of names it has
+    out = {name: t if name in rounded or t.dtype != torch.float32 else short.setdefault(id(t), shorten(t))
+           for name, t in state.items()}  # fmt: skip
+    return out | {name: out[first] for name, first in states.tied(state).items()}
 
 
 def round_rows(y: np.ndarray, price: float = PRICE, sweeps: int = 2) -> np.ndarray:
@@ -222,10 +228,10 @@ def _cost(bits: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(inside, bits[np.clip(index, 0, len(bits) - 1)], bits.max())
 
 
-def shorten(tensor: torch.Tensor) -> torch.Tensor:
-    """float32 numbers rounded to SIGNIFICANT bits, half to even; finite ones stay finite."""
+def shorten(tensor: torch.Tensor, significant: int = SIGNIFICANT) -> torch.Tensor:
+    """float32 numbers rounded to so many significant bits, half to even; finite ones stay finite."""
     raw = tensor.numpy().view(np.uint32).astype(np.uint64)
-    drop = 24 - SIGNIFICANT
+    drop = 24 - significant
     rounded = (raw + (1 << drop - 1) - 1 + (raw >> drop & 1)) >> drop << drop
     finite = np.where((rounded & 0x7F800000 == 0x7F800000), raw, rounded).astype(np.uint32)
     return torch.from_numpy(finite.view(np.float32).reshape(tensor.shape))

@@ -9,6 +9,8 @@ another and lets the columns still to come make up for the error (optimal brain 
 Frantar et al. 2022, section 3; with a rate term: CERWU, arXiv 2505.18758). `descend` then revisits every integer while
 the others stay, which can only lower J. Both choose among the nearest integer, its neighbour towards zero, and zero.
 
+The rows of a convolution in G groups have a Hessian for each group, (G, d, d): rows of a group follow one another.
+
 `Rate` is the code length under tables by class of row and column, as `zoo.codec`'s model "classes" has them.
 """
 
@@ -24,7 +26,7 @@ SPACING = 2.0  # classes an octave of mean magnitude
 LOWEST, HIGHEST = -16, 12  # class k has mean magnitude 2^(k / SPACING)
 BLOCK = 64
 
-Factor = tuple[np.ndarray, torch.Tensor]  # (order, factor) of `factorise`
+Factor = tuple[np.ndarray, torch.Tensor]  # (order, factor) of `factorise`; groups keep the order of the columns
 
 
 @dataclass
@@ -71,9 +73,10 @@ class Rate:
 
 
 def objective(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> float:
-    """J as in the module's docstring. y, q: (R, d); hessian (d, d); importance a (R,)."""
+    """J as in the module's docstring. y, q: (R, d); hessian (d, d) or (G, d, d); importance a (R,)."""
     error = torch.from_numpy(np.asarray(y - q, np.float32))
-    quadratic = (error @ torch.from_numpy(np.asarray(hessian, np.float32)) * error).sum(1).double()
+    error = error.reshape(*hessian.shape[:-2], -1, hessian.shape[-1])
+    quadratic = (error @ torch.from_numpy(np.asarray(hessian, np.float32)) * error).sum(-1).double().reshape(-1)
     return float(quadratic @ torch.from_numpy(np.asarray(importance, np.float64))) + lam * rate.bits(q)
 
 
@@ -85,6 +88,8 @@ def sequential(
     y (R, d) float32, hessian (d, d) float32 positive definite, importance (R,) positive -> integers float32 (R, d).
     """
     order, upper = factor or factorise(hessian)
+    if upper.dim() == 3:
+        return _sequential_groups(y, upper.numpy(), importance, lam, rate)
     remaining = torch.from_numpy(np.ascontiguousarray(y[:, order].T))  # (d, R)
     out = torch.empty_like(remaining)
     price = (lam / importance).astype(np.float32)
@@ -109,8 +114,10 @@ def sequential(
 
 
 def conditional(factor: Factor) -> np.ndarray:
-    """(d,): what an error in a column costs once the columns that `sequential` treats after it have adapted."""
+    """(d,) or (G, d): what an error in a column costs once the columns that `sequential` treats after it have adapted."""
     order, upper = factor
+    if upper.dim() == 3:
+        return 1 / upper.diagonal(dim1=1, dim2=2).numpy() ** 2
     out = np.empty(len(order), np.float32)
     out[order] = 1 / upper.diagonal().numpy() ** 2
     return out
@@ -118,6 +125,8 @@ def conditional(factor: Factor) -> np.ndarray:
 
 def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> np.ndarray:
     """One sweep of coordinate descent on J from integers q: no choice raises J."""
+    if hessian.ndim == 3:
+        return _descend_groups(y, q, hessian, importance, lam, rate)
     h = torch.from_numpy(np.ascontiguousarray(hessian))
     present = torch.from_numpy(np.ascontiguousarray(q.T))  # (d, R)
     error = torch.from_numpy(np.ascontiguousarray(y.T)) - present
@@ -162,10 +171,14 @@ def minimise(
 
 def factorise(hessian: np.ndarray) -> Factor:
     """Order of the columns, and the upper Cholesky factor of the inverse: its row j spreads the error of column j."""
+    if hessian.ndim == 3:
+        factors = [_cholesky(torch.cholesky_inverse(_cholesky(torch.from_numpy(h)))).T for h in hessian]
+        return np.arange(hessian.shape[-1]), torch.stack(factors)
     order = np.argsort(-np.diag(hessian), kind="stable")
-    h = torch.from_numpy(np.ascontiguousarray(hessian[np.ix_(order, order)]))
-    inverse = torch.cholesky_inverse(_cholesky(h))
-    return order, _cholesky(inverse).T.contiguous()
+    matrix = torch.from_numpy(hessian[np.ix_(order, order)])
+    for step in (_cholesky, torch.cholesky_inverse, _cholesky):  # one name: each is freed when the next one is there
+        matrix = step(matrix)
+    return order, matrix.T.contiguous()
 
 
 def rescale(factor: Factor, columns: np.ndarray) -> Factor:
@@ -174,7 +187,37 @@ def rescale(factor: Factor, columns: np.ndarray) -> Factor:
     return order, upper / torch.from_numpy(columns[order])
 
 
-def _choose(target, curvature: float, price, rate: Rate, column: int, present=None) -> np.ndarray:
+def _sequential_groups(y, upper: np.ndarray, importance, lam: float, rate: Rate) -> np.ndarray:
+    """`sequential` in all groups at once, with factors (G, d, d)."""
+    groups, d, _ = upper.shape
+    remaining, price = y.reshape(groups, -1, d).copy(), (lam / importance).astype(np.float32)
+    for j in range(d):
+        pivot = upper[:, j, j, None]  # (G, 1)
+        target = remaining[:, :, j].copy()  # (G, rows of a group)
+        curvature = np.broadcast_to(1 / pivot**2, target.shape).reshape(-1)
+        chosen = _choose(target.reshape(-1), curvature, price, rate, j).reshape(target.shape)
+        remaining[:, :, j] = chosen
+        remaining[:, :, j + 1 :] -= ((target - chosen) / pivot)[:, :, None] * upper[:, None, j, j + 1 :]
+    return remaining.reshape(y.shape)
+
+
+def _descend_groups(y, q, hessian: np.ndarray, importance, lam: float, rate: Rate) -> np.ndarray:
+    groups, d, _ = hessian.shape
+    present, price = q.reshape(groups, -1, d).copy(), (lam / importance).astype(np.float32)
+    error = y.reshape(groups, -1, d) - present
+    for j in range(d):
+        curvature = np.maximum(hessian[:, j, j, None], 1e-30)  # (G, 1)
+        slope = np.einsum("grd,gd->gr", error, hessian[:, j])
+        before = present[:, :, j].copy()
+        all_rows = np.broadcast_to(curvature, before.shape).reshape(-1)
+        target = (before + slope / curvature).reshape(-1)
+        chosen = _choose(target, all_rows, price, rate, j, before.reshape(-1)).reshape(before.shape)
+        present[:, :, j] = chosen
+        error[:, :, j] -= chosen - before
+    return present.reshape(y.shape)
+
+
+def _choose(target, curvature: float | np.ndarray, price, rate: Rate, column: int, present=None) -> np.ndarray:
     """The best of: nearest integer, its neighbour towards zero, zero, and the present one."""
     base = rate.classes(column) * (LARGEST + 1)
     table = rate.tables.reshape(-1)

@@ -5,17 +5,37 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
-from zoo.compress import tensors
-from zoo.compress.network import Job
+from zoo.compress.layer import Rounded
 from zoo.files import write
 
 ATTEMPTS = 12  # prices tried until the bytes are met
+FULL = 0.97  # of the requested bytes, at least
 NEAR = 0.03  # closer to the goal than this share, steps stay as they are, and one more sweep at another price is enough
 
 
-def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
+class Job(Protocol):
+    """A network whose layers are rounded at any price: this zoo's (network.py) or any (modules.py)."""
+
+    def statistics(self) -> None: ...
+
+    def price(self, target_bits: float) -> float: ...
+
+    def round(self, lam: float, folder: Path, previous: Mapping[str, Rounded] | None) -> Mapping[str, Rounded]: ...
+
+    def compressed(self, rounded: Mapping[str, Rounded]) -> Any: ...
+
+    def finish(self, adapted: Any, rounded: Mapping[str, Rounded], epochs: float, path: Path) -> Any: ...
+
+    def groups(self, adapted: Any, rounded: Mapping[str, Rounded], lam: float) -> Any: ...
+
+    def encode(self, groups: Any) -> bytes: ...
+
+
+def search(job: Job, target: int, folder: Path, epochs: float = 0.0, tell: Callable[[str], None] = print) -> bytes:
     """A file of at most `target` bytes, and at least 99 % of them. `folder` keeps every attempt: a stopped search goes on.
 
     Raises ValueError where no price gives that.
@@ -32,30 +52,32 @@ def compress(job: Job, target: int, folder: Path, epochs: float = 0.0) -> bytes:
         lam, new_steps = state["tried"][attempt][:2] if recorded else (state["lam"], state["full"])
         rounded = job.round(lam, folder / f"attempt-{attempt}", None if new_steps else rounded)
         if not recorded:
-            network = job.compressed(rounded)
-            size = len(job.encode(job.groups(network, rounded, lam)))
+            size = len(job.encode(job.groups(job.compressed(rounded), rounded, lam)))
             state["tried"].append([lam, new_steps, size])
             error = sum(layer.error for layer in rounded.values())
-            print(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}", flush=True)
+            tell(f"{lam:.4g} nats a bit: {size:,} bytes of {target:,}, expected divergence {error:.4f}")
             state["lam"], state["full"] = _next_price(state["tried"], 0.9965 * target)
             write(path, json.dumps(state).encode())
         if 0.9905 * target <= state["tried"][attempt][2] <= 0.9985 * target:
             break
     else:
+        attempt = _best(state["tried"], target)
+        if attempt is not None:
+            lam, rounded = state["tried"][attempt][0], job.round(state["tried"][attempt][0], folder / f"attempt-{attempt}", None)
+    if attempt is None:
         raise ValueError(f"no price of a bit gives {target:,} bytes; tried (price, new steps, bytes): {state['tried']}")
-    network = job.compressed(rounded)
-    path = folder / f"tuned-{epochs:g}.safetensors"
-    if path.is_file():
-        network.load_state_dict(tensors.load(path), strict=False)
-    elif epochs:
-        job.tune(network, epochs)
-        vectors = {name: t for name, t in network.state_dict().items() if t.dim() == 1 and t.is_floating_point()}
-        tensors.save(path, vectors)
+    adapted = job.finish(job.compressed(rounded), rounded, epochs, folder / f"tuned-{epochs:g}.safetensors")
     for coarser in (1.0, 1.3, 1.7, 2.5, 4.0):
-        blob = job.encode(job.groups(network, rounded, lam * coarser))
+        blob = job.encode(job.groups(adapted, rounded, lam * coarser))
         if len(blob) <= target:
             return blob
     raise ValueError(f"BN's scales and biases take more than what was kept for them: {len(blob):,} bytes of {target:,}")
+
+
+def _best(tried: list[list], target: int) -> int | None:
+    """The attempt that fills the bound most, where sizes jump past it: of at least FULL of it."""
+    fitting = [(size, number) for number, (_, _, size) in enumerate(tried) if FULL * target <= size <= 0.9985 * target]
+    return max(fitting)[1] if fitting else None
 
 
 def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
@@ -65,7 +87,10 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
     through the last two of the same kind, with bounds on its slope: one more sweep changes the bytes far less than new steps.
     """
     lam, _, size = tried[-1]
-    new_steps = abs(math.log(size / goal)) > NEAR
+    stuck = len(tried) > 2 and not tried[-1][1] and not tried[-2][1] and abs(size - goal) > abs(tried[-2][2] - goal) / 2
+    new_steps = abs(math.log(size / goal)) > NEAR or stuck
+    if stuck:
+        lam, _, size = next(t for t in tried[::-1] if t[1])
     above = min((t for t in tried if t[1] and t[2] >= goal), key=lambda t: t[2], default=None)
     below = max((t for t in tried if t[1] and t[2] < goal), key=lambda t: t[2], default=None)
     if new_steps and above and below:
@@ -73,6 +98,8 @@ def _next_price(tried: list[list], goal: float) -> tuple[float, bool]:
         return above[0] * math.exp(share * math.log(below[0] / above[0])), True
     slope, steepest, flattest = (-0.35, -1.0, -0.15) if new_steps else (-0.06, -0.5, -0.02)
     alike = [t for t in tried[:-1] if t[0] != lam and t[2] != size]
+    if stuck:
+        alike = [t for t in alike if t[1]]
     if alike and (new_steps or not tried[-1][1]):
         slope = min(max(math.log(alike[-1][2] / size) / math.log(alike[-1][0] / lam), steepest), flattest)
     return lam * math.exp(math.log(goal / size) / slope), new_steps

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from zoo.networks.conv import conv
 
 WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)  # output channels, conv1 ... conv13
-POOLED = (2, 4, 7, 10, 13)  # the convolutions that a max-pooling follows
 
 
 class VGG16(nn.Module):
@@ -30,11 +29,25 @@ class VGG16(nn.Module):
         self.fc3 = nn.Linear(512, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        for number in range(1, len(WIDTHS) + 1):
-            x = getattr(self, f"conv{number}")(x)  # (B, WIDTHS[number - 1], H, W)
-            x = F.relu(getattr(self, f"bn{number}")(x), inplace=True)
-            if number in POOLED:  # images of 16 pixels, in training, reach one pixel earlier, which ceil_mode keeps
-                x = F.max_pool2d(x, 2, ceil_mode=True)  # H = W = 16, 8, 4, 2, 1
+        # Images of 16 pixels, in training, reach one pixel earlier, which ceil_mode keeps.
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)  # (B, 64, 32, 32)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)  # (B, 64, 32, 32)
+        x = F.max_pool2d(x, 2, ceil_mode=True)  # (B, 64, 16, 16)
+        x = F.relu(self.bn3(self.conv3(x)), inplace=True)  # (B, 128, 16, 16)
+        x = F.relu(self.bn4(self.conv4(x)), inplace=True)  # (B, 128, 16, 16)
+        x = F.max_pool2d(x, 2, ceil_mode=True)  # (B, 128, 8, 8)
+        x = F.relu(self.bn5(self.conv5(x)), inplace=True)  # (B, 256, 8, 8)
+        x = F.relu(self.bn6(self.conv6(x)), inplace=True)  # (B, 256, 8, 8)
+        x = F.relu(self.bn7(self.conv7(x)), inplace=True)  # (B, 256, 8, 8)
+        x = F.max_pool2d(x, 2, ceil_mode=True)  # (B, 256, 4, 4)
+        x = F.relu(self.bn8(self.conv8(x)), inplace=True)  # (B, 512, 4, 4)
+        x = F.relu(self.bn9(self.conv9(x)), inplace=True)  # (B, 512, 4, 4)
+        x = F.relu(self.bn10(self.conv10(x)), inplace=True)  # (B, 512, 4, 4)
+        x = F.max_pool2d(x, 2, ceil_mode=True)  # (B, 512, 2, 2)
+        x = F.relu(self.bn11(self.conv11(x)), inplace=True)  # (B, 512, 2, 2)
+        x = F.relu(self.bn12(self.conv12(x)), inplace=True)  # (B, 512, 2, 2)
+        x = F.relu(self.bn13(self.conv13(x)), inplace=True)  # (B, 512, 2, 2)
+        x = F.max_pool2d(x, 2, ceil_mode=True)  # (B, 512, 1, 1)
         x = torch.flatten(x, 1)  # (B, 512)
         x = F.relu(self.fc1(x))  # (B, 512)
         x = F.relu(self.fc2(F.dropout(x, self.dropout, self.training)))  # (B, 512)
