@@ -47,7 +47,7 @@ def slopes(method: EPR, step: int) -> dict[str, torch.Tensor]:
 
 
 def test_densities_begin_at_a_sparse_start():
-    """One weight in 50 is other than zero: the price of the start is near the entropy of its integers, not that of a wide guess."""
+    """One weight in 50 is other than zero: the start costs about the entropy of its integers, not what a wide guess asks."""
     network, draw = networks.build("lenet300-100"), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
