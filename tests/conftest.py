@@ -39,9 +39,9 @@ def make_entry(root: Path, name: str, blob: bytes, images: datasets.Images | Non
 
     dataset = facts.pop("dataset", None) or networks.spec(codec.read_header(blob).network).dataset
     preprocessing = facts.pop("preprocessing", dataset)
-    found = measurement.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
+    result = measurement.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
     facts = {"method": "plain", "dataset": dataset, "preprocessing": preprocessing} | facts
-    return evaluate.write_entry(name, blob, found, root, **facts)
+    return evaluate.write_entry(name, blob, result, root, **facts)
 
 
 def copy_repository(place: Path) -> Path:

@@ -92,13 +92,13 @@ def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
     _, heldout = datasets.holdout_split(datasets.load("cifar10", "train"))
     tested = datasets.Images(heldout.pixels[:1000], heldout.labels[:1000], "")
     tested = datasets.Images(tested.pixels, tested.labels, datasets.digest(tested.pixels, tested.labels))
-    own = recipe.from_dict({
+    trial = recipe.from_dict({
         "id": "x", "network": "resnet18:10", "method": "plain", "data": "cifar10", "preprocessing": "cifar10-64",
         "steps": 200, "batch": 64, "precision": "bf16", "channels_last": True, "augment": {"flip": True},
         "optimizer": {"name": "sgd", "lr": 0.05, "warmup": 20, "weight_decay": 5e-4}, "options": {"ema": 0.9},
     })  # fmt: skip
-    training = loop.Run(own, 0)
-    for _ in range(own.steps):
+    training = loop.Run(trial, 0)
+    for _ in range(trial.steps):
         training.train_step()
     weights = training._weights(averaged=True) | training.bn_averages.averages()
     state = training.network.state_dict() | weights | training._statistics(weights, 2000)

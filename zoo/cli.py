@@ -98,7 +98,7 @@ def _info(args: argparse.Namespace) -> int:
         return 0
     lines = []
     for name, value in entry.record().items():
-        if value in (None, [], {}, ()) or name in ("schema", "test_errors", "test_examples"):
+        if value in (None, "", [], {}, ()) or name in ("schema", "test_errors", "test_examples"):
             continue
         if name == "size_bytes":
             value = f"{value:,} (1/{entry.ratio:,.1f} of the uncompressed network)"
