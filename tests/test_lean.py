@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.methods.epr import EPR
-from benchmarks.methods.lean import Lean, _surplus, in_order
+from benchmarks.methods.lean import Lean, in_order, surplus
 from zoo import codec, networks, partitionings
 from zoo.codec import Coded
 
@@ -23,9 +23,9 @@ def test_surplus_by_hand():
 
     average = share / (1 - share)
     expected = [[-math.log2(odds(r) * odds(c) / average**2) for c in (1, 2, 0)] for r in (2, 1, 0)]
-    surplus = _surplus(hit, 4.0)
-    torch.testing.assert_close(surplus[..., 0], torch.tensor(expected))
-    assert surplus[0, 1, 0] < 0 < surplus[2, 2, 0]
+    bits = surplus(hit, 4.0)
+    torch.testing.assert_close(bits[..., 0], torch.tensor(expected))
+    assert bits[0, 1, 0] < 0 < bits[2, 2, 0]
 
 
 def methods(**options) -> tuple[EPR, Lean]:

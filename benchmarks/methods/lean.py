@@ -1,15 +1,16 @@
 """LEAN: entropy-penalised reparameterisation (EPR) that knows what the coder `live` asks for a row and a column.
 
-    phi --EPR's learned density of each tensor--> slope of the rate --x price of row and column--> lambda * slope
-     |                                                                  |
-     `--round--> zeros and others by row, by column, in the tensor -----'
+    phi of the start --300 steps of the densities alone--> densities as narrow as a sparse start is
+    phi --learned density of each tensor--> slope of the rate --x price of row and column--> lambda * slope
+     |                                                              |
+     |--round--> zeros and others by row, by column, in the tensor -'
      |
      `--after training: units in the order of how much is left of each--> integers of the file
 
 A density that knows the tensor alone takes every integer other than zero for equally dear. In the file, where masks say
 which rows and columns live, and where probabilities follow from counts by row and column (FORMAT.md, "live"), the first one
-of a line is dearer than that, and one more in a full line cheaper. Training that knows this empties lines. The rest of the
-method is what a recipe can say of any: a thin start (`keep`), a teacher, one integer for 2 x 2 pixels (`pool:SIDE`).
+of a line is dearer than that, and one more in a full line cheaper. The rest of the method is what a recipe can say of any:
+a sparse start of which some units go at once (`warm_start`, `keep`), a teacher, one integer for 2 x 2 pixels (`pool:SIDE`).
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class Lean(EPR):
         for phi, slope, shape, rise in zip(self._rows_by_density(), slopes, shapes, rises, strict=True):
             if len(shape) > 1:
                 cube = phi.round().reshape(*shape[:2], -1) != 0
-                surplus = _surplus(cube, o.lines).expand(cube.shape).reshape(phi.shape)
-                factor = (1 + weight * surplus / rise.clamp(min=1.0)).clamp(0.25, 4.0)
+                dearer = surplus(cube, o.lines).expand(cube.shape).reshape(phi.shape)
+                factor = (1 + weight * dearer / rise.clamp(min=1.0)).clamp(0.25, 4.0)
                 slope = torch.where(phi.abs() < 1, slope * factor, slope)
             priced.append(slope)
         return priced
@@ -108,7 +109,7 @@ def in_order(partitioning: Partitioning, coded: Mapping[str, Coded]) -> dict[str
     return sorted_groups
 
 
-def _surplus(hit: torch.Tensor, lines: float) -> torch.Tensor:
+def surplus(hit: torch.Tensor, lines: float) -> torch.Tensor:
     """Bits that an integer other than zero costs beyond the tensor's average: (O, I, 1) of hit (O, I, P).
 
     The odds of a place are the product of those of its row and of its column, over the tensor's (FORMAT.md 5.5); a line's
