@@ -25,7 +25,7 @@ lint: $(READY)
 	@$(BIN)/ruff check --quiet .
 
 check: $(READY)  ## what must be mended before a pull request; BASE=origin/main compares with that branch
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks check --base $(or $(BASE),main)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks check $(if $(BASE),--base "$(BASE)")
 
 leaderboard: $(READY)  ## render leaderboard.md, its figures and the table in README.md from the records
 	@$(BIN)/python -m benchmarks leaderboard

@@ -1,7 +1,7 @@
 """Check a contribution before it is pushed: all that must be mended, at once.
 
-    python -m benchmarks check                       what differs from the branch main (`make check`)
-    python -m benchmarks check --base origin/main
+    python -m benchmarks check                       what differs from the project's branch main (`make check`)
+    python -m benchmarks check --base origin/main    from another branch or commit
     python -m benchmarks check --bytes-only          no test sets: quick, and not enough for a pull request
 
     git: files that were added, changed or removed ──> the rules of benchmarks/rules.py ──> what to mend, file by file
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,28 +24,30 @@ from benchmarks import rules
 from benchmarks.rules import Change, Verdict
 
 ROOT = Path(__file__).parent.parent
+BASES = ("upstream/main", "origin/main", "main")  # the first that there is; a fork's own main may be the contribution
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", default="main", help="branch or commit that the contribution starts from (default: main)")
+    parser.add_argument("--base", help=f"branch or commit to compare with (default: the first there is of {', '.join(BASES)})")
     parser.add_argument("--bytes-only", action="store_true", help="derive no test errors again")
 
 
 def main(args: argparse.Namespace) -> int:
-    change = changes(ROOT, args.base)
+    base = args.base or default_base(ROOT)
+    change = changes(ROOT, base)
     verdict = review(change, args.bytes_only)
     for path, complaints in verdict.faults.items():
-        print(path)
+        _print(f"in {path}:")
         for text in complaints:
-            print("    " + text.replace("\n", "\n    "))
+            _print(f"  - {text}")
     for text in verdict.unavailable:
-        print(f"not checked: {text}")
+        _print(f"not checked: {text}")
     for text in verdict.notes:
-        print(f"for the reviewer: {text}")
+        _print(f"for the reviewer: {text}")
     entries = f", {verdict.derived} of {len(change.ids())} entries derived again" if change.ids() else ""
     count = sum(map(len, verdict.faults.values()))
     result = f"{count} to mend in {len(verdict.faults)} places" if count else "nothing to mend"
-    print(f"{len(change.files)} files changed against {args.base} ({change.base[:12]}){entries}: {result}")
+    print(f"{len(change.files)} files changed against {base} ({change.base[:12]}){entries}: {result}")
     return 1 if count else 2 if verdict.unavailable else 0
 
 
@@ -57,6 +60,21 @@ def review(change: Change, bytes_only: bool = False, rendered: Callable[[Path], 
     rules.leaderboard(change, verdict, rendered or stale)
     rules.code(change, verdict)
     return verdict
+
+
+def default_base(root: Path) -> str:
+    """The project's branch main, as far as this clone knows it."""
+    for base in BASES:
+        words = ["git", "-C", str(root), "rev-parse", "-q", "--verify", f"{base}^{{commit}}"]
+        if subprocess.run(words, capture_output=True).returncode == 0:
+            return base
+    return BASES[-1]
+
+
+def _print(text: str) -> None:
+    """Words that may be a stranger's: no line of them is a command to a terminal or to what runs the check."""
+    text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    print("\n  | ".join(re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "?", text).split("\n")))
 
 
 def changes(root: Path, base: str) -> Change:

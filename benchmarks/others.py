@@ -100,8 +100,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, t, width = x.shape
-        parts = self.qkv(self.norm1(x)).reshape(b, t, 3, self.heads, width // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)  # (B, heads, T, width / heads) each
+        heads = self.qkv(self.norm1(x)).reshape(b, t, 3, self.heads, width // self.heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, width / heads) each
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, width)
         x = x + self.out(mixed)
         return x + self.narrow(F.gelu(self.wide(self.norm2(x))))
@@ -121,7 +121,7 @@ class Task:
 
 def pictures(case: Case) -> Task:
     """CIFAR-10, as `Case` has it."""
-    data, base = datasets.load("cifar10", "train"), datasets.preprocessing("cifar10")
+    data, base = datasets.load(datasets.CIFAR10.name, "train"), datasets.preprocessing(datasets.CIFAR10.name)
     spec = preprocessing.Preprocessing(**{**vars(base), "enlarge": case.enlarge})
     pixels = torch.from_numpy(np.asarray(data.pixels).copy()).permute(0, 3, 1, 2).contiguous()  # uint8 (N, 3, 32, 32)
     labels = torch.from_numpy(np.asarray(data.labels, np.int64))

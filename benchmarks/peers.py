@@ -84,46 +84,49 @@ def subject(args: argparse.Namespace) -> Subject:
     else:
         network, spec = zoo.load(args.weights), loading.preprocessing(registry.read(registry.locate(args.weights)))
     read = command.read_pictures(args.pictures, spec, args.images + CALIBRATION)
-    parts = [Pictures(read.pixels[chosen], None if read.labels is None else read.labels[chosen], read.spec)
+    halves = [Pictures(read.pixels[chosen], None if read.labels is None else read.labels[chosen], read.spec)
              for chosen in (slice(CALIBRATION, None), slice(CALIBRATION))]  # fmt: skip
-    return Subject(Path(args.weights).stem, network, *parts)
+    return Subject(Path(args.weights).stem, network, *halves)
 
 
-def ours(it: Subject, bits: float | None, calibrated: bool) -> tuple[str, Callable[[], dict[str, str]]]:
+def by_zoo(tested: Subject, bits: float | None, calibrated: bool) -> tuple[str, Callable[[], dict[str, str]]]:
+    """Name of this zoo's codec at so many bits a number, and the function that measures its row."""
     name = "zoo, exact" if bits is None else f"zoo, {bits:g} bits" + (f", {CALIBRATION} pictures" if calibrated else "")
 
     def measure() -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             path, start = Path(folder) / "small.zoo", time.perf_counter()
-            size = zoo.save(it.network, path, bits=bits, calibration=it.calibration if calibrated else None)
+            size = zoo.save(tested.network, path, bits=bits, calibration=tested.calibration if calibrated else None)
             encoded = time.perf_counter()
             state = zoo.load_state_dict(path)
             seconds = time.perf_counter() - encoded
-        network = copy.deepcopy(it.network)
+        network = copy.deepcopy(tested.network)
         network.load_state_dict(state)
-        return it.row(name, size, network, encoded - start, seconds)
+        return tested.row(name, size, network, encoded - start, seconds)
 
     return name, measure
 
 
-def theirs(
-    it: Subject, environment: str, method: str, setting: str, name: str
+def by_peer(
+    tested: Subject, environment: str, method: str, setting: str, name: str
 ) -> tuple[str, Callable[[], dict[str, str]]]:
+    """Name of another codec, and the function that measures its row."""
+
     def measure() -> dict[str, str]:
         python = interpreter(environment)
         with tempfile.TemporaryDirectory() as folder:
-            np.savez(Path(folder) / "weights.npz", **it.floats)
+            np.savez(Path(folder) / "weights.npz", **tested.floats)
             script = str(Path(peer.__file__).resolve())
             process = run([python, script, method, setting or "-", "weights.npz", "decoded.npz"], folder)
             try:
-                found = json.loads(process.stdout.strip().splitlines()[-1])
+                answer = json.loads(process.stdout.strip().splitlines()[-1])
                 with np.load(Path(folder) / "decoded.npz") as decoded:
                     arrays = {key: torch.from_numpy(decoded[key]) for key in decoded.files}
             except (IndexError, ValueError, OSError) as error:
                 raise ZooError(f"it ended with {_last_line(process.stderr)}") from error
-        network = copy.deepcopy(it.network)
+        network = copy.deepcopy(tested.network)
         network.load_state_dict(arrays, strict=False)
-        return it.row(name, found["bytes"], network, found["encode"], found["load"])
+        return tested.row(name, answer["bytes"], network, answer["encode"], answer["load"])
 
     return name, measure
 
@@ -181,7 +184,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", help="an entry or model file of this zoo, or a checkpoint with --network")
     parser.add_argument("--network", help="what the checkpoint is of: a zoo name, timm/NAME or torchvision/NAME")
     names = datasets.PREPROCESSINGS
-    parser.add_argument("--preprocessing", choices=names, default="imagenet", help="of a checkpoint's pictures")
+    parser.add_argument("--preprocessing", choices=names, default=datasets.IMAGENET.name, help="of a checkpoint's pictures")
     parser.add_argument("--pictures", required=True, help="folder of pictures, in class folders if their classes are known; or a "
                         "data set to download, for the last ones of its training set")  # fmt: skip
     parser.add_argument("--images", type=int, default=1000, help="pictures to measure on at most (default: %(default)s)")
@@ -190,10 +193,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    it = subject(args)
-    for name, measure in [*(theirs(it, *each) for each in PEERS), *(ours(it, *each) for each in OURS)]:
+    tested = subject(args)
+    for name, measure in [*(by_peer(tested, *setting) for setting in PEERS), *(by_zoo(tested, *setting) for setting in OURS)]:
         rows = curve.read(args.out) if args.out.is_file() else []
-        if any((row["weights"], row["codec"]) == (it.name, name) for row in rows):
+        if any((row["weights"], row["codec"]) == (tested.name, name) for row in rows):
             continue
         try:
             row = measure()

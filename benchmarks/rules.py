@@ -53,6 +53,14 @@ LATER = {"test_set", "test_errors", "test_examples", "samples", "hub"}  # fields
 JUDGES = re.compile(
     r"(zoo|tests)/(?!quoted\.json).*|benchmarks/(?!recipes/|results/).*|\.github/.*|\.ci/.*|Makefile|pyproject\.toml|requirements\.txt"
 )
+CORE = re.compile(  # what decides of an entry, but for the lists to which a contribution adds itself
+    r"zoo/(codec|datasets)/(?!__init__)[^/]+\.py|zoo/(measurement|verify|registry|records|evidence|loading|files|preprocessing)\.py"
+    r"|benchmarks/(check|rules|evaluate|submit)\.py|benchmarks/report/.*"
+)
+ACTIVE = re.compile(  # of a drawing: what runs, or loads something
+    r"<(script|foreignobject|iframe|!entity|animate|set)\b|\son\w+\s*=|href\s*=\s*[\"'](?!#)|javascript:|url\((?!#)|@import",
+    re.IGNORECASE,
+)
 LISTED = 12  # files that a note names
 
 
@@ -66,7 +74,7 @@ class Change:
     before: frozenset[str]  # every path in the base
     git: Callable[..., bytes] = field(repr=False)
 
-    def there(self, pattern: str = ".*") -> list[str]:
+    def there(self, pattern: str = "(?s:.*)") -> list[str]:
         """Paths of the change that exist now and match, sorted."""
         return sorted(path for path, status in self.files.items() if status != "D" and re.fullmatch(pattern, path))
 
@@ -117,16 +125,23 @@ def places(change: Change, verdict: Verdict) -> None:
 def _most_bytes(path: str) -> int | None:
     """How large a file of that path may be; None where no such file is expected."""
     match = ENTRY_PLACE.fullmatch(path)
+    if not re.fullmatch(r"[A-Za-z0-9_.+,=/-]+", path):
+        return None
     expected, name = (ENTRY_FILES, match["file"]) if match else (PLACES, path)
     return next((most for pattern, most in expected.items() if re.fullmatch(pattern, name)), None)
 
 
 def contents(change: Change, verdict: Verdict) -> None:
-    """No file holds a pickle, which can run any code where it is read."""
+    """No file holds a pickle or a script, which run code where they are read or seen."""
     for path in change.there():
         place = change.root / path
-        if place.is_file() and not place.is_symlink() and (kind := pickled(place)):
+        if not place.is_file() or place.is_symlink():
+            continue
+        if kind := pickled(place):
             verdict.fault(path, f"is {kind}, and reading that can run any code: no pickle is taken; safetensors holds tensors")
+        if path.endswith(".svg") and (match := ACTIVE.search(place.read_text(encoding="utf-8", errors="replace"))):
+            excerpt = match.group().strip()[:40]
+            verdict.fault(path, f"is a drawing that runs or loads something ({excerpt}): the commands here draw plain ones")
 
 
 def pickled(path: Path) -> str | None:
@@ -315,6 +330,10 @@ def _doubts(entry: Entry, shelf: Iterable[Entry]) -> Iterator[str]:
         yield f"{entry.id}: that {STREAM} holds these weights is its authors' word ({entry.decoded.decoder})"
     if entry.submission is not None:
         yield f"{entry.id}: how it was trained, and that the test set was not used for it, is its authors' word"
+    if entry.recipe is not None:
+        yield f"{entry.id}: that the recipe gives such a file is not tried here; `python -m benchmarks train {entry.id}` does"
+    if entry.samples:
+        yield f"{entry.id}: its samples are counted without the pictures; `zoo verify {entry.id} --sample FOLDER` uses them"
     for other in shelf:
         if other.weights_sha256 == entry.weights_sha256 and other.id != entry.id:
             yield f"{entry.id} decodes to the weights of {other.id}: a better code, or a copy?"
@@ -420,7 +439,10 @@ def leaderboard(change: Change, verdict: Verdict, rendered: Callable[[Path], lis
 
 
 def code(change: Change, verdict: Verdict) -> None:
-    """Code decides what this check says, so that a person has to read it."""
+    """Code decides what this check says: a person has to read it, and it comes apart from the entries that it judges."""
+    if any(path.startswith("artifacts/") for path in change.files):
+        for path in sorted(path for path in change.files if path in change.before and CORE.fullmatch(path)):
+            verdict.fault(path, "decides of entries, and this contribution brings some: make two, the code first")
     judges = [path for path in sorted(change.files) if JUDGES.fullmatch(path)]
     if judges:
         more = f" and {len(judges) - LISTED} more" if len(judges) > LISTED else ""

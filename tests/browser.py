@@ -24,17 +24,17 @@ class Browser:
     """One tab. `complaints` are errors of scripts, of the console and of files that could not be loaded."""
 
     def __init__(self, profile: Path):
-        ours, theirs = os.pipe(), os.pipe()  # commands to it, answers from it
-        self.out, self.into = ours[1], theirs[0]
+        to_browser, from_browser = os.pipe(), os.pipe()  # commands to it, answers from it
+        self.out, self.into = to_browser[1], from_browser[0]
 
         def wire() -> None:  # it reads commands from 3 and writes to 4
-            os.dup2(os.dup(ours[0]), 3)
-            os.dup2(os.dup(theirs[1]), 4)
+            os.dup2(os.dup(to_browser[0]), 3)
+            os.dup2(os.dup(from_browser[1]), 4)
 
         command = [PROGRAM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         self.process = subprocess.Popen(command, preexec_fn=wire, close_fds=False, stderr=subprocess.DEVNULL)
-        os.close(ours[0])
-        os.close(theirs[1])
+        os.close(to_browser[0])
+        os.close(from_browser[1])
         self.numbers, self.buffer, self.session = itertools.count(1), b"", None
         self.complaints: list[str] = []
         self.loaded = False

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import Hub
 
 import zoo
 from zoo import codec, datasets, measurement, networks, partitionings, records, registry
@@ -39,9 +40,9 @@ def make_entry(root: Path, name: str, blob: bytes, images: datasets.Images | Non
 
     dataset = facts.pop("dataset", None) or networks.spec(codec.read_header(blob).network).dataset
     preprocessing = facts.pop("preprocessing", dataset)
-    found = measurement.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
+    result = measurement.measure(blob, images, dataset=dataset, preprocess=preprocessing, progress=False)
     facts = {"method": "plain", "dataset": dataset, "preprocessing": preprocessing} | facts
-    return evaluate.write_entry(name, blob, found, root, **facts)
+    return evaluate.write_entry(name, blob, result, root, **facts)
 
 
 def copy_repository(place: Path) -> Path:
@@ -81,3 +82,18 @@ def mnist_standin(monkeypatch) -> datasets.Images:
 def entry(artifacts, lenet_blob, mnist_standin) -> records.Entry:
     """The entry lenet300-100-standin, tested on `mnist_standin`."""
     return make_entry(artifacts, "lenet300-100-standin", lenet_blob, mnist_standin)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The Hub on this machine, and an empty cache of its client."""
+    from huggingface_hub import constants
+
+    stand_in = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setenv("HF_TOKEN", "a-token")
+    yield stand_in
+    stand_in.close()

@@ -13,6 +13,6 @@ def round_trip(phi, shapes, name):
     model.push(coder, phi)
     reader, words = Reader(writer.to_bytes()), coder.words()
     again, back = entropy.find(name).read(reader, phi.shape[1], shapes), Ans(words)
-    found = again.pop(back)
+    result = again.pop(back)
     assert back.empty
-    return found, 8 * len(writer) + 32 * len(words), model
+    return result, 8 * len(writer) + 32 * len(words), model

@@ -88,20 +88,20 @@ class Hub:
         if match := re.fullmatch(r"/api/collections/(.+)", path):
             return self.collection(match[1])
         if match := re.fullmatch(rf"/api/models/{name}(?:/revision/(.+))?", path):
-            found = self.find(match[1], match[2] or "main")
-            if found is None:
+            result = self.find(match[1], match[2] or "main")
+            if result is None:
                 return self.missing(match[1])
-            siblings = [{"rfilename": file, "size": len(content)} for file, content in found[1].items()]
-            return self.json({"id": match[1], "modelId": match[1], "sha": found[0], "siblings": siblings, "private": False})
+            siblings = [{"rfilename": file, "size": len(content)} for file, content in result[1].items()]
+            return self.json({"id": match[1], "modelId": match[1], "sha": result[0], "siblings": siblings, "private": False})
         if match := re.fullmatch(rf"/{name}/resolve/([^/]+)/(.+)", path):
-            found = self.find(match[1], match[2])
-            if found is None:
+            result = self.find(match[1], match[2])
+            if result is None:
                 return self.missing(match[1])
-            if match[3] not in found[1]:
-                return self.error(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": found[0]})
-            content = found[1][match[3]]
+            if match[3] not in result[1]:
+                return self.error(404, "Entry not found", "EntryNotFound", {"X-Repo-Commit": result[0]})
+            content = result[1][match[3]]
             etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            return 200, content, {"ETag": etag, "X-Repo-Commit": found[0], "Content-Type": "application/octet-stream"}
+            return 200, content, {"ETag": etag, "X-Repo-Commit": result[0], "Content-Type": "application/octet-stream"}
         return self.error(404, "Not found", "")
 
     def collection(self, slug: str) -> tuple[int, bytes, dict[str, str]]:

@@ -59,13 +59,13 @@ def test_a_method_and_an_entry_touch_exactly_the_files_that_contributing_lists(t
 
     after = contents(tree)
     touched = {path for path in before | after if before.get(path) != after.get(path) and not path.startswith("runs/")}
-    parts = ("model.zoo", "entry.json", "golden.json", "predictions.npy", "train.log")
+    files_of_entry = ("model.zoo", "entry.json", "golden.json", "predictions.npy", "train.log")
     by_hand = {"benchmarks/methods/lasso.py", f"benchmarks/recipes/{id}.toml"}
     outcomes = "benchmarks/results/outcomes.csv"
-    by_programs = {f"artifacts/{id}/{part}" for part in parts} | {"leaderboard.md", "figures/lenet300-100.svg", outcomes}
+    by_programs = {f"artifacts/{id}/{file}" for file in files_of_entry} | {"leaderboard.md", "figures/lenet300-100.svg", outcomes}
     assert by_hand | by_programs <= touched <= by_hand | by_programs | {"README.md"}
     recipes = "benchmarks/recipes/<id>.toml"
-    listed = ("benchmarks/methods/lasso.py", recipes, "leaderboard.md", "figures/", outcomes, "README.md", *parts)
+    listed = ("benchmarks/methods/lasso.py", recipes, "leaderboard.md", "figures/", outcomes, "README.md", *files_of_entry)
     assert [name for name in listed if name not in text] == []
     assert id in (tree / "leaderboard.md").read_text(encoding="utf-8")
 

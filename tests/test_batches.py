@@ -51,8 +51,8 @@ def test_a_batch_is_a_function_of_seed_and_step(cifar):
 
 def test_ranks_share_the_batch(cifar):
     source = resident(augment={"crop": 4, "flip": True, "cutout": 8})
-    whole, parts = source.train(7, 0, 1), [source.train(7, rank, 3) for rank in range(3)]
-    assert same(whole, (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])))
+    whole, shares = source.train(7, 0, 1), [source.train(7, rank, 3) for rank in range(3)]
+    assert same(whole, (torch.cat([p[0] for p in shares]), torch.cat([p[1] for p in shares])))
 
 
 def test_an_epoch_shows_every_image_once_and_held_out_ones_never(cifar):
@@ -71,11 +71,11 @@ def test_crops_are_windows_of_the_reflected_image_and_half_are_mirrored(cifar):
     mirrored = 0
     for step in range(5):
         for image, label in zip(*source.train(step, 0, 1), strict=True):
-            found = np.rint((image.numpy() * deviation + mean) * 255).astype(np.uint8).transpose(1, 2, 0)
+            result = np.rint((image.numpy() * deviation + mean) * 255).astype(np.uint8).transpose(1, 2, 0)
             full = np.pad(cifar.pixels[label], ((4, 4), (4, 4), (0, 0)), mode="reflect")
             windows = [full[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
-            plain = any(np.array_equal(found, w) for w in windows)
-            turned = any(np.array_equal(found, w[:, ::-1]) for w in windows)
+            plain = any(np.array_equal(result, w) for w in windows)
+            turned = any(np.array_equal(result, w[:, ::-1]) for w in windows)
             assert plain != turned
             mirrored += turned
     assert 15 <= mirrored <= 45  # of 60
@@ -141,8 +141,8 @@ def test_folder_batches_are_functions_of_seed_and_step(from_folder):
     assert later[0][0].shape == (8, 3, 32, 32) and later[0][0].dtype == torch.float32
     assert same(other.train(9, 0, 1), later[9]) and same(other.train(10, 0, 1), later[10])
     assert same(other.train(2, 0, 1), later[2]) and not same(later[2], later[3])
-    parts = [from_folder().train(9, rank, 2) for rank in range(2)]
-    assert same(later[9], (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])))
+    shares = [from_folder().train(9, rank, 2) for rank in range(2)]
+    assert same(later[9], (torch.cat([p[0] for p in shares]), torch.cat([p[1] for p in shares])))
 
 
 def test_workers_change_nothing(from_folder, monkeypatch):
@@ -191,9 +191,9 @@ def test_random_crops_have_the_asked_area_and_shape():
     augment = {"size": 32, "area": [0.2, 0.5], "ratio": [0.75, 4 / 3], "flip": True}
     mirrored = 0
     for seed in range(60):
-        found = batches._random_crop(picture, augment, (1, seed)).astype(float)
-        assert found.shape == (32, 32, 3)
-        across, down = found[16, :, 0], found[:, 16, 1]
+        result = batches._random_crop(picture, augment, (1, seed)).astype(float)
+        assert result.shape == (32, 32, 3)
+        across, down = result[16, :, 0], result[:, 16, 1]
         mirrored += across[0] > across[-1]
         width, height = abs(across[-1] - across[0]) * 32 / 31, (down[-1] - down[0]) * 32 / 31
         assert 0.17 < width * height / (200 * 240) < 0.55
@@ -265,8 +265,8 @@ def test_a_stream_is_resumed_exactly(hub):
 
 
 def test_processes_read_different_examples(hub):
-    parts = [stream() for _ in range(2)]
-    seen = [[x for step in range(7) for x in part.train(step, rank, 2)[1].tolist()] for rank, part in enumerate(parts)]
+    streams = [stream() for _ in range(2)]
+    seen = [[x for step in range(7) for x in one.train(step, rank, 2)[1].tolist()] for rank, one in enumerate(streams)]
     assert len(seen[0]) == len(seen[1]) == 21 and not set(seen[0]) & set(seen[1])
 
 

@@ -188,6 +188,32 @@ def test_files_that_nothing_reads_and_pickles(tree, mnist_standin):
     assert [text for text in faults[f"artifacts/{ID}"] if "belongs to nothing in the record" in text] != []
 
 
+def test_drawings_that_run_something(tree):
+    figure = (tree / "figures/lenet300-100.svg").read_text(encoding="utf-8")
+    link = '<a href="https://example.org">a</a>'
+    for n, active in enumerate(("<script>x()</script>", '<g onload="x()"/>', link, "<foreignObject/>")):
+        path = tree / f"benchmarks/results/lenet300-100-{n}.svg"
+        path.write_text(figure.replace("</svg>", f"{active}</svg>"), encoding="utf-8")
+    (tree / "benchmarks/results/lenet300-100-good.svg").write_text(figure, encoding="utf-8")
+    assert sorted(review(tree).faults) == [f"benchmarks/results/lenet300-100-{n}.svg" for n in range(4)]
+
+
+def test_no_drawing_of_this_repository_runs_anything():
+    for path in [*ROOT.glob("figures/*.svg"), *ROOT.glob("docs/*.svg"), *ROOT.glob("benchmarks/results/*.svg")]:
+        assert rules.ACTIVE.search(path.read_text(encoding="utf-8")) is None, path
+
+
+def test_names_of_files_are_no_commands_to_what_prints_them(tree, monkeypatch, capsys):
+    for name in (b"::add-mask::a", b"a\xff\x1b[2Jb", b"c\n::warning::d"):
+        with open(os.path.join(os.fsencode(tree), name), "wb") as file:
+            file.write(b"x")
+    monkeypatch.setattr(check, "ROOT", tree)
+    assert commands.main(["check"]) == 1
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and not any(line.strip().startswith("::") for line in out.splitlines())
+    assert "a\\xff?[2Jb" in out and "3 to mend in 3 places" in out
+
+
 def test_a_file_that_is_too_large(tree, mnist_standin):
     folder = contribute(tree)
     with open(folder / "model.zoo", "ab") as file:
@@ -290,6 +316,18 @@ def test_curves_and_code_are_left_to_the_reviewer(tree):
     assert "run the sweep" in verdict.notes[0] and "zoo/testdata/t10k-labels-idx1-ubyte.gz, zoo/verify.py" in verdict.notes[1]
 
 
+def test_entries_do_not_come_with_the_code_that_judges_them(tree, mnist_standin):
+    contribute(tree)
+    judges = ("zoo/verify.py", "zoo/codec/ans.py", "benchmarks/rules.py", "benchmarks/report/paired.py")
+    for path in (*judges, "zoo/networks/lenet.py"):
+        with open(tree / path, "a", encoding="utf-8") as file:
+            file.write("\n")
+    (tree / "benchmarks/methods/theirs.py").write_text("", encoding="utf-8")
+    faults = review(tree).faults
+    assert sorted(faults) == sorted(judges)
+    assert all("make two, the code first" in text for (text,) in faults.values())
+
+
 def test_a_test_set_that_cannot_be_had_is_no_verdict(tree, mnist_standin, monkeypatch, capsys):
     from zoo.errors import DataUnavailable
 
@@ -303,6 +341,16 @@ def test_a_test_set_that_cannot_be_had_is_no_verdict(tree, mnist_standin, monkey
     monkeypatch.setattr(check, "stale", lambda root: [])
     assert commands.main(["check"]) == 2
     assert "not checked: lenet300-100-theirs: no host answered" in capsys.readouterr().out
+
+
+def test_who_works_on_main_is_compared_with_the_project_s_main(tree, tmp_path):
+    """A clone's own main is the contribution, where there is an origin."""
+    clone = tmp_path / "clone"
+    git(tree, "switch", "-q", "main")
+    subprocess.run(["git", "clone", "-q", "--shared", "--no-checkout", str(tree), str(clone)], check=True)
+    assert (check.default_base(clone), check.default_base(tree)) == ("origin/main", "main")
+    git(clone, "commit", "-q", "--allow-empty", "-m", "mine")
+    assert check.changes(clone, "origin/main").base != check.changes(clone, "main").base
 
 
 def test_a_base_that_is_no_commit_is_an_error(tree, monkeypatch, capsys):
@@ -328,7 +376,7 @@ def test_a_pull_request_from_the_commands_to_the_verdict(tree, tmp_path):
     words = ["--id", ID, "--method", "theirs", "--paper", "A. Author 2026"]
     run(tree, "-m", "benchmarks", "submit", str(tmp_path / "theirs.zoo"), *words)
     out = run(tree, "-m", "benchmarks", "check", status=1)
-    assert "\n    leaderboard.md is out of date: run `make leaderboard`" in out
+    assert "\n  - leaderboard.md is out of date: run `make leaderboard`" in out
     run(tree, "-m", "benchmarks", "leaderboard")
     assert "1 of 1 entries derived again: nothing to mend" in run(tree, "-m", "benchmarks", "check")
     (tree / "artifacts/lenet300-100-sq/model.zoo").write_bytes(random_model())

@@ -29,9 +29,9 @@ def test_one_file(tmp_path, suffix):
         save_file(state(), path)
     else:
         torch.save(state(), path)
-    found = read(path)
-    assert set(found.state) == set(state()) and all(torch.equal(found.state[n], t) for n, t in state().items())
-    assert not found.notes
+    result = read(path)
+    assert set(result.state) == set(state()) and all(torch.equal(result.state[n], t) for n, t in state().items())
+    assert not result.notes
 
 
 WRAPPED = {
@@ -63,8 +63,8 @@ def test_notes_say_what_was_chosen_and_left_out(tmp_path):
     path = tmp_path / "a.pth"
     other = {name: tensor + 1 for name, tensor in state().items()}
     torch.save({"state_dict": {f"module.{k}": v for k, v in state().items()}, "ema": other, "epoch": 1}, path)
-    found = read(path)
-    assert found.notes == ["taken from 'state_dict'; there is ema, too (--key)", "prefix 'module.' removed"]
+    result = read(path)
+    assert result.notes == ["taken from 'state_dict'; there is ema, too (--key)", "prefix 'module.' removed"]
     assert equal(read(path, "ema").state, other)
     with pytest.raises(WrongData, match="has no 'teacher'; there are state_dict, ema, epoch"):
         read(path, "teacher")
@@ -142,6 +142,6 @@ def test_names_are_looked_up_before_anything_is_fetched(tmp_path, monkeypatch):
         checkpoints.find("weights/of/mine.pth")
     save_file(state(), tmp_path / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name: str(tmp_path / name))
-    found, name = checkpoints.find("timm/resnet18.tv_in1k")
-    assert name == "timm/resnet18.tv_in1k" and set(found.state) == set(state())
+    result, name = checkpoints.find("timm/resnet18.tv_in1k")
+    assert name == "timm/resnet18.tv_in1k" and set(result.state) == set(state())
     assert checkpoints.find("somebody/network")[1] == ""

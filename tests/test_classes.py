@@ -16,22 +16,22 @@ SHAPES = [((6, 5, 3, 3), (4, 6, 3, 3)), ((7, 3, 1, 1), (5, 7)), ((4, 3, 7, 7),),
 
 def integers(shapes, l: int, seed: int, scale: float = 1.0) -> np.ndarray:
     """Whose size depends on row, column and place."""
-    rng, parts = np.random.default_rng(seed), []
+    rng, pieces = np.random.default_rng(seed), []
     for shape in shapes:
         o, i, p = classes._planes(shape)
         size = np.exp(rng.standard_normal((o, 1, 1)) + rng.standard_normal((1, i, 1)) + 0.5 * rng.standard_normal((1, 1, p)))
         values = np.clip(np.rint(scale * size * rng.laplace(size=(o, i, p))), -(2**31), 2**31 - 1)
-        parts.append(values.astype(np.int32).reshape(-1, l))
-    return np.concatenate(parts)
+        pieces.append(values.astype(np.int32).reshape(-1, l))
+    return np.concatenate(pieces)
 
 
 @pytest.mark.parametrize("shapes, l", [*((s, 1) for s in SHAPES), (SHAPES[0], 9)])
 @pytest.mark.parametrize("scale", [0.05, 1.0, 300.0])
 def test_round_trip(shapes, l, scale):
     phi = integers(shapes, l, 0, scale)
-    found, bits, model = round_trip(phi, shapes, "classes")
-    np.testing.assert_array_equal(found, phi)
-    assert np.can_cast(found.dtype, np.int32) and found.dtype.kind == "i"
+    result, bits, model = round_trip(phi, shapes, "classes")
+    np.testing.assert_array_equal(result, phi)
+    assert np.can_cast(result.dtype, np.int32) and result.dtype.kind == "i"
     if phi.size:
         assert model.bits(phi) <= bits
 
@@ -62,8 +62,8 @@ def test_the_order_of_the_stream_is_that_of_the_page():
                             if rows[oo] == r and columns[ii] == c:
                                 listed[k].append(phi[start + oo * i + ii, place])
         start += o * i
-    for wanted, found in zip(listed, model._gather(phi, len(model.tables)), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for wanted, result in zip(listed, model._gather(phi, len(model.tables)), strict=True):
+        np.testing.assert_array_equal(result, wanted)
 
 
 def test_smaller_than_one_table_where_rows_and_columns_differ():

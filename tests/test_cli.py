@@ -93,8 +93,8 @@ def test_info(entry, capsys):
     registry.save(entry.changed(quoted="lenet300-100/epr-sq", seeds=({"seed": 0, "size_bytes": 5}, {"seed": 1}),
                                       versions={"torch": "2.13"}))  # fmt: skip
     text = "\n".join(run(capsys, "info", entry.id)[1])
-    for part in (f"{entry.test_errors:,} of 200", "8.56 KB, 1.9 % (quoted", "torch 2.13", "seed 0, size_bytes 5\n", "266,610"):
-        assert part in text
+    for words in (f"{entry.test_errors:,} of 200", "8.56 KB, 1.9 % (quoted", "torch 2.13", "seed 0, size_bytes 5\n", "266,610"):
+        assert words in text
     assert "paper_bytes" not in text and "None" not in text
 
 
@@ -218,8 +218,8 @@ def test_decode_writes_what_load_gives(entry, tmp_path, capsys):
     status, lines, _ = run(capsys, "decode", entry.id, out)
     assert status == 0 and f"{out.stat().st_size:,} bytes" in lines[0]
     expected = zoo.load(entry.id).state_dict()
-    found = load_file(out)
-    assert set(found) == set(expected) and all(torch.equal(found[k], v) for k, v in expected.items())
+    result = load_file(out)
+    assert set(result) == set(expected) and all(torch.equal(result[k], v) for k, v in expected.items())
     with safe_open(out, "pt") as file:
         assert file.metadata()["network"] == "lenet300-100"
     entry.path.write_bytes(b"")

@@ -146,8 +146,8 @@ def through(phi: np.ndarray, decoder: str = "sq", model: str = "static") -> byte
     layout = {"g": ((d, 1, k, k),)}
     blob = codec.encode("n", "p", {"g": Coded(decoder, model, phi, {"scale": np.ones((1, l), np.float32)})}, layout)
     _, groups = codec.decode(blob, lambda header: layout)
-    found = groups["g"].phi
-    assert found.dtype == np.int32 and found.shape == phi.shape and np.array_equal(found, phi)
+    result = groups["g"].phi
+    assert result.dtype == np.int32 and result.shape == phi.shape and np.array_equal(result, phi)
     return blob
 
 
@@ -324,14 +324,14 @@ def test_bits_round_trip(items, number):
 
 def overhead(blob: bytes, layout) -> float:
     """FORMAT.md, section 7: what is neither symbols, tables nor psi."""
-    _, parts = codec.anatomy(blob, layout)
+    _, breakdown = codec.anatomy(blob, layout)
     _, groups = codec.decode(blob, layout)
     psi = 0
     for group in groups.values():
         for name, values in group.psi.items():
             psi += values.size * (2 if np.array_equal(codec.psi_round(values), values) else 4)
             psi += name == "codebook"  # its length
-    return len(blob) - math.fsum(part.ideal_bits / 8 + part.table_bytes for part in parts) - psi
+    return len(blob) - math.fsum(group_bytes.ideal_bits / 8 + group_bytes.table_bytes for group_bytes in breakdown) - psi
 
 
 def network_file(network: str, keep: float = 1.0, scale: float = 0.4, model: str = "static", name: str = "paper"):
@@ -376,13 +376,13 @@ def test_overhead_of_a_large_file_is_at_most_half_a_percent():
 
 def test_anatomy_accounts_for_every_group():
     blob, layout = network_file("lenet5-caffe", 0.05)
-    header, parts = codec.anatomy(blob, layout)
+    header, breakdown = codec.anatomy(blob, layout)
     assert header == codec.read_header(blob)
-    assert [part.group for part in parts] == ["convs", "fc1", "fc2", "biases"]
-    assert [part.symbols for part in parts] == [25_500, 400_000, 5_000, 580]
-    for part in parts:
-        assert part.ideal_bits <= part.coded_bits + 1 <= part.ideal_bits * 1.001 + 34
-    assert sum(part.symbols for part in parts) == header.parameters == 431_080
+    assert [group_bytes.group for group_bytes in breakdown] == ["convs", "fc1", "fc2", "biases"]
+    assert [group_bytes.symbols for group_bytes in breakdown] == [25_500, 400_000, 5_000, 580]
+    for group_bytes in breakdown:
+        assert group_bytes.ideal_bits <= group_bytes.coded_bits + 1 <= group_bytes.ideal_bits * 1.001 + 34
+    assert sum(group_bytes.symbols for group_bytes in breakdown) == header.parameters == 431_080
 
 
 def test_ideal_bits_are_what_the_table_says():

@@ -111,8 +111,8 @@ def read_alphabet(data):
     for _ in range(span // 2**c + 1 + escape):
         x += data.sg(0)
         weights.append((2**m + data.bits(m)) * 2 ** (x - 1) if x else 0)
-    every = [weights[i // 2**c] for i in range(span + 1)] + weights[len(weights) - escape :]
-    return low, span, escape, edges(every)
+    expanded = [weights[i // 2**c] for i in range(span + 1)] + weights[len(weights) - escape :]
+    return low, span, escape, edges(expanded)
 
 
 def read_column(stream, d, alphabet):
@@ -180,12 +180,12 @@ def read_classes(stream, l, shapes, alphabets, lanes=None):
         for q, across, down in itertools.product(range(p), rows, columns):
             k = min(max(base[t] + place[q] + row[across[0]] + column[down[0]], 0), len(tables) - 1)
             members[k] += [(t, a, b, q) for a in across for b in down]
-    found = {}
+    result = {}
     for where, table in zip(members, tables, strict=True):
         narrow = lanes is not None and table[3] is not None and len(table[3]) - 1 <= 256
         column = lanes.read_column(stream, len(where), table) if narrow else read_column(stream, len(where), table)
-        found |= zip(where, column, strict=True)
-    flat = [found[t, a, b, q] for t, (o, i, p) in enumerate(planes) for a in range(o) for b in range(i) for q in range(p)]
+        result |= zip(where, column, strict=True)
+    flat = [result[t, a, b, q] for t, (o, i, p) in enumerate(planes) for a in range(o) for b in range(i) for q in range(p)]
     return [flat[j::l] for j in range(l)]
 
 
@@ -401,8 +401,8 @@ def read(blob, layouts):
             first, second = ([a[min(t, len(a) - 1)] if a else [0.0] * l for a in psi])
             count = math.prod(shape) // l
             pooled = pool(decoder, shape, rows[start : start + count])
-            part = [weights_of(decoder, row, first, second, first, l) for row in pooled]
-            tensors.append(list(itertools.chain.from_iterable(part)))
+            pieces = [weights_of(decoder, row, first, second, first, l) for row in pooled]
+            tensors.append(list(itertools.chain.from_iterable(pieces)))
             start += count
         out[name] = rows, tensors
     assert stream.state == 0 and not stream.words
@@ -514,14 +514,14 @@ def test_any_file_reads_the_same_in_the_library_and_from_the_page(file):
     network, partitioning, plain = read(blob, {("net", "own"): layout})
     assert (header.network, header.partitioning) == (network, partitioning) == ("net", "own")
     for name, group in groups.items():
-        found = decoded[name]
-        assert (found.decoder, found.model) == (group.decoder, group.model)
-        assert found.phi.dtype == np.int32 and np.array_equal(found.phi, group.phi)
-        assert found.psi.keys() == group.psi.keys()
-        assert all(np.array_equal(found.psi[key], group.psi[key]) for key in group.psi)
+        result = decoded[name]
+        assert (result.decoder, result.model) == (group.decoder, group.model)
+        assert result.phi.dtype == np.int32 and np.array_equal(result.phi, group.phi)
+        assert result.psi.keys() == group.psi.keys()
+        assert all(np.array_equal(result.psi[key], group.psi[key]) for key in group.psi)
         rows, tensors = plain[name]
         assert np.array_equal(np.array(rows), group.phi)
-        weights = reparam.decode(found.decoder, found.phi, found.psi, list(layout[name]))
+        weights = reparam.decode(result.decoder, result.phi, result.psi, list(layout[name]))
         for weight, shape, numbers in zip(weights, layout[name], tensors, strict=True):
             assert weight.dtype == np.float32 and weight.shape == shape
             expected = np.array([float(x) for x in numbers], np.float64).astype(np.float32)
@@ -558,13 +558,13 @@ def entropy_of(seed, table, count):
 
 def quantiles_of_constriction(table):
     """The left edges that constriction really uses, read off single symbols."""
-    found = []
+    result = []
     for symbol in range(len(table)):
         coder = ConstrictionAns()
         coder.push(np.array([symbol], np.int32), table)
         words = coder.words()  # of a coder that was empty: left + 0 * 2^24
-        found.append(int(words[0]) if len(words) else 0)
-    return found
+        result.append(int(words[0]) if len(words) else 0)
+    return result
 
 
 @given(weights)
@@ -583,18 +583,18 @@ def test_python_and_constriction_streams_are_identical_both_ways(runs):
     tables = [Table(w) for w, _, _ in runs]
     symbols = [entropy_of(seed, table, count) for table, (_, count, seed) in zip(tables, runs, strict=True)]
     coders = ConstrictionAns(), PythonAns()
-    for part, table in zip(symbols, tables, strict=True):
+    for pieces, table in zip(symbols, tables, strict=True):
         for coder in coders:
-            coder.push(part, table)
+            coder.push(pieces, table)
         assert coders[0].size_bits == coders[1].size_bits
         assert coders[0].empty == coders[1].empty
     words = coders[0].words()
     assert words.tolist() == coders[1].words().tolist()
     for kind in (ConstrictionAns, PythonAns):
         coder = kind(words)
-        for part, table in zip(symbols[::-1], tables[::-1], strict=True):
-            popped = coder.pop(len(part), table)
-            assert popped.dtype == np.int32 and np.array_equal(popped, part)
+        for pieces, table in zip(symbols[::-1], tables[::-1], strict=True):
+            popped = coder.pop(len(pieces), table)
+            assert popped.dtype == np.int32 and np.array_equal(popped, pieces)
         assert coder.empty
 
 

@@ -26,13 +26,13 @@ def one_thread():
 
 def test_which_batch_normalisation_takes_up_what():
     torch.manual_seed(0)
-    found = {layer.name: layer for layer in calibration.layers(networks.build("resnet20-4").eval(), (3, 32, 32))}
-    second = found["layer1.1.conv2"]
+    result = {layer.name: layer for layer in calibration.layers(networks.build("resnet20-4").eval(), (3, 32, 32))}
+    second = result["layer1.1.conv2"]
     assert (second.rows, second.inputs, second.kernel) == (None, "layer1.1.bn2", 9)  # its output is added to the shortcut
-    assert (found["layer1.1.conv1"].rows, found["layer1.1.conv1"].inputs) == ("layer1.1.bn2", "layer1.1.bn1")
-    assert found["layer2.0.conv1"].inputs is None  # the shortcut takes the same activation
-    assert found["conv1"].rows == "layer1.0.bn1"  # the first block activates before its paths part
-    assert found["layer1.0.conv2"].rows is None and found["fc"].rows is None
+    assert (result["layer1.1.conv1"].rows, result["layer1.1.conv1"].inputs) == ("layer1.1.bn2", "layer1.1.bn1")
+    assert result["layer2.0.conv1"].inputs is None  # the shortcut takes the same activation
+    assert result["conv1"].rows == "layer1.0.bn1"  # the first block activates before its paths part
+    assert result["layer1.0.conv2"].rows is None and result["fc"].rows is None
     lenet = calibration.layers(networks.build("lenet5-caffe").eval(), (1, 28, 28))
     assert [(layer.name, layer.kernel, layer.rows, layer.inputs) for layer in lenet] == [
         ("conv1", 25, None, None), ("conv2", 25, None, None), ("fc1", 1, None, None), ("fc2", 1, None, None)
@@ -65,8 +65,8 @@ def test_importance_predicts_the_divergence_of_a_small_change():
     for p in network.parameters():
         p.mul_(2.0)
     x = torch.rand(400, 1, 28, 28)
-    found, logits = calibration.sensitivity(network, x, ["fc1", "fc2", "fc3"])
-    s = found["fc2/importance"]
+    result, logits = calibration.sensitivity(network, x, ["fc1", "fc2", "fc3"])
+    s = result["fc2/importance"]
     chosen, size = int(s.argmax()), 0.05
     noise = torch.zeros(400, 100)
     noise[:, chosen] = size * torch.randn(400)
@@ -83,10 +83,10 @@ def test_importance_predicts_what_an_error_in_batch_normalisation_does(kind):
     torch.manual_seed(1)
     network = networks.build("resnet20-4").eval().requires_grad_(False)
     x = torch.randn(40, 3, 8, 8)
-    found, logits = calibration.sensitivity(network, x, ["conv1", "fc"])
+    result, logits = calibration.sensitivity(network, x, ["conv1", "fc"])
     parameter = network.layer2[1].bn2.get_parameter(kind)
-    s = found[f"layer2.1.bn2.{kind}"]
-    assert s.shape == parameter.shape and found["fc.bias"].shape == (10,)
+    s = result[f"layer2.1.bn2.{kind}"]
+    assert s.shape == parameter.shape and result["fc.bias"].shape == (10,)
     size, measured, signs = 0.02, [], torch.randint(2, (20, len(s))) * 2.0 - 1
     for sign in signs:
         kept = parameter.clone()
@@ -131,20 +131,20 @@ def test_a_rounded_layer_beats_plain_rounding_at_the_same_bits():
     w = (0.1 * rng.laplace(size=(40, 10, 3, 3))).astype(np.float32)
     importance = np.exp(rng.standard_normal(40)).astype(np.float32)
     layer = Rounder(Layer("a", "a.weight", 9, "bn", "before"), "dft", w, h, importance)
-    found = layer.round(2e-3)
-    restored = one_layer.unround("dft", found)
+    result = layer.round(2e-3)
+    restored = one_layer.unround("dft", result)
     error = restored - w.reshape(40, -1)
     s = np.maximum(importance, one_layer.FLOOR * importance.mean())
     nats = 0.5 * float((s * np.einsum("od,de,oe->o", error, h, error)).sum())
-    assert nats == pytest.approx(found.error, rel=1e-3)
+    assert nats == pytest.approx(result.error, rel=1e-3)
     for step in np.geomspace(0.02, 1, 200):  # the finest plain step that needs no more bits
         plain = np.rint(w.reshape(40, -1) / step)
-        if rounding.Rate.fit(plain, 9).bits(plain) <= found.bits:
+        if rounding.Rate.fit(plain, 9).bits(plain) <= result.bits:
             break
     e = plain * step - w.reshape(40, -1)
-    assert found.error < 0.6 * 0.5 * float((s * np.einsum("od,de,oe->o", e, h, e)).sum())
-    cheaper = layer.refine(found, 4e-3)
-    assert cheaper.bits < found.bits and cheaper.error > found.error
+    assert result.error < 0.6 * 0.5 * float((s * np.einsum("od,de,oe->o", e, h, e)).sum())
+    cheaper = layer.refine(result, 4e-3)
+    assert cheaper.bits < result.bits and cheaper.error > result.error
 
 
 def test_a_matched_layer_answers_with_the_mean_and_variance_it_had():

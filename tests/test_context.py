@@ -84,11 +84,11 @@ def read(side: bytes, stream: bytes, d: int) -> list[int]:
         root = counts_of(read_weights(data, m, K))
         N = [[[0] * K for _ in range(G**j)] for j in range(n)]
     else:
-        own = [data.bits(1) for _ in range(G ** (n - 1))]
+        has_table = [data.bits(1) for _ in range(G ** (n - 1))]
         m, tables = data.bits(3), {}
-        shared = [] if all(own) else [edges(read_weights(data, m, K))]
-        for c in range(len(own)):
-            if own[c]:
+        shared = [] if all(has_table) else [edges(read_weights(data, m, K))]
+        for c in range(len(has_table)):
+            if has_table[c]:
                 tables[c] = edges(read_weights(data, m, K))
     place = {}
     for i in range(d):
@@ -154,8 +154,8 @@ def planes(draw):
     if draw(st.booleans()):
         tables = Counted(draw(st.integers(0, 15)), draw(st.integers(0, 15)), 2, weights())
     else:
-        own = np.array(draw(st.lists(st.booleans(), min_size=contexts.count, max_size=contexts.count)))
-        tables = Fixed(2, own, [weights() for _ in range(own.sum() + (not own.all()))])
+        has_table = np.array(draw(st.lists(st.booleans(), min_size=contexts.count, max_size=contexts.count)))
+        tables = Fixed(2, has_table, [weights() for _ in range(has_table.sum() + (not has_table.all()))])
     return Plane(None, window, lanes, contexts, tables), values
 
 
@@ -198,9 +198,9 @@ def conditional_bits(values: np.ndarray, rows: int, order: int) -> float:
     for r in range(rows):
         above = lanes[:, max(0, r - order + 1) : r]
         for past, symbol in zip(map(tuple, above.tolist()), lanes[:, r].tolist(), strict=True):
-            own = grams.setdefault(past, {})
-            own[symbol] = own.get(symbol, 0) + 1
-    return sum(-n * math.log2(n / sum(own.values())) for own in grams.values() for n in own.values())
+            has_table = grams.setdefault(past, {})
+            has_table[symbol] = has_table.get(symbol, 0) + 1
+    return sum(-n * math.log2(n / sum(has_table.values())) for has_table in grams.values() for n in has_table.values())
 
 
 @pytest.mark.parametrize(
@@ -284,9 +284,9 @@ def test_whole_files_with_several_columns_tensors_and_models():
     for name, group in groups.items():
         assert decoded[name].model == group.model
         assert np.array_equal(decoded[name].phi, group.phi)
-    _, parts = codec.anatomy(blob, lambda header: layout)
-    for part in parts:
-        assert abs(part.coded_bits - part.ideal_bits) < 64
+    _, breakdown = codec.anatomy(blob, lambda header: layout)
+    for group_bytes in breakdown:
+        assert abs(group_bytes.coded_bits - group_bytes.ideal_bits) < 64
     static = {name: codec.Coded(g.decoder, "static", g.phi, g.psi) for name, g in groups.items()}
     assert len(blob) < 0.7 * len(codec.encode("example", "paper", static, layout))
 

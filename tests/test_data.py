@@ -190,8 +190,8 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def tar_gz(files: dict[str, bytes], folder: str = "cifar-10-batches-bin", mode: str = "w:gz") -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as tar:
+    out, fast = io.BytesIO(), {"compresslevel": 1} if mode == "w:gz" else {}
+    with tarfile.open(fileobj=out, mode=mode, **fast) as tar:
         for name, blob in files.items():
             member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = len(blob)
@@ -207,9 +207,9 @@ def png_package(splits) -> bytes:
         ("test", ["test_batch.png"], "test_lables.json"),
     ):
         pixels, labels = splits[split]
-        for name, part in zip(names, np.split(pixels, len(names)), strict=True):
+        for name, block in zip(names, np.split(pixels, len(names)), strict=True):
             out = io.BytesIO()
-            Image.fromarray(part.reshape(len(part), 1024, 3)).save(out, "PNG")
+            Image.fromarray(block.reshape(len(block), 1024, 3)).save(out, "PNG")
             files[name] = out.getvalue()
         files[labels_name] = json.dumps(labels.tolist()).encode()
     return tar_gz(files, "package")
@@ -253,15 +253,15 @@ def test_digest_is_what_its_documentation_says():
 
 def test_digest_sees_order_labels_and_shape_but_not_memory_layout():
     pixels, labels = np.arange(48, dtype=np.uint8).reshape(2, 4, 6), np.array([7, 1], np.uint8)
-    own = datasets.digest(pixels, labels)
-    assert datasets.digest(np.asfortranarray(pixels), labels) == own
+    original = datasets.digest(pixels, labels)
+    assert datasets.digest(np.asfortranarray(pixels), labels) == original
     others = [
         (pixels[::-1], labels),
         (pixels, labels[::-1]),
         (pixels.reshape(2, 6, 4), labels),
         (pixels[:1], labels[:1]),
     ]
-    assert len({own, *(datasets.digest(*other) for other in others)}) == 5
+    assert len({original, *(datasets.digest(*other) for other in others)}) == 5
 
 
 def test_digest_refuses_other_arrays():
@@ -436,8 +436,8 @@ def test_archives_that_unpack_to_more_than_they_may_are_refused_early(tmp_path):
 
 @pytest.mark.parametrize("name", [("mnist", "val"), ("svhn", "train"), ("imagenet", "val")])
 def test_unknown_sets_name_the_known_ones(name):
-    known = [f"{name} {split}" for name, dataset in datasets.DATASETS.items() for split in dataset.splits]
-    with pytest.raises(ValueError, match=f"there are {', '.join(known)}"):
+    listed = [f"{name} {split}" for name, dataset in datasets.DATASETS.items() for split in dataset.splits]
+    with pytest.raises(ValueError, match=f"there are {', '.join(listed)}"):
         datasets.load(*name)
 
 
@@ -480,7 +480,7 @@ def test_a_cut_download_goes_on_where_it_stopped(host, tmp_path, unpackaged):
     host.cuts = [700_000, 300_000]
     assert datasets.load("mnist", "test").digest == official("mnist", "test")
     images, labels = (f"{name}.gz" for name in mnist.FILES["test"])
-    parts = [part for path, part in host.requests if path == images]
+    parts = [block for path, block in host.requests if path == images]
     assert parts == [None, "bytes=700000-", "bytes=1000000-"]
     assert host.requests[3:] == [(labels, None)]
     assert cached(tmp_path) == ["mnist/test-labels.npy", "mnist/test-pixels.npy"]
@@ -919,17 +919,17 @@ def test_pictures_broken_in_other_ways_are_named_too(tmp_path, monkeypatch, what
 
 def test_the_digest_of_a_folder_sees_bytes_names_and_classes(tmp_path):
     pictures(tmp_path / "a", "cat/1.jpg", "dog/1.jpg")
-    own = datasets.image_folder(tmp_path / "a").digest()
+    original = datasets.image_folder(tmp_path / "a").digest()
     blobs = [(tmp_path / "a" / name).read_bytes() for name in ("cat/1.jpg", "dog/1.jpg")]
     text = b"zoo files 1\n" + b"".join(
         f"{name} {i} {len(blob)}\n".encode() + blob
         for i, (name, blob) in enumerate(zip(("cat/1.jpg", "dog/1.jpg"), blobs, strict=True))
     )
-    assert own == hashlib.sha256(text).hexdigest()
+    assert original == hashlib.sha256(text).hexdigest()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert datasets.image_folder(tmp_path / "b").digest() == own
+    assert datasets.image_folder(tmp_path / "b").digest() == original
     (tmp_path / "b" / "cat").rename(tmp_path / "b" / "emu")
-    assert datasets.image_folder(tmp_path / "b").digest() != own
+    assert datasets.image_folder(tmp_path / "b").digest() != original
 
 
 def test_the_classes_agree_with_torchvision(tmp_path):

@@ -60,7 +60,7 @@ def read(blob):
         table.append((".".join(name), group, [data.varint()] if group == 0 else [data.varint() for _ in range(data.varint())]))
     decoder, model, groups = "scalar", "static", []
     for number, kind in enumerate(kinds):
-        shapes = [tuple(rest) for _, group, rest in table if group == number + 1]
+        shapes = [tuple(shape_or_alias) for _, group, shape_or_alias in table if group == number + 1]
         (flags,) = data.raw(1)
         if not flags >> 7:
             decoder, model = data.text() or "scalar", data.text() or "static"
@@ -79,19 +79,19 @@ def read(blob):
         rows, start, members = list(zip(*columns, strict=True)), 0, []
         for t, shape in enumerate(shapes):
             count = math.prod(shape) // (1 if decoder == "exact" else l)
-            part = rows[start : start + count]
+            tensor_rows = rows[start : start + count]
             start += count
             if decoder == "exact":
-                members.append((KINDS[kind], shape, b"".join(map(bytes, part))))
+                members.append((KINDS[kind], shape, b"".join(map(bytes, tensor_rows))))
                 continue
             scale, shift = ([a[min(t, len(a) - 1)] if a else [0.0] * l for a in psi])
-            values = itertools.chain.from_iterable(weights_of(decoder, row, scale, shift, None, l) for row in part)
+            values = itertools.chain.from_iterable(weights_of(decoder, row, scale, shift, None, l) for row in tensor_rows)
             members.append((KINDS[kind], shape, [struct.unpack("<f", struct.pack("<f", x))[0] for x in values]))
         tensors.append(iter(members))
     assert stream.state == 0 and not stream.words
     out = {}
-    for name, group, rest in table:
-        out[name] = next(tensors[group - 1]) if group else out[table[rest[0]][0]]
+    for name, group, shape_or_alias in table:
+        out[name] = next(tensors[group - 1]) if group else out[table[shape_or_alias[0]][0]]
     return network, pictures, classes, out
 
 
@@ -224,11 +224,11 @@ def test_shapes_with_sides_of_nothing_come_back(model):
 
 def test_parts_add_up_to_the_file():
     blob = golden()
-    description, parts, start = described.anatomy(blob)
+    description, breakdown, start = described.anatomy(blob)
     assert start == 0x3C and description == example()[0]
     stream = blob.index(bytes.fromhex("0000fffdefa6500e6621"))
-    assert start + sum(p.psi_bytes + p.table_bytes for p in parts) == stream
-    assert [p.symbols for p in parts] == [24, 16, 8]
+    assert start + sum(p.psi_bytes + p.table_bytes for p in breakdown) == stream
+    assert [p.symbols for p in breakdown] == [24, 16, 8]
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------

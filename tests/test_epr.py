@@ -38,18 +38,18 @@ def test_a_density_without_hidden_layers_is_the_logistic_distribution():
     with torch.no_grad():
         made.matrices[0].fill_(math.log(math.expm1(2.0)))  # slope 2
         made.biases[0].fill_(0.0)
-    found = made.bits(torch.tensor([0.0, 1.0]))[0].tolist()
+    result = made.bits(torch.tensor([0.0, 1.0]))[0].tolist()
     # P(0) = s(1) - s(-1) = 0.731059 - 0.268941; P(1) = s(3) - s(1) = 0.952574 - 0.731059
-    assert found == pytest.approx([-math.log2(0.462117), -math.log2(0.221516)], abs=1e-5)
+    assert result == pytest.approx([-math.log2(0.462117), -math.log2(0.221516)], abs=1e-5)
 
 
 def test_bits_are_those_of_the_cumulative_s_differences():
     made = density(3)
     points = torch.tensor([-7.25, -1.0, 0.0, 0.4, 2.0, 5.5])
-    found = made.bits(points)
+    result = made.bits(points)
     for column in range(3):
         mass = [cumulative(made, column, float(x) + 0.5) - cumulative(made, column, float(x) - 0.5) for x in points]
-        np.testing.assert_allclose(found[column].detach(), -np.log2(mass), rtol=2e-3)
+        np.testing.assert_allclose(result[column].detach(), -np.log2(mass), rtol=2e-3)
 
 
 def test_the_masses_of_all_integers_sum_to_one():
@@ -71,21 +71,21 @@ def direct(made: FactorisedDensity, column: int, x: torch.Tensor) -> torch.Tenso
 
 def test_interpolated_bits_are_those_of_direct_evaluation():
     made, latents = density(4), groups()
-    found, _ = rate(latents, made, "uniform", torch.Generator().manual_seed(5))
+    result, _ = rate(latents, made, "uniform", torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)  # the same noise again, group by group
     noisy = [phi + torch.rand(phi.shape, generator=generator) - 0.5 for phi in latents]
     first = sum(direct(made, c, noisy[0][:, c]).sum() for c in range(3))
     second = direct(made, 3, noisy[1][:, 0]).sum()
-    torch.testing.assert_close(found, torch.stack([first, second]).detach(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(result, torch.stack([first, second]).detach(), rtol=1e-3, atol=0)
 
 
 def test_expected_bits_are_the_mean_over_the_noise():
     made, latents = density(4), groups()
-    found, _ = rate(latents, made, "expected", None)
+    result, _ = rate(latents, made, "expected", None)
     offsets = (torch.arange(50) + 0.5) / 50 - 0.5
     first = sum(direct(made, c, latents[0][:, c] + o).sum() for c in range(3) for o in offsets) / 50
     second = sum(direct(made, 3, latents[1][:, 0] + o).sum() for o in offsets) / 50
-    torch.testing.assert_close(found, torch.stack([first, second]).detach(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(result, torch.stack([first, second]).detach(), rtol=1e-3, atol=0)
 
 
 def test_gradient_of_the_expected_rate_is_its_finite_difference():
@@ -113,7 +113,7 @@ def test_gradient_of_the_expected_rate_is_its_finite_difference():
 def test_gradient_of_the_density_is_that_of_direct_evaluation():
     made, latents = density(4), groups()
     rate(latents, made, "uniform", torch.Generator().manual_seed(5))
-    found = [p.grad.clone() for p in made.parameters()]
+    result = [p.grad.clone() for p in made.parameters()]
     for p in made.parameters():
         p.grad = None
     generator = torch.Generator().manual_seed(5)
@@ -121,8 +121,8 @@ def test_gradient_of_the_density_is_that_of_direct_evaluation():
     loss = sum(direct(made, c, noisy[0][:, c]).sum() for c in range(3)) / latents[0].numel()
     loss = loss + direct(made, 3, noisy[1][:, 0]).sum() / latents[1].numel()
     loss.backward()
-    for mine, p in zip(found, made.parameters(), strict=True):
-        torch.testing.assert_close(mine, p.grad, rtol=0.02, atol=2e-4)
+    for gradient, p in zip(result, made.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad, rtol=0.02, atol=2e-4)
 
 
 def test_latents_that_have_run_away_are_reported():

@@ -59,9 +59,9 @@ def test_onnx(run, tmp_path, digits, name):
     status, said = run(f"{name} --to onnx --out net.onnx")
     assert status == 0, said.err
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"input": digits.numpy()})
+    (result,) = session.run(None, {"input": digits.numpy()})
     wanted = answers(zoo.load(name), digits)
-    assert np.abs(found - wanted.numpy()).max() <= 1e-4 * float(wanted.abs().max())
+    assert np.abs(result - wanted.numpy()).max() <= 1e-4 * float(wanted.abs().max())
 
 
 @pytest.mark.slow

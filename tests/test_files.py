@@ -63,10 +63,10 @@ def test_an_entry_that_is_replaced_is_there_at_every_moment(artifacts, lenet_blo
         moments.append((artifacts / "tiny" / registry.MODEL).is_file())
 
     monkeypatch.setattr(os, "replace", watched)
-    found = measurement.measure(blob, images, progress=False)
-    entry = evaluate.write_entry("tiny", blob, found, artifacts, method="plain", dataset="mnist", preprocessing="mnist",
+    result = measurement.measure(blob, images, progress=False)
+    entry = evaluate.write_entry("tiny", blob, result, artifacts, method="plain", dataset="mnist", preprocessing="mnist",
                                  replace=True)  # fmt: skip
-    assert registry.read(entry) == blob and registry.load_record(artifacts / "tiny").test_errors == found.errors
+    assert registry.read(entry) == blob and registry.load_record(artifacts / "tiny").test_errors == result.errors
     assert all(moments) == exchange  # without exchange there is one such moment: the next test is about it
     assert [path.name for path in artifacts.iterdir()] == ["tiny"]
 

@@ -62,28 +62,28 @@ def test_statistics_are_those_of_all_images_together():
     torch.manual_seed(0)
     made = Tiny()
     before = copy.deepcopy(made.state_dict())
-    parts = [(3 * torch.randn(n, 3, 5, 5) + 1, None) for n in (4, 4, 12)]
-    found = bn.statistics(made, {}, parts)
-    every = torch.cat([x for x, _ in parts])
-    torch.testing.assert_close(found["bn1.running_mean"], every.mean((0, 2, 3)))
-    torch.testing.assert_close(found["bn1.running_var"], every.var((0, 2, 3), correction=0))
+    batches_of_inputs = [(3 * torch.randn(n, 3, 5, 5) + 1, None) for n in (4, 4, 12)]
+    moments = bn.statistics(made, {}, batches_of_inputs)
+    inputs = torch.cat([x for x, _ in batches_of_inputs])
+    torch.testing.assert_close(moments["bn1.running_mean"], inputs.mean((0, 2, 3)))
+    torch.testing.assert_close(moments["bn1.running_var"], inputs.var((0, 2, 3), correction=0))
     inner = torch.cat([made.conv(nn.functional.batch_norm(
-        x, None, None, made.bn1.weight, made.bn1.bias, training=True).relu()) for x, _ in parts])  # fmt: skip
-    torch.testing.assert_close(found["bn2.running_mean"], inner.mean((0, 2, 3)).detach())
-    torch.testing.assert_close(found["bn2.running_var"], inner.var((0, 2, 3), correction=0).detach())
+        x, None, None, made.bn1.weight, made.bn1.bias, training=True).relu()) for x, _ in batches_of_inputs])  # fmt: skip
+    torch.testing.assert_close(moments["bn2.running_mean"], inner.mean((0, 2, 3)).detach())
+    torch.testing.assert_close(moments["bn2.running_var"], inner.var((0, 2, 3), correction=0).detach())
     assert made.training and all(torch.equal(before[name], value) for name, value in made.state_dict().items())
 
 
 def test_statistics_are_summed_over_processes():
     torch.manual_seed(0)
     made = Tiny()
-    mine, other = [(torch.randn(6, 3, 5, 5), None)], [(torch.randn(6, 3, 5, 5) + 2, None)]
+    first_batches, other = [(torch.randn(6, 3, 5, 5), None)], [(torch.randn(6, 3, 5, 5) + 2, None)]
     sent: list[torch.Tensor] = []
     bn.statistics(made, {}, other, lambda sums: sent.append(sums.clone()))
-    found = bn.statistics(made, {}, mine, lambda sums: sums.add_(sent.pop(0)))
-    both = bn.statistics(made, {}, mine + other)
+    moments = bn.statistics(made, {}, first_batches, lambda sums: sums.add_(sent.pop(0)))
+    both = bn.statistics(made, {}, first_batches + other)
     for name, value in both.items():
-        torch.testing.assert_close(found[name], value)
+        torch.testing.assert_close(moments[name], value)
 
 
 def test_networks_without_bn_have_no_statistics():
@@ -92,13 +92,13 @@ def test_networks_without_bn_have_no_statistics():
 
 def test_fine_steps_change_nothing_and_the_file_is_complete():
     made, x = network(), images(3)
-    found = bn.statistics(made.train(), {}, [(x, None)])
+    moments = bn.statistics(made.train(), {}, [(x, None)])
     want = logits(made.train(), x)  # normalised by the same images
 
     def far(state):  # as a loss: what the precision search makes of it must be close
         return float((logits(made.eval(), x, state) - want).square().mean())
 
-    coded = bn.complete(PARTS, uncompressed(made), rest_of(made), found, far, penalty=0.0)
+    coded = bn.complete(PARTS, uncompressed(made), rest_of(made), moments, far, penalty=0.0)
     assert list(coded) == [group.name for group in PARTS.groups]
     layout = {group.name: group.shapes for group in PARTS.groups}
     state = partitionings.join(*codec.decode(codec.encode("resnet20-4", "paper", coded, layout), partitionings.layout))
@@ -109,14 +109,14 @@ def test_fine_steps_change_nothing_and_the_file_is_complete():
 
 def test_dearer_bits_give_fewer_bytes():
     made, x = network(), images(2)
-    coded, found = uncompressed(made), bn.statistics(made.train(), {}, [(x, None)])
+    coded, moments = uncompressed(made), bn.statistics(made.train(), {}, [(x, None)])
     want = logits(made.train(), x)
 
     def far(state):
         return float((logits(made.eval(), x, state) - want).square().mean())
 
     def size(penalty: float) -> int:
-        done = bn.complete(PARTS, coded, rest_of(made), found, far, penalty)
+        done = bn.complete(PARTS, coded, rest_of(made), moments, far, penalty)
         shapes = {group.name: group.shapes for group in PARTS.groups if group.name not in coded}
         return len(codec.encode("resnet20-4", "paper", {name: done[name] for name in shapes}, shapes))
 
@@ -130,8 +130,8 @@ def test_a_dead_channel_is_its_bias():
     with torch.no_grad():
         made.layer1[0].conv1.weight[5] = 0
     x = images()
-    found = bn.statistics(made.train(), {}, [(x, None)])
-    coded = bn.complete(PARTS, uncompressed(made), rest_of(made), found, lambda state: 0.0, 0.0)
+    moments = bn.statistics(made.train(), {}, [(x, None)])
+    coded = bn.complete(PARTS, uncompressed(made), rest_of(made), moments, lambda state: 0.0, 0.0)
     state = partitionings.weights(PARTS, coded)
     assert state["layer1.0.bn2.weight"][5] == 0
     assert float(state["layer1.0.bn2.bias"][5]) == pytest.approx(made.layer1[0].bn2.bias[5].item(), abs=0.02)
@@ -139,21 +139,21 @@ def test_a_dead_channel_is_its_bias():
 
 def test_steps_of_each_tensor_or_one_for_all():
     tensors = [(np.array([1.0, -2.0, 0.0]), 1.0), (np.array([100.0, 300.0]), 100.0)]
-    own, one = bn.code(tensors, 3, True), bn.code(tensors, 3, False)
-    assert own.psi["scale"].tolist() == [[0.125], [12.5]] and own.phi[:, 0].tolist() == [8, -16, 0, 8, 24]
+    step_for_each, one = bn.code(tensors, 3, True), bn.code(tensors, 3, False)
+    assert step_for_each.psi["scale"].tolist() == [[0.125], [12.5]] and step_for_each.phi[:, 0].tolist() == [8, -16, 0, 8, 24]
     assert one.psi["scale"].tolist() == [[1.25]] and one.phi[:, 0].tolist() == [1, -2, 0, 80, 240]
 
 
 def test_unfolding_gives_a_network_that_normalises_and_computes_the_same():
     made, x = network(), images()
-    found = bn.statistics(made.train(), {}, [(x, None)])
+    moments = bn.statistics(made.train(), {}, [(x, None)])
     folded = copy.deepcopy(made)
     exact = {name: p.clone() for name, p in rest_of(made).items()}
     state = partitionings.constants(PARTS)
     for name in bn.layers(made):
-        scale = exact[f"{name}.weight"] / (found[f"{name}.running_var"] + 1e-5).sqrt()
+        scale = exact[f"{name}.weight"] / (moments[f"{name}.running_var"] + 1e-5).sqrt()
         state[f"{name}.weight"] = scale
-        state[f"{name}.bias"] = exact[f"{name}.bias"] - found[f"{name}.running_mean"] * scale
+        state[f"{name}.bias"] = exact[f"{name}.bias"] - moments[f"{name}.running_mean"] * scale
     folded.load_state_dict(state, strict=False)
     want = logits(folded.eval(), x)
     bn.unfold(folded, [(x, None)])
@@ -165,12 +165,12 @@ def test_unfolding_gives_a_network_that_normalises_and_computes_the_same():
 
 def test_the_rest_is_averaged_and_restored():
     made = Tiny()
-    rest = bn.Averages(made, {"conv.weight", "conv.bias"}, decay=0.5)
-    assert set(rest.averages()) == {"bn1.weight", "bn1.bias", "bn2.weight", "bn2.bias"}
+    running = bn.Averages(made, {"conv.weight", "conv.bias"}, decay=0.5)
+    assert set(running.averages()) == {"bn1.weight", "bn1.bias", "bn2.weight", "bn2.bias"}
     with torch.no_grad():
         made.bn1.weight.fill_(3.0)
-    rest.after_step(100)
-    assert rest.averages()["bn1.weight"].tolist() == [2.0, 2.0, 2.0]
+    running.after_step(100)
+    assert running.averages()["bn1.weight"].tolist() == [2.0, 2.0, 2.0]
     other = bn.Averages(Tiny(), {"conv.weight", "conv.bias"}, decay=0.5)
-    other.load_state_dict(rest.state_dict())
+    other.load_state_dict(running.state_dict())
     assert other.averages()["bn1.weight"].tolist() == [2.0, 2.0, 2.0]

@@ -256,8 +256,8 @@ def test_an_interruption_between_old_and_new_leaves_the_old(runs, recipe_file, t
 
 def test_epr_counts_streams_tables_and_steps():
     blob = random_file("lenet300-100", 0)
-    _, parts = codec.anatomy(blob, partitionings.layout)
-    expected = sum(p.coded_bits / 8 + p.table_bytes + p.psi_bytes for p in parts)
+    _, breakdown = codec.anatomy(blob, partitionings.layout)
+    expected = sum(p.coded_bits / 8 + p.table_bytes + p.psi_bytes for p in breakdown)
     count, sentence = evaluate.paper_bytes("epr", blob)
     assert count == math.ceil(expected) and "no header" in sentence
     assert len(blob) - 60 <= count < len(blob)
@@ -265,8 +265,8 @@ def test_epr_counts_streams_tables_and_steps():
 
 def test_epr_counts_biases_as_float32_and_no_statistics_where_there_is_batch_normalisation():
     blob = random_file("resnet20-4", 0)
-    _, parts = codec.anatomy(blob, partitionings.layout)
-    weights = [p for p in parts if not p.group.startswith("bn.") and "bias" not in p.group]
+    _, breakdown = codec.anatomy(blob, partitionings.layout)
+    weights = [p for p in breakdown if not p.group.startswith("bn.") and "bias" not in p.group]
     coded = sum(p.coded_bits / 8 + p.table_bytes + p.psi_bytes for p in weights)
     count, sentence = evaluate.paper_bytes("epr", blob)
     # Section 3.2: "they add up to about 11 KB": 16 BN layers of 64, 128 and 256 channels and ten biases.
@@ -336,9 +336,9 @@ def test_compare_pairs_the_answers(tmp_path, monkeypatch, capsys):
     for name, wrong, size in (("a-net", wrong_a, 1), ("b-net", wrong_b, 3)):
         answers = np.where(wrong, (labels + 1) % 10, labels).astype(np.uint8)
         blob = random_file("lenet300-100", 0, span=size)
-        found = replace(measurement.measure(blob, None, progress=False), predictions=answers, errors=int(wrong.sum()),
+        actual = replace(measurement.measure(blob, None, progress=False), predictions=answers, errors=int(wrong.sum()),
                         examples=10_000, test_set=base.test_set)  # fmt: skip
-        evaluate.write_entry(name, blob, found, tmp_path, method="epr", dataset="mnist", preprocessing="mnist")
+        evaluate.write_entry(name, blob, actual, tmp_path, method="epr", dataset="mnist", preprocessing="mnist")
     monkeypatch.setenv("ZOO_ARTIFACTS", str(tmp_path))
     images, result = compare.compare(zoo.info("a-net"), zoo.info("b-net"))
     assert images == "MNIST test"
@@ -375,14 +375,14 @@ def trained(recipe_file, tmp_path, monkeypatch):
 @pytest.fixture
 def measured(monkeypatch):
     """The files that `sweep --test` has measured, each with one error more than the one before, and how."""
-    found = []
+    actual = []
 
     def measure(blob, **how):
-        found.append((blob, how))
-        return SimpleNamespace(errors=200 + len(found), examples=10_000)
+        actual.append((blob, how))
+        return SimpleNamespace(errors=200 + len(actual), examples=10_000)
 
     monkeypatch.setattr(sweep.measurement, "measure", measure)
-    return found
+    return actual
 
 
 def swept(recipe_file, tmp_path, values: str, *more: str, name: str = "") -> list[dict]:
@@ -431,15 +431,15 @@ def test_a_tested_sweep_measures_each_file_once_and_is_drawn_beside_the_paper(re
 
 
 def test_a_file_that_has_an_entry_is_not_measured_again(tmp_path, recipe_file, measured, monkeypatch):
-    own, blob = recipes.read(recipe_file), random_file("lenet300-100", 0)
+    trial, blob = recipes.read(recipe_file), random_file("lenet300-100", 0)
     (tmp_path / "model.zoo").write_bytes(blob)
     monkeypatch.setattr(sweep, "ARTIFACTS", tmp_path / "artifacts")
     labels = np.zeros(10, np.uint8)
-    found = replace(MEASURE(blob, None, progress=False), predictions=labels, errors=7, examples=10, test_set="0" * 64)
-    evaluate.write_entry(own.id, blob, found, tmp_path / "artifacts", method="epr", dataset="mnist", preprocessing="mnist")
-    assert sweep.tested(tmp_path, own) == {"test_errors": 7, "test_examples": 10, "sha256": found.sha256} and not measured
+    actual = replace(MEASURE(blob, None, progress=False), predictions=labels, errors=7, examples=10, test_set="0" * 64)
+    evaluate.write_entry(trial.id, blob, actual, tmp_path / "artifacts", method="epr", dataset="mnist", preprocessing="mnist")
+    assert sweep.tested(tmp_path, trial) == {"test_errors": 7, "test_examples": 10, "sha256": actual.sha256} and not measured
     (tmp_path / "model.zoo").write_bytes(random_file("lenet300-100", 1))
-    assert sweep.tested(tmp_path, own)["test_errors"] == 201 and len(measured) == 1
+    assert sweep.tested(tmp_path, trial)["test_errors"] == 201 and len(measured) == 1
 
 
 def test_a_figure_of_sweeps_shows_all_of_them(tmp_path):
@@ -515,8 +515,8 @@ def test_the_median_s_uncertainty_is_half_an_interval_of_ranks():
 
 def test_speed_prints_ratios_of_an_entry(tmp_path, monkeypatch, capsys):
     blob = random_file("lenet300-100", 0)
-    found = measurement.measure(blob, None, progress=False)
-    evaluate.write_entry("tiny", blob, found, tmp_path, method="epr", dataset="mnist", preprocessing="mnist")
+    actual = measurement.measure(blob, None, progress=False)
+    evaluate.write_entry("tiny", blob, actual, tmp_path, method="epr", dataset="mnist", preprocessing="mnist")
     monkeypatch.setenv("ZOO_ARTIFACTS", str(tmp_path))
     monkeypatch.setattr(speed, "SHORTEST", 0.001)
     numbers = tmp_path / "speed.json"

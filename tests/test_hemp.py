@@ -168,8 +168,8 @@ def stored(method: HEMP) -> tuple[bytes, dict]:
     _, coded = codec.decode(blob, lambda header: LAYOUT)
     state = {}
     for group in GROUPS:
-        own = coded[group.name]
-        arrays = reparam.decode(own.decoder, own.phi, own.psi, list(group.shapes))
+        group_coded = coded[group.name]
+        arrays = reparam.decode(group_coded.decoder, group_coded.phi, group_coded.psi, list(group.shapes))
         state |= {name: torch.from_numpy(array) for name, array in zip(group.tensors, arrays, strict=True)}
     return blob, state
 

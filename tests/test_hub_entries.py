@@ -13,28 +13,12 @@ import numpy as np
 import pytest
 import yaml
 from conftest import make_entry, random_model
-from hub_server import Hub
 
 import zoo
 from zoo import cli, files, hub, registry, verify
 from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel, ZooError
 
 REPO = "someone/lenet"
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """The Hub on this machine, and an empty cache of its client."""
-    from huggingface_hub import constants
-
-    stand_in = Hub()
-    monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setenv("HF_TOKEN", "a-token")
-    yield stand_in
-    stand_in.close()
 
 
 @pytest.fixture
@@ -131,13 +115,13 @@ def test_a_reference_stands_for_an_entry_everywhere_and_needs_the_network_once(s
     server.close()
     server.asked.clear()
     assert zoo.load(pushed).fc3.out_features == 10 and server.asked == []
-    found = zoo.info(pushed)
-    assert found.id == "lenet300-100-standin" and zoo.classes(pushed)[7] == "7"
+    actual = zoo.info(pushed)
+    assert actual.id == "lenet300-100-standin" and zoo.classes(pushed)[7] == "7"
     assert zoo.transforms(pushed)(mnist_standin.pixels[:2]).shape == (2, 1, 28, 28)
     assert zoo.load_state_dict(pushed)["fc3.bias"].shape == (10,)
-    assert zoo.measure(pushed, mnist_standin, progress=False).errors == found.test_errors
+    assert zoo.measure(pushed, mnist_standin, progress=False).errors == actual.test_errors
     (outcome,) = verify.verify([pushed], progress=False)
-    assert outcome.ok and outcome.errors == found.test_errors
+    assert outcome.ok and outcome.errors == actual.test_errors
     capsys.readouterr()
     assert cli.main(["info", pushed]) == 0 and cli.main(["show", pushed]) == 0
     assert "lenet300-100" in capsys.readouterr().out

@@ -28,8 +28,8 @@ def test_groups_that_share_lanes_come_back(shapes, scale):
     for name, group in groups.items():
         assert decoded[name].phi.dtype == np.int32
         np.testing.assert_array_equal(decoded[name].phi, group.phi)
-    _, parts = codec.anatomy(blob, lambda header: layout)
-    assert sum(part.payload_bytes for part in parts) > 0 and parts[1].payload_bytes == 0
+    _, breakdown = codec.anatomy(blob, lambda header: layout)
+    assert sum(group_bytes.payload_bytes for group_bytes in breakdown) > 0 and breakdown[1].payload_bytes == 0
 
 
 @settings(max_examples=40, deadline=None)
@@ -71,9 +71,9 @@ def test_lanes_cost_three_bytes_each_and_little_more():
     blob, classes = (codec.encode("n", "p", {"g": coded(phi, model)}, layout) for model in ("interleaved", "classes"))
     assert len(blob) < 1.005 * len(classes)
     assert codec.decode(blob, lambda header: layout)[1]["g"].phi.reshape(phi.shape).tolist() == phi.tolist()
-    part = codec.anatomy(blob, lambda header: layout)[1][0]
-    assert 0 < part.coded_bits - part.ideal_bits < 0.005 * part.ideal_bits
-    assert part.table_bytes < 1000
+    group_bytes = codec.anatomy(blob, lambda header: layout)[1][0]
+    assert 0 < group_bytes.coded_bits - group_bytes.ideal_bits < 0.005 * group_bytes.ideal_bits
+    assert group_bytes.table_bytes < 1000
 
 
 def side_information(model: interleaved.Interleaved) -> interleaved.Reader:

@@ -204,8 +204,8 @@ def test_lc_comes_near_the_best_quantised_network_and_direct_compression_does_no
     network, x, y = problem()
     direct = float(loss_of(Direct(network, LINE, {"k": 2}, 0).weights(averaged=True), x, y))
     method = LC(network, LINE, OPTIONS, 750)
-    found, best = train(method, x, y, 750), least_loss(2, x, y)
-    assert best * 0.98 <= found <= 1.6 * best < 0.6 * direct
+    result, best = train(method, x, y, 750), least_loss(2, x, y)
+    assert best * 0.98 <= result <= 1.6 * best < 0.6 * direct
     assert float(method.distance) < 1e-2
 
 
@@ -338,7 +338,7 @@ def test_indices_are_stored_under_the_model_with_fewer_bytes():
     layout, sizes, chosen = {"fc": group.shapes}, {}, {}
     for model in (*lc.SMALLEST, "smallest"):
         options = {"codebook": "ternary", "scaled": True, "model": model}
-        found = Direct(network, partitionings.Partitioning("line", "layers", (group,), {}), options, 0).finish()
-        sizes[model], chosen[model] = len(codec.encode("line", "layers", found, layout)), found["fc"].model
+        result = Direct(network, partitionings.Partitioning("line", "layers", (group,), {}), options, 0).finish()
+        sizes[model], chosen[model] = len(codec.encode("line", "layers", result, layout)), result["fc"].model
     assert sizes["smallest"] == min(sizes.values()) < sizes["static"]
     assert chosen["smallest"] == "context"

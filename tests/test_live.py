@@ -13,27 +13,27 @@ from zoo.codec import entropy, live
 from zoo.codec.bits import Reader, Writer
 from zoo.errors import CorruptArtifact, TruncatedArtifact
 
-SHAPES = [((6, 5, 3, 3), (4, 6, 3, 3)), ((7, 3, 1, 1), (5, 7)), ((30, 784),), ((12,), (5,)), ((3, 0),), ((1, 1),)]
+SHAPES = [((6, 5, 3, 3), (4, 6, 3, 3)), ((7, 3, 1, 1), (5, 7)), ((30, 200),), ((12,), (5,)), ((3, 0),), ((1, 1),)]
 
 
 def integers(shapes, l: int, seed: int, scale: float = 1.0, alive: float = 0.4) -> np.ndarray:
     """Zeros but for some rows and columns."""
-    rng, parts = np.random.default_rng(seed), []
+    rng, pieces = np.random.default_rng(seed), []
     for shape in shapes:
         o, i, p = live._planes(shape)
         values = rng.laplace(size=(o, i, p)) * scale * (rng.random((o, 1, 1)) < alive) * (rng.random((1, i, 1)) < alive)
         values = np.clip(np.rint(values), -(2**31), 2**31 - 1)
-        parts.append(values.astype(np.int32).reshape(-1, l))
-    return np.concatenate(parts)
+        pieces.append(values.astype(np.int32).reshape(-1, l))
+    return np.concatenate(pieces)
 
 
 @pytest.mark.parametrize("shapes, l", [*((s, 1) for s in SHAPES), (SHAPES[0], 9)])
 @pytest.mark.parametrize("scale", [0.0, 0.5, 300.0, 1e12])
 def test_round_trip(shapes, l, scale):
     phi = integers(shapes, l, 0, scale)
-    found, bits, model = round_trip(phi, shapes, "live")
-    np.testing.assert_array_equal(found, phi)
-    assert found.dtype == np.int32
+    result, bits, model = round_trip(phi, shapes, "live")
+    np.testing.assert_array_equal(result, phi)
+    assert result.dtype == np.int32
     assert model.bits(phi) <= bits
 
 
@@ -73,10 +73,10 @@ def test_the_decisions_of_a_small_matrix_by_hand():
 def test_the_weights_of_priors_by_hand():
     """The last of [[1, 1], [0, 1]] after two others and a zero: Z = 3, N = 5; row: 1 zero; column: one other, b = 1, a = 2."""
     phi = np.array([1, 1, 0, 1], np.int32)[:, None]
-    found = decisions(phi, ((2, 2),), row_prior=2, column_prior=1, back=1)
+    result = decisions(phi, ((2, 2),), row_prior=2, column_prior=1, back=1)
     r0, r1 = 1 * 8 + 4 * 3, 0 * 8 + 4 * 5
     c0, c1 = 0 * 8 + 2 * 3, 1 * 8 + 2 * 5
-    assert found[-3] == (1, r0 * c0 * 5, r1 * c1 * 3)
+    assert result[-3] == (1, r0 * c0 * 5, r1 * c1 * 3)
 
 
 def test_large_weights_lose_their_last_bits_and_never_vanish():
@@ -97,15 +97,15 @@ def test_the_estimate_that_chooses_priors_is_the_length_of_the_code():
     hit[:, 0], hit[0] = True, True  # every line lives
     phi = hit.astype(np.int32).reshape(-1, 1)
     for (a, b), bits in live._significance(hit).items():
-        found = [d for d in decisions(phi, ((9, 11, 2),), row_prior=a, column_prior=b, back=1)]
+        result = [d for d in decisions(phi, ((9, 11, 2),), row_prior=a, column_prior=b, back=1)]
         skipped = 8 + 10  # the masks
         spent, at = 0.0, skipped
         for cell in hit.reshape(-1):
-            bit, zero, one = found[at]
+            bit, zero, one = result[at]
             assert bit == cell
             spent += math.log2((zero + one) / (one if bit else zero))
             at += 3 if bit else 1  # its sign, and that it is not greater than 1
-        assert at == len(found) and spent == pytest.approx(bits, rel=1e-9)
+        assert at == len(result) and spent == pytest.approx(bits, rel=1e-9)
 
 
 @pytest.mark.parametrize("rows, columns, back", [(7, 1, 1), (6, 6, 1), (6, 0, 1), (6, 5, 65)])

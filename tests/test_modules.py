@@ -59,8 +59,8 @@ def divergence(network, other, x) -> float:
 
 def test_layers_and_what_takes_up_their_factors(network):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = {layer.name: layer for layer in calibration.find(network, torch.randn(2, 3, 8, 8))}
-    assert {name: (layer.rows, layer.inputs, layer.groups) for name, layer in found.items()} == {
+    result = {layer.name: layer for layer in calibration.find(network, torch.randn(2, 3, 8, 8))}
+    assert {name: (layer.rows, layer.inputs, layer.groups) for name, layer in result.items()} == {
         "first": ("bn1", None, 1), "deep": ("bn2", None, 16), "grouped": ("bn3", None, 4),
         "wide": (None, "norm", 1), "narrow": (None, None, 1), "head": (None, None, 1),
     }  # fmt: skip
@@ -82,16 +82,16 @@ def test_patches_times_weights_are_a_layers_outputs(module, shape):
     assert len(shape) * count > 0 and 2 * count == len(wanted)
     groups = getattr(module, "groups", 1)
     weight = module.weight.detach().reshape(groups, -1, rows.shape[-1])
-    found = torch.einsum("gnd,god->ngo", rows.reshape(groups, -1, rows.shape[-1]), weight).flatten(1)
-    order = torch.argsort(found[:, 0]), torch.argsort(wanted[:, 0])  # positions come in random order
-    torch.testing.assert_close(found[order[0]], wanted[order[1]], rtol=1e-4, atol=1e-5)
+    result = torch.einsum("gnd,god->ngo", rows.reshape(groups, -1, rows.shape[-1]), weight).flatten(1)
+    order = torch.argsort(result[:, 0]), torch.argsort(wanted[:, 0])  # positions come in random order
+    torch.testing.assert_close(result[order[0]], wanted[order[1]], rtol=1e-4, atol=1e-5)
 
 
 def test_the_importance_of_a_tensor_predicts_what_an_error_in_it_does(network):
     x = torch.randn(200, 3, 8, 8)
     frozen = copy.deepcopy(network).requires_grad_(False)
-    found, answers = calibration.sensitivity(frozen, x, ["head"], tensors=["positions"])
-    s, size = found["positions"], 0.02
+    result, answers = calibration.sensitivity(frozen, x, ["head"], tensors=["positions"])
+    s, size = result["positions"], 0.02
     assert s.shape == (16, 32) and not any(p.requires_grad for p in frozen.parameters())
     measured = []
     for _ in range(20):
@@ -116,14 +116,14 @@ def test_groups_are_rounded_as_if_each_were_a_layer():
     one = rounding.sequential(y, h, a, lam, rate, factor)
     swept = rounding.descend(y, one, h, a, lam, rate)
     for g in range(groups):
-        mine = slice(g * rows, (g + 1) * rows)
-        alone = Rate(rate.rows[mine], rate.columns, rate.tables)
+        own_rows = slice(g * rows, (g + 1) * rows)
+        alone = Rate(rate.rows[own_rows], rate.columns, rate.tables)
         alone_factor = np.arange(d), factor[1][g]
         np.testing.assert_array_equal(
-            one[mine], rounding.sequential(y[mine], h[g], a[mine], lam, alone, alone_factor)
+            one[own_rows], rounding.sequential(y[own_rows], h[g], a[own_rows], lam, alone, alone_factor)
         )
         np.testing.assert_array_equal(
-            swept[mine], rounding.descend(y[mine], one[mine], h[g], a[mine], lam, alone)
+            swept[own_rows], rounding.descend(y[own_rows], one[own_rows], h[g], a[own_rows], lam, alone)
         )
     costs = [rounding.objective(y, q, h, a, lam, rate) for q in (np.rint(y), one, swept)]
     assert costs[2] <= costs[1] < costs[0]

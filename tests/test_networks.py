@@ -39,10 +39,10 @@ def images(name: str, batch: int = 2, size: int | None = None) -> torch.Tensor:
 
 def sizes(network: torch.nn.Module, x: torch.Tensor, *layers: str) -> list[tuple[int, ...]]:
     """Shapes (C, H, W) of the outputs of the named modules."""
-    found = {}
+    actual = {}
     hooks = [
         network.get_submodule(layer).register_forward_hook(
-            lambda module, inputs, output, layer=layer: found.__setitem__(layer, tuple(output.shape[1:]))
+            lambda module, inputs, output, layer=layer: actual.__setitem__(layer, tuple(output.shape[1:]))
         )
         for layer in layers
     ]
@@ -50,7 +50,7 @@ def sizes(network: torch.nn.Module, x: torch.Tensor, *layers: str) -> list[tuple
         network(x)
     for hook in hooks:
         hook.remove()
-    return [found[layer] for layer in layers]
+    return [actual[layer] for layer in layers]
 
 
 def bn(state: dict, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -114,9 +114,9 @@ def test_meta_build_has_the_same_state_and_allocates_nothing(name):
 @pytest.mark.parametrize("name", names())
 def test_shapes_are_those_of_a_real_build(name):
     state = build(f"{name}:12").state_dict()
-    found = networks.shapes(f"{name}:12")
-    assert list(found) == list(state)
-    assert found == {key: tuple(tensor.shape) for key, tensor in state.items()}
+    actual = networks.shapes(f"{name}:12")
+    assert list(actual) == list(state)
+    assert actual == {key: tuple(tensor.shape) for key, tensor in state.items()}
     with pytest.raises(ZooError, match="no network is called"):
         networks.shapes(name + "?")
 
@@ -144,9 +144,9 @@ def test_a_name_may_carry_a_number_of_classes(name):
     last = [key for key in default if key.startswith("fc")][-2:]
     assert [tuple(other[key].shape) for key in last] == [(7, default[last[0]].shape[1]), (7,)]
     assert all(default[key].shape == other[key].shape for key in default if key not in last)
-    own = networks.spec(f"{name}:7")
-    assert own.parameters == sum(parameter.numel() for parameter in network.parameters())
-    assert (own.name, own.base, own.classes_count, own.dataset) == (f"{name}:7", name, 7, SPECS[name].dataset)
+    own_spec = networks.spec(f"{name}:7")
+    assert own_spec.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert (own_spec.name, own_spec.base, own_spec.classes_count, own_spec.dataset) == (f"{name}:7", name, 7, SPECS[name].dataset)
     assert networks.spec(name) is SPECS[name] and networks.spec(name).base == name
 
 
@@ -315,8 +315,8 @@ def test_resnet20_4_forward():
 
 def test_resnet20_4_sizes():
     stages = ["conv1", "layer1", "layer2", "layer3", "fc"]
-    found = sizes(randomised("resnet20-4"), images("resnet20-4"), *stages)
-    assert found == [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (10,)]
+    actual = sizes(randomised("resnet20-4"), images("resnet20-4"), *stages)
+    assert actual == [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (10,)]
 
 
 def test_resnet20_forward():
@@ -338,8 +338,8 @@ def test_resnet20_forward():
 
 def test_resnet20_sizes():
     stages = ["conv1", "layer1", "layer2", "layer3", "fc"]
-    found = sizes(randomised("resnet20"), images("resnet20"), *stages)
-    assert found == [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8), (10,)]
+    actual = sizes(randomised("resnet20"), images("resnet20"), *stages)
+    assert actual == [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8), (10,)]
 
 
 @pytest.mark.parametrize("name", ["resnet20-4", "resnet20"])
@@ -381,22 +381,22 @@ def reference(name: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50-v1.5"])
 def test_imagenet_networks_equal_torchvision(name):
-    ours, theirs = randomised(name), reference(name)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    theirs.load_state_dict(ours.state_dict(), strict=True)
+    ours, torchvisions = randomised(name), reference(name)
+    assert list(ours.state_dict()) == list(torchvisions.state_dict())
+    torchvisions.load_state_dict(ours.state_dict(), strict=True)
     x = images(name, 2, 96)
     with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(x), torchvisions(x), rtol=1e-5, atol=1e-5)
         odd = images(name, 1, 75)  # sizes that halve unevenly
-        torch.testing.assert_close(ours(odd), theirs(odd), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ours.train()(x), theirs.train()(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours(odd), torchvisions(odd), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.train()(x), torchvisions.train()(x), rtol=1e-4, atol=1e-4)
     # The other way round: a released state dict loads into ours.
     ours.load_state_dict(reference(name).state_dict(), strict=True)
 
 
 def test_stride_placement_of_resnet50():
     x = images("resnet50", 1, 64)
-    layers = [f"layer2.0.{part}" for part in ("conv1", "conv2", "conv3", "downsample")]
+    layers = [f"layer2.0.{layer_name}" for layer_name in ("conv1", "conv2", "conv3", "downsample")]
     v1, v15 = randomised("resnet50"), randomised("resnet50-v1.5")
     assert sizes(v1, x, *layers) == [(128, 8, 8), (128, 8, 8), (512, 8, 8), (512, 8, 8)]
     assert sizes(v15, x, *layers) == [(128, 16, 16), (128, 8, 8), (512, 8, 8), (512, 8, 8)]
@@ -408,7 +408,7 @@ def test_stride_placement_of_resnet50():
         return [key for key, m in convs if m.stride != (1, 1)]
 
     def expected(conv):
-        return ["conv1"] + [f"layer{s}.0.{part}" for s in (2, 3, 4) for part in (conv, "downsample.0")]
+        return ["conv1"] + [f"layer{s}.0.{layer_name}" for s in (2, 3, 4) for layer_name in (conv, "downsample.0")]
 
     assert strided(v1) == expected("conv1") and strided(v15) == expected("conv2")
     # The same tensors fit both silently, so the two must be told apart by their outputs.

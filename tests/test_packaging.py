@@ -107,11 +107,11 @@ def test_what_zoo_imports_is_a_dependency():
     for path in (ROOT / "zoo").rglob("*.py"):
         names |= set(re.findall(r"^\s*(?:import|from) ([a-z_]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     used = names - set(sys.stdlib_module_names) - {"zoo", "benchmarks"}
-    known = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "pydantic_core": "pydantic"}
+    distribution_of = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "pydantic_core": "pydantic"}
     declared = {canonical(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
     extras = PROJECT["project"]["optional-dependencies"]
     declared |= {canonical(Requirement(line).name) for name in extras if name != "dev" for line in extras[name]}
-    assert {known.get(name, name) for name in used} <= declared
+    assert {distribution_of.get(name, name) for name in used} <= declared
     assert "benchmarks" not in names  # the library knows nothing of training
 
 

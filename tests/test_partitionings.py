@@ -12,7 +12,7 @@ from zoo.codec import Coded, Header
 from zoo.errors import LayoutMismatch, UnknownName
 
 NORMALISED = [name for name in partitionings.PARTITIONINGS if any("bn" in tensor for tensor in networks.shapes(name))]
-ALL = [(network, name) for network, own in partitionings.PARTITIONINGS.items() for name in (*own, "layers")]
+ALL = [(network, name) for network, groupings in partitionings.PARTITIONINGS.items() for name in (*groupings, "layers")]
 
 # Groups of the paper (section 3) and the numbers in each, worked out by hand from the architectures.
 PAPER = {

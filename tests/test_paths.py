@@ -22,7 +22,7 @@ def file(tmp_path):
 
 
 def out_of(capsys, *command: object):
-    status = cli.main([str(part) for part in command])
+    status = cli.main([str(word) for word in command])
     said = capsys.readouterr()
     return status, said.out, said.err
 
@@ -37,8 +37,8 @@ def test_a_file_without_a_record(file, capsys):
     (total,) = [line.split()[-1] for line in said.splitlines() if line.startswith("the whole file")]
     assert float(total.replace(",", "")) == file.stat().st_size
     content = json.loads(out_of(capsys, "show", file, "--json")[1])
-    parts = sum(g["psi_bytes"] + g["table_bytes"] for g in content["groups"])
-    assert content["header_bytes"] + parts + content["stream_bytes"] + 4 == file.stat().st_size
+    side_bytes = sum(g["psi_bytes"] + g["table_bytes"] for g in content["groups"])
+    assert content["header_bytes"] + side_bytes + content["stream_bytes"] + 4 == file.stat().st_size
     status, said, _ = out_of(capsys, "verify", file)
     assert status == 0 and "has no record to compare with" in said
     file.write_bytes(file.read_bytes()[:-1])

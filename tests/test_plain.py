@@ -82,8 +82,8 @@ def test_what_is_stored_is_the_running_average(network):
 def test_weights_decay_and_biases_do_not(network):
     method = Plain(network, PAPER, {}, 10)
     decaying = [p.shape for s in method.parameter_sets() if s.decay for p in s.parameters]
-    rest = [p.shape for s in method.parameter_sets() if not s.decay for p in s.parameters]
-    assert decaying == [(300, 784), (100, 300), (10, 100)] and rest == [(300,), (100,), (10,)]
+    without_decay = [p.shape for s in method.parameter_sets() if not s.decay for p in s.parameters]
+    assert decaying == [(300, 784), (100, 300), (10, 100)] and without_decay == [(300,), (100,), (10,)]
 
 
 def test_unknown_options_are_named(network):
@@ -93,5 +93,5 @@ def test_unknown_options_are_named(network):
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in recipe.FOLDER.glob("*-ref.toml") if p.stem.startswith("lenet")))
 def test_reference_recipes_start_from_nothing_and_say_what_they_cost(name):
-    found = recipe.read(name)
-    assert found.id == name and found.method == "plain" and not found.warm_start and re.search("minute|second", found.comment)
+    result = recipe.read(name)
+    assert result.id == name and result.method == "plain" and not result.warm_start and re.search("minute|second", result.comment)

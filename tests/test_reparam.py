@@ -88,8 +88,8 @@ def test_scalar_is_two_roundings_to_float64_and_one_to_float32(number, scale, sh
     exact = float(Fraction(product) + Fraction(shift))
     exact = np.float32(exact if abs(exact) >= 2.0**-126 else 0.0)
     psi = {"scale": np.full((1, 1), scale, np.float32), "shift": np.full((1, 1), shift, np.float32)}
-    (found,) = reparam.decode("scalar", np.full((1, 1), number, np.int32), psi, [(1,)])
-    assert found[0] == exact
+    (result,) = reparam.decode("scalar", np.full((1, 1), number, np.int32), psi, [(1,)])
+    assert result[0] == exact
 
 
 @given(
@@ -112,8 +112,8 @@ def test_integers_of_fewer_bits_make_the_same_weights_to_the_bit(decoder, scale,
 
 def test_zero_is_positive_zero_without_a_shift():
     psi = {"scale": np.full((1, 1), -0.5, np.float32)}
-    (found,) = reparam.decode("scalar", np.zeros((3, 1), np.int32), psi, [(3,)])
-    assert found.tobytes() == bytes(12)
+    (result,) = reparam.decode("scalar", np.zeros((3, 1), np.int32), psi, [(3,)])
+    assert result.tobytes() == bytes(12)
 
 
 # Rows 0 and 1 of the basis of orth:1 at l = 4, in units of 2^-40, and digests of whole bases (int64, little-endian).

@@ -38,9 +38,9 @@ def test_independent_columns_give_the_best_of_all_integers(seed):
     y, hessian, importance = problem(5, 4, seed)
     hessian = np.diag(np.diag(hessian))
     rate = Rate.fit(np.rint(y))
-    found = rounding.sequential(y, hessian, importance, 0.3, rate)
+    result = rounding.sequential(y, hessian, importance, 0.3, rate)
     best = brute_force(y, hessian, importance, 0.3, rate)
-    np.testing.assert_array_equal(found, best)
+    np.testing.assert_array_equal(result, best)
     np.testing.assert_array_equal(rounding.descend(y, np.rint(y), hessian, importance, 0.3, rate), best)
 
 
@@ -48,16 +48,16 @@ def test_independent_columns_give_the_best_of_all_integers(seed):
 def test_dependent_columns_come_close_to_the_best_and_never_below(seed):
     y, hessian, importance = problem(6, 4, seed)
     rate, lam = Rate.fit(np.rint(y)), 0.3
-    found = rounding.sequential(y, hessian, importance, lam, rate)
+    result = rounding.sequential(y, hessian, importance, lam, rate)
     for _ in range(3):
-        found = rounding.descend(y, found, hessian, importance, lam, rate)
+        result = rounding.descend(y, result, hessian, importance, lam, rate)
 
     def cost(q):
         return rounding.objective(y, q, hessian, importance, lam, rate)
 
     best, plain = cost(brute_force(y, hessian, importance, lam, rate)), cost(np.rint(y))
-    assert best - 1e-3 <= cost(found) < plain
-    assert cost(found) - best < 0.7 * (plain - best)
+    assert best - 1e-3 <= cost(result) < plain
+    assert cost(result) - best < 0.7 * (plain - best)
 
 
 def test_without_a_rate_it_is_gptq():
@@ -67,10 +67,10 @@ def test_without_a_rate_it_is_gptq():
     order = np.argsort(-np.diag(hessian), kind="stable")
     h, left, wanted = hessian.astype(np.float64), y.astype(np.float64), np.zeros_like(y)
     for n, j in enumerate(order):
-        rest = order[n:]
-        inverse = np.linalg.inv(h[np.ix_(rest, rest)])
+        columns_after = order[n:]
+        inverse = np.linalg.inv(h[np.ix_(columns_after, columns_after)])
         wanted[:, j] = np.rint(left[:, j])
-        left[:, rest] -= np.outer((left[:, j] - wanted[:, j]) / inverse[0, 0], inverse[0])
+        left[:, columns_after] -= np.outer((left[:, j] - wanted[:, j]) / inverse[0, 0], inverse[0])
     np.testing.assert_array_equal(rounding.sequential(y, hessian, importance, 0.0, free), wanted)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import zoo
 from benchmarks import __main__ as commands
 from benchmarks import quote
-from benchmarks.report import figures, leaderboard, page, records
+from benchmarks.report import figures, leaderboard, page, records, standing
 from zoo import cli, measurement, networks, registry, verify
 
 PAPER = "A. Author 2026: Small Networks (arXiv:2601.00001)"
@@ -79,8 +79,8 @@ def test_a_file_of_save_becomes_an_entry_on_the_real_test_set(artifacts, tmp_pat
     assert entry.partitioning == "" and entry.test_examples == 10_000 and entry.test_errors < 300
     assert entry.size_bytes == (tmp_path / "saved.zoo").stat().st_size and entry.paper_bytes is None
     assert verify.check(entry, progress=False).ok
-    parts, rest = page._anatomy(entry)
-    assert sum(p["coded"] + p["side"] for p in parts) + rest == pytest.approx(entry.size_bytes) and len(parts) >= 2
+    groups, overhead = page._anatomy(entry)
+    assert sum(p["coded"] + p["side"] for p in groups) + overhead == pytest.approx(entry.size_bytes) and len(groups) >= 2
 
 
 def test_the_method_of_the_zoo_does_not_count_a_file_that_describes_itself(artifacts, tmp_path, mnist_standin):
@@ -217,6 +217,8 @@ def test_the_leaderboard_keeps_authors_decoders_apart(shelf):
     assert f"[{closed.id}]" in decoded and "https://example.org/decoder" in decoded
     assert "stated by its authors: an evening \\| on a laptop" in measured and "not stated by its authors" in decoded
     assert "[arXiv:2601.00001](https://arxiv.org/abs/2601.00001)" in measured
+    assert standing.against_smaller(closed, shelf) is None and standing.against_smaller(opened, shelf) is None
+    assert "authors' decoders" in figures.specification("lenet300-100", shelf, [])["title"]["subtitle"]
     assert "●" in measured and closed.id not in leaderboard.readme_table(shelf, [])
     (row,) = [row for row in figures.rows("lenet300-100", shelf, []) if row["name"] == closed.id]
     assert row["kind"] == "decoded" and row["bytes"] == 1280
@@ -232,6 +234,7 @@ def test_the_page_shows_both(shelf, tmp_path, monkeypatch):
     assert "Measured by their authors&#39; decoder" in network or "Measured by their authors' decoder" in network
     assert network.index('id="entries"') < network.index(ID) < network.index('id="decoded"')
     entry = (tmp_path / "site/entries/lenet300-100-closed.html").read_text(encoding="utf-8")
+    assert "bytes of the stream" in entry and "Against the best" not in entry
     assert "stream.bin" in entry and "only https://example.org/decoder reads" in entry and "Where the bytes go" not in entry
     entry = (tmp_path / f"site/entries/{ID}.html").read_text(encoding="utf-8")
     assert "From elsewhere: A. Author 2026" in entry and "an evening | on a laptop" in entry

@@ -99,11 +99,11 @@ def test_a_channel_matters_as_much_as_the_loss_changes_without_it():
     for images, labels in batches:
         losses = []
         for sign in (1, -1):
-            own = copy.deepcopy(made).double().train()
+            double_network = copy.deepcopy(made).double().train()
             with torch.no_grad():
-                own.bn3.weight[30] *= 1 + sign * h
-                own.bn3.bias[30] *= 1 + sign * h
-                losses.append(float(nn.functional.cross_entropy(own(images.double()), labels)))
+                double_network.bn3.weight[30] *= 1 + sign * h
+                double_network.bn3.bias[30] *= 1 + sign * h
+                losses.append(float(nn.functional.cross_entropy(double_network(images.double()), labels)))
         expected += ((losses[0] - losses[1]) / (2 * h)) ** 2
     assert float(scores["conv3"][30]) == pytest.approx(expected, rel=0.05)
 

@@ -32,50 +32,50 @@ CHANGELOG = (recipe.FOLDER.parents[1] / "CHANGELOG.md").read_text(encoding="utf-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe(path):
     """Everything that a recipe names exists, and its options are known."""
-    own = recipe.read(path)
-    assert own.id == path.stem and own.steps >= 0 and own.seeds
-    partitioning = partitionings.get(own.network, own.partitioning)
+    trial = recipe.read(path)
+    assert trial.id == path.stem and trial.steps >= 0 and trial.seeds
+    partitioning = partitionings.get(trial.network, trial.partitioning)
     groups = {group.name: group for group in partitioning.groups}
-    for name in (own.warm_start, own.teacher):
+    for name in (trial.warm_start, trial.teacher):
         id, _, digest = name.partition("@")
-        known = id in reference.SOURCES or (recipe.FOLDER / f"{id}.toml").exists() or f"`{digest}`" in CHANGELOG
-        assert not name or known, f"{name}: no recipe, and CHANGELOG.md does not say that it left"
-    for group, decoder in getattr(own.options, "decoders", {}).items():
+        startable = id in reference.SOURCES or (recipe.FOLDER / f"{id}.toml").exists() or f"`{digest}`" in CHANGELOG
+        assert not name or startable, f"{name}: no recipe, and CHANGELOG.md does not say that it left"
+    for group, decoder in getattr(trial.options, "decoders", {}).items():
         reparam.columns(decoder, groups[group].shapes[0])
-    if isinstance(levels := getattr(own.options, "levels", None), dict):
+    if isinstance(levels := getattr(trial.options, "levels", None), dict):
         assert set(levels) <= set(groups)
     # EPR's options name groups, which its constructor checks; for the others a small network is enough.
-    network = own.network if own.method == "epr" or own.network.startswith("lenet") else "lenet300-100"
-    partitioning = partitionings.get(network, own.partitioning)
-    methods.find(own.method)(networks.build(network), partitioning, own.options, own.steps)
-    first, last = (loop._schedule(own, step) for step in (own.steps // 4, max(own.steps - 1, 0)))
+    network = trial.network if trial.method == "epr" or trial.network.startswith("lenet") else "lenet300-100"
+    partitioning = partitionings.get(network, trial.partitioning)
+    methods.find(trial.method)(networks.build(network), partitioning, trial.options, trial.steps)
+    first, last = (loop._schedule(trial, step) for step in (trial.steps // 4, max(trial.steps - 1, 0)))
     assert 0 <= last <= first <= 1
-    if own.dataset == "imagenet":
-        assert batches.crops(own)[0]["size"] <= 224
+    if trial.dataset == "imagenet":
+        assert batches.crops(trial)[0]["size"] <= 224
     else:
-        assert datasets.of_preprocessing(own.preprocess).name == own.dataset
-        assert isinstance(own.augment, recipe.Shifts)
+        assert datasets.of_preprocessing(trial.preprocess).name == trial.dataset
+        assert isinstance(trial.augment, recipe.Shifts)
 
 
 def test_the_recipes_of_the_paper_are_there():
     ids = {path.stem for path in RECIPES}
     assert {"vgg16-ref", "vgg16-dft", "resnet20-4-ref", "resnet20-4-dft", "resnet20-4-sq", "resnet20-4-orth"} <= ids
-    assert {"resnet18-dft", "resnet18-sq", "resnet50-dft-train", "resnet50-sq-train"} <= ids
+    assert {"resnet18-dft-imagenet", "resnet18-sq-imagenet", "resnet50-dft-train", "resnet50-sq-train"} <= ids
 
 
 def test_transforms_of_figure_4b_differ_in_the_decoder_alone():
-    own = [recipe.deciding(recipe.read(f"resnet20-4-{kind}")) for kind in ("dft", "sq", "orth")]
-    assert [o["options"].pop("decoders") for o in own] == [{}, {"convs": "sq"}, {"convs": "orth:0"}]
-    for o in own:
+    trial = [recipe.deciding(recipe.read(f"resnet20-4-{kind}")) for kind in ("dft", "sq", "orth")]
+    assert [o["options"].pop("decoders") for o in trial] == [{}, {"convs": "sq"}, {"convs": "orth:0"}]
+    for o in trial:
         o.pop("id")
-    assert own[0] == own[1] == own[2]
+    assert trial[0] == trial[1] == trial[2]
 
 
 def test_he_et_al_s_schedule():
-    own = recipe.read("resnet50-dft-train")
-    epoch = (1_281_167 - batches.FOLDER_HOLDOUT) // own.batch
-    assert own.steps == 90 * epoch
-    rates = [own.optimizer.lr * loop._schedule(own, e * epoch) for e in (0, 29, 30, 59, 60, 89)]
+    trial = recipe.read("resnet50-dft-train")
+    epoch = (1_281_167 - batches.FOLDER_HOLDOUT) // trial.batch
+    assert trial.steps == 90 * epoch
+    rates = [trial.optimizer.lr * loop._schedule(trial, e * epoch) for e in (0, 29, 30, 59, 60, 89)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
@@ -139,8 +139,8 @@ def test_values_that_mean_nothing_are_reported_together(changes, complaints):
 
 def test_whole_numbers_are_floats_too_and_none_stays():
     content = {"id": "x", "network": "vgg16", "method": "epr", "steps": 1, "batch": 1}
-    own = recipe.from_dict(content | {"optimizer": {"lr": 1, "psi_lr": None}, "shrink": [[2, 14], [3, 20]], "seeds": [4]})
-    assert (own.optimizer.lr, own.optimizer.psi_lr, own.shrink, own.seeds) == (1, None, ((2, 14), (3, 20)), (4,))
+    trial = recipe.from_dict(content | {"optimizer": {"lr": 1, "psi_lr": None}, "shrink": [[2, 14], [3, 20]], "seeds": [4]})
+    assert (trial.optimizer.lr, trial.optimizer.psi_lr, trial.shrink, trial.seeds) == (1, None, ((2, 14), (3, 20)), (4,))
 
 
 @pytest.mark.parametrize("override", ["id.x=1", "optimizer.lr.x=1", "steps.x.y=1"])
@@ -169,8 +169,8 @@ def standin(monkeypatch):
 
 
 def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(tmp_path):
-    found = json.loads(process(SCRIPT, "kills", str(tmp_path)).stdout.splitlines()[-1])
-    assert len(found["stopped"]) >= 2 and any(0 < step < training_process.STEPS for step in found["stopped"]), found
+    result = json.loads(process(SCRIPT, "kills", str(tmp_path)).stdout.splitlines()[-1])
+    assert len(result["stopped"]) >= 2 and any(0 < step < training_process.STEPS for step in result["stopped"]), result
     whole, killed = ((tmp_path / kind / "model.zoo").read_bytes() for kind in ("whole", "killed"))
     assert whole == killed
     log = (tmp_path / "killed" / "train.log").read_text()
@@ -237,8 +237,8 @@ def test_the_outcome_is_written_after_the_model(tmp_path, standin, monkeypatch):
 
 
 def test_divergence_is_reported_and_the_last_good_checkpoint_stays(tmp_path, standin):
-    own = training_process.small(method="plain", options={}, steps=6, checkpoint_every=2)
-    loop.run(own, 0, tmp_path, stop_after=2)
+    trial = training_process.small(method="plain", options={}, steps=6, checkpoint_every=2)
+    loop.run(trial, 0, tmp_path, stop_after=2)
     good = (tmp_path / "checkpoint.safetensors").read_bytes()
 
     def diverged(self):
@@ -248,7 +248,7 @@ def test_divergence_is_reported_and_the_last_good_checkpoint_stays(tmp_path, sta
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Run, "train_step", diverged)
         with pytest.raises(FloatingPointError, match="the loss is nan at step 4: lower the learning rate"):
-            loop.run(own, 0, tmp_path)
+            loop.run(trial, 0, tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == good
 
 
@@ -264,11 +264,11 @@ def test_sgd_s_rate_is_one_for_weights_whatever_the_unit_of_the_latents(standin)
     """Two units, no rounding in sight: the same weights after a step of SGD with decay."""
     after = []
     for step in (3e-4, 1e-3):
-        own = training_process.small(
+        trial = training_process.small(
             options={"lambda": 0.0, "step": step},
             optimizer={"name": "sgd", "lr": 0.05, "psi_lr": 0.0, "weight_decay": 0.1, "schedule": "constant"},
         )
-        training = loop.Run(own, 0)
+        training = loop.Run(trial, 0)
         training.train_step()
         after.append(training.method.weights()["fc2.weight"].detach())
     start = networks_weight(0)
@@ -334,16 +334,16 @@ def test_a_recipe_with_warm_start_and_teacher_is_resumed_exactly(precision, cifa
     reference = networks.build("resnet20-4").eval()
     monkeypatch.setattr(loop.history, "load", lambda name: {"resnet20-4-half": copy.deepcopy(reference)}[name])
     monkeypatch.setattr(distill, "load", lambda name: ({"taught": reference}[name], "cifar10"))
-    own = short("resnet20-4-sq", f"precision={precision}", "teacher=taught", "distill=0.7", "temperature=2.0")
-    whole = loop.run(own, 0, tmp_path / "whole").read_bytes()
-    loop.run(own, 0, tmp_path / "parts", stop_after=2)
-    assert loop.run(own, 0, tmp_path / "parts").read_bytes() == whole
+    trial = short("resnet20-4-sq", f"precision={precision}", "teacher=taught", "distill=0.7", "temperature=2.0")
+    whole = loop.run(trial, 0, tmp_path / "whole").read_bytes()
+    loop.run(trial, 0, tmp_path / "parts", stop_after=2)
+    assert loop.run(trial, 0, tmp_path / "parts").read_bytes() == whole
     header, groups = codec.decode(whole, partitionings.layout)
     assert list(groups) == ["convs", "fc", "bn.scale", "bn.bias", "fc.bias"] and groups["convs"].decoder == "sq"
     network = networks.build("resnet20-4")
     network.load_state_dict(partitionings.join(header, groups), strict=True)
     outcome = json.loads((tmp_path / "whole" / "outcome.json").read_text())
-    heldout = batches.open_(own, 0, torch.device("cpu")).heldout()
+    heldout = batches.open_(trial, 0, torch.device("cpu")).heldout()
     with torch.no_grad():
         errors = sum(int((network.eval()(x).argmax(1) != y).sum()) for x, y in heldout)
     assert abs(errors - outcome["heldout_errors"]) <= 1  # random answers may tie
@@ -356,13 +356,13 @@ def test_what_the_teacher_answers_is_computed_once_and_changes_nothing(cifar, mo
     monkeypatch.setattr(loop, "TEACHER_LOGITS", [])
     monkeypatch.setattr(datasets, "HOLDOUT", 48)  # 12 pictures, in nine variants each
     settings = ("precision=float32", "teacher=taught", "distill=0.7", "augment={shift=1}", "steps=1000", "keep={}", "warm_start=")
-    own = short("resnet20-4-sq", *settings)
-    training, other = loop.Run(own, 0), loop.Run(own, 1)
+    trial = short("resnet20-4-sq", *settings)
+    training, other = loop.Run(trial, 0), loop.Run(trial, 1)
     assert training.teacher_logits is other.teacher_logits and len(training.teacher_logits) == training.batches.variants
     handle = teacher.register_forward_hook(lambda *call: calls.append(call))
     losses = [float(training.train_step()) for _ in range(2)]
     assert not calls
-    again = loop.Run(own, 0)
+    again = loop.Run(trial, 0)
     again.teacher_logits = None
     assert [float(again.train_step()) for _ in range(2)] == pytest.approx(losses, rel=1e-4) and len(calls) == 2
     handle.remove()
@@ -371,24 +371,24 @@ def test_what_the_teacher_answers_is_computed_once_and_changes_nothing(cifar, mo
 def test_a_warm_start_from_a_file_computes_what_the_file_does(cifar, monkeypatch):
     torch.manual_seed(5)
     reference = networks.build("resnet20-4")
-    parts = partitionings.get("resnet20-4")
+    target = partitionings.get("resnet20-4")
     for name in bn.layers(reference):  # as in a file: scale and bias, no statistics
         reference.get_submodule(name).weight.data.uniform_(0.1, 2.0)
-    reference.load_state_dict(partitionings.constants(parts), strict=False)
+    reference.load_state_dict(partitionings.constants(target), strict=False)
     reference.eval()
     monkeypatch.setattr(loop.history, "load", lambda name: reference)
-    own = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "keep={}")
-    training = loop.Run(own, 0)
+    trial = short("resnet20-4-sq", "precision=float32", "batch=40", "augment.crop=0", "augment.flip=false", "keep={}")
+    training = loop.Run(trial, 0)
     images, _ = training.batches.train(0, 0, 1)
     with torch.no_grad():
         torch.testing.assert_close(training.network.train()(images), reference(images), rtol=2e-2, atol=2e-2)
 
 
 def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
-    own = recipe.from_dict({
+    trial = recipe.from_dict({
         "id": "x", "network": "resnet20-4", "method": "plain", "steps": 5, "batch": 2, "shrink": [[2, 8], [3, 16]],
     })  # fmt: skip
-    training, seen = loop.Run(own, 0), []
+    training, seen = loop.Run(trial, 0), []
     training.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     images = [training.batches.train(step, 0, 1)[0] for step in range(4)]
     for _ in images:
@@ -403,9 +403,9 @@ def test_early_images_are_averaged_down_to_the_sizes_of_shrink(cifar):
     "id", ["vgg16-ref", "vgg16-dft", "vgg16-lc-ternary", "resnet20-4-half", "resnet20-4-dft", "resnet20-4-orth"]
 )
 def test_recipes_for_cifar_run(id, cifar, tmp_path, monkeypatch):
-    own = short(id)
-    monkeypatch.setattr(loop.history, "load", lambda name: networks.build(own.network).eval())
-    blob = loop.run(own, 0, tmp_path).read_bytes()
+    trial = short(id)
+    monkeypatch.setattr(loop.history, "load", lambda name: networks.build(trial.network).eval())
+    blob = loop.run(trial, 0, tmp_path).read_bytes()
     codec.decode(blob, partitionings.layout)
     assert json.loads((tmp_path / "outcome.json").read_text())["heldout_examples"] == 20
 
@@ -426,7 +426,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_train_resnet18_from_a_folder(pictures, tmp_path):
-    """`resnet18-dft` with ten classes on small pictures, by the command that its comment gives."""
+    """`resnet18-dft-imagenet` with ten classes on small pictures, by the command that its comment gives."""
     settings = [
         "network=resnet18:10", "augment.size=64", "steps=6", "batch=16", "evaluate_every=3", "checkpoint_every=3",
         "finish.images=32", "finish.heldout=20", "optimizer.lr=0.02", "precision=float32",
@@ -434,7 +434,7 @@ def test_two_processes_train_resnet18_from_a_folder(pictures, tmp_path):
     flags = [flag for setting in settings for flag in ("--set", setting)]
     process(
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "benchmarks", "train",
-        "resnet18-dft", *flags, "--threads", "1", "--out", str(tmp_path), ZOO_DATA=str(pictures), ZOO_WORKERS="1",
+        "resnet18-dft-imagenet", *flags, "--threads", "1", "--out", str(tmp_path), ZOO_DATA=str(pictures), ZOO_WORKERS="1",
     )  # fmt: skip
     (model,) = tmp_path.glob("*/seed-0/model.zoo")
     header, groups = codec.decode(model.read_bytes(), partitionings.layout)

@@ -17,9 +17,9 @@ def tune(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: 
     """SGD in train mode, as anybody would."""
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
-    for part in torch.arange(len(images)).chunk(steps):
+    for indices in torch.arange(len(images)).chunk(steps):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(images[part]), labels[part]).backward()
+        nn.functional.cross_entropy(network(images[indices]), labels[indices]).backward()
         optimizer.step()
     network.eval()
 

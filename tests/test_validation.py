@@ -31,7 +31,7 @@ def put(folder, *numbers: int) -> None:
         (folder / name(number)).write_bytes(picture(number))
 
 
-def found(root) -> dict[str, int]:
+def result(root) -> dict[str, int]:
     images = validation_set(root)
     assert images.class_names == datasets.classes("imagenet")
     assert [label for _, label in images] == images.labels.tolist()
@@ -48,13 +48,13 @@ def test_class_folders_wherever_they_lie(tmp_path, place, folder):
         put(tmp_path / place / {"synset": SYNSETS[label], "number": str(label), "padded": f"{label:03d}"}[folder], number)
     (tmp_path / place / ".cache").mkdir()
     (tmp_path / place / "5" if folder == "number" else tmp_path / place).joinpath("._x.JPEG").write_bytes(b"")
-    assert found(tmp_path) == WANTED
+    assert result(tmp_path) == WANTED
 
 
 def test_folders_named_by_numbers_are_sorted_as_numbers(tmp_path):
     for label in (0, 1, 2, 9, 10, 11, 100, 999):
         put(tmp_path / str(label), label + 1)
-    assert set(found(tmp_path).values()) == {0, 1, 2, 9, 10, 11, 100, 999}
+    assert set(result(tmp_path).values()) == {0, 1, 2, 9, 10, 11, 100, 999}
     put(tmp_path / "1000", 7)
     with pytest.raises(WrongData, match="go from 0 to 999, found 1000"):
         validation_set(tmp_path)
@@ -75,7 +75,7 @@ def test_a_flat_folder_with_a_file_of_labels(tmp_path, file, line, place):
     (tmp_path / "val" / "._ILSVRC2012_val_00000001.JPEG").write_bytes(b"")
     header = ["ImageId,PredictionString"] if file.startswith("LOC") else []
     (tmp_path / place / file).write_text("\n".join(header + [line(n, c) for n, c in CLASSES.items()]) + "\n")
-    assert found(tmp_path) == WANTED
+    assert result(tmp_path) == WANTED
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_synset_a_line_in_the_order_of_the_pictures(tmp_path, five):
     put(tmp_path, *five)
     path = tmp_path / "imagenet_2012_validation_synset_labels.txt"
     path.write_text("\n".join(SYNSETS[label] for label in five.values()))
-    assert list(found(tmp_path).values()) == list(five.values())
+    assert list(result(tmp_path).values()) == list(five.values())
     path.write_text("\n".join(SYNSETS[label] for label in list(five.values())[:4]))
     with pytest.raises(WrongData, match="has 4 labels without names"):
         validation_set(tmp_path)
@@ -110,7 +110,7 @@ def test_the_devkits_numbers_need_the_devkits_table(tmp_path, five):
         validation_set(tmp_path)
     table = np.array([(order[i], SYNSETS[i]) for i in range(1000)], dtype=[("ILSVRC2012_ID", "i4"), ("WNID", "U9")])
     savemat(folder / "meta.mat", {"synsets": table})
-    assert list(found(tmp_path).values()) == list(five.values())
+    assert list(result(tmp_path).values()) == list(five.values())
 
 
 def test_labels_in_another_order_are_noticed(tmp_path):
@@ -142,9 +142,9 @@ def test_the_hubs_parquet_files(tmp_path):
 
     (tmp_path / "data").mkdir()
     numbers = list(CLASSES)
-    for shard, part in enumerate((numbers[:2], numbers[2:])):
-        images = [{"bytes": picture(n), "path": f"ILSVRC2012_val_{n:08d}_{SYNSETS[CLASSES[n]]}.JPEG"} for n in part]
-        table = pyarrow.table({"image": images, "label": [CLASSES[n] for n in part]})
+    for shard, rows in enumerate((numbers[:2], numbers[2:])):
+        images = [{"bytes": picture(n), "path": f"ILSVRC2012_val_{n:08d}_{SYNSETS[CLASSES[n]]}.JPEG"} for n in rows]
+        table = pyarrow.table({"image": images, "label": [CLASSES[n] for n in rows]})
         parquet.write_table(table, tmp_path / "data" / f"validation-0000{shard}-of-00002.parquet")
     images = validation_set(tmp_path)
     assert images.labels.tolist() == list(CLASSES.values()) and len(images.digest()) == 64

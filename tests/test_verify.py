@@ -35,28 +35,28 @@ def rewrite(entry, **changes):
 
 def test_errors_are_counted_by_hand_the_same(lenet_blob):
     images = standin_images(300)
-    found = measurement.measure(lenet_blob, images, batch=64, progress=False)
+    judged = measurement.measure(lenet_blob, images, batch=64, progress=False)
     network = zoo.from_bytes(lenet_blob)
     with torch.inference_mode():
         pixels = torch.from_numpy(images.pixels)[:, None].float()
         logits = network((pixels / 255 - 0.1307) / 0.3081)
     expected = logits.argmax(1).numpy()
-    assert np.array_equal(found.predictions, expected) and found.predictions.dtype == np.uint8
-    assert found.errors == int((expected != images.labels).sum()) and found.examples == 300
-    assert found.test_set == images.digest
+    assert np.array_equal(judged.predictions, expected) and judged.predictions.dtype == np.uint8
+    assert judged.errors == int((expected != images.labels).sum()) and judged.examples == 300
+    assert judged.test_set == images.digest
     two = logits.topk(2)
-    assert np.array_equal(found.runners_up, two.indices[:, 1].numpy())
+    assert np.array_equal(judged.runners_up, two.indices[:, 1].numpy())
     gaps = (two.values[:, 0] - two.values[:, 1]) / logits.abs().amax(1)
-    assert np.allclose(found.gaps, gaps.numpy(), atol=1e-5)
+    assert np.allclose(judged.gaps, gaps.numpy(), atol=1e-5)
 
 
 def test_a_measurement_needs_no_images(lenet_blob):
-    found = measurement.measure(lenet_blob, None)
-    assert found.size_bytes == len(lenet_blob) and found.golden.shape == (4, 10)
-    assert found.errors is found.examples is found.predictions is found.test_set is None
+    judged = measurement.measure(lenet_blob, None)
+    assert judged.size_bytes == len(lenet_blob) and judged.golden.shape == (4, 10)
+    assert judged.errors is judged.examples is judged.predictions is judged.test_set is None
     with torch.inference_mode():
         batch = zoo.preprocessing.preprocess("mnist")(datasets.golden_input("mnist"))
-        assert np.allclose(found.golden, zoo.from_bytes(lenet_blob)(batch).numpy(), rtol=1e-5)
+        assert np.allclose(judged.golden, zoo.from_bytes(lenet_blob)(batch).numpy(), rtol=1e-5)
 
 
 def test_measure_takes_ids_and_paths_and_the_test_set_by_itself(entry, mnist_standin):
@@ -79,8 +79,8 @@ def test_the_batch_size_changes_nothing(lenet_blob):
     images = standin_images(37)
     whole = measurement.measure(lenet_blob, images, progress=False)
     for batch in (1, 10, 36, 37, 38):
-        found = measurement.measure(lenet_blob, images, batch=batch, progress=False)
-        assert np.array_equal(found.predictions, whole.predictions)
+        judged = measurement.measure(lenet_blob, images, batch=batch, progress=False)
+        assert np.array_equal(judged.predictions, whole.predictions)
 
 
 def sparse_model() -> bytes:
@@ -148,10 +148,10 @@ def test_labels_that_the_network_does_not_have_are_refused(lenet_blob):
 def test_pictures_of_another_size_are_resized(lenet_blob):
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (5, 40, 40), np.uint8)
-    found = measurement.measure(lenet_blob, datasets.Images(pixels, np.zeros(5, np.uint8), "x"), progress=False)
+    judged = measurement.measure(lenet_blob, datasets.Images(pixels, np.zeros(5, np.uint8), "x"), progress=False)
     with torch.inference_mode():
         batch = zoo.preprocessing.preprocess("mnist")([Image.fromarray(p) for p in pixels])
-        assert np.array_equal(found.predictions, zoo.from_bytes(lenet_blob)(batch).argmax(1).numpy())
+        assert np.array_equal(judged.predictions, zoo.from_bytes(lenet_blob)(batch).argmax(1).numpy())
 
 
 def test_the_digest_of_weights_knows_names_shapes_and_every_bit():
@@ -201,11 +201,11 @@ def test_predictions_are_read_without_pickle(tmp_path):
 
 
 def test_an_honest_entry_is_ok(entry):
-    found = outcome(entry)
-    assert found.ok and found.status == "OK" and found.problems == found.notes == []
-    assert (found.errors, found.examples, found.size_bytes) == (entry.test_errors, 200, entry.size_bytes)
-    assert found.seconds > 0
-    found.check()
+    judged = outcome(entry)
+    assert judged.ok and judged.status == "OK" and judged.problems == judged.notes == []
+    assert (judged.errors, judged.examples, judged.size_bytes) == (entry.test_errors, 200, entry.size_bytes)
+    assert judged.seconds > 0
+    judged.check()
 
 
 def test_bytes_only_needs_no_data(entry, monkeypatch):
@@ -213,8 +213,8 @@ def test_bytes_only_needs_no_data(entry, monkeypatch):
         raise AssertionError("asked for data")
 
     monkeypatch.setattr(measurement, "test_images", refuse)
-    found = outcome(entry, bytes_only=True)
-    assert found.ok and found.errors is None
+    judged = outcome(entry, bytes_only=True)
+    assert judged.ok and judged.errors is None
 
 
 @pytest.mark.parametrize(
@@ -233,10 +233,10 @@ def test_bytes_only_needs_no_data(entry, monkeypatch):
 def test_a_wrong_record_fails(artifacts, lenet_blob, change, message, bytes_only):
     entry = make_entry(artifacts, "untested", lenet_blob)  # unless bytes_only, on MNIST itself
     rewrite(entry, **change)
-    found = outcome(entry, bytes_only=bytes_only)
-    assert found.status == "FAILED" and len(found.problems) == 1 and message in found.problems[0]
+    judged = outcome(entry, bytes_only=bytes_only)
+    assert judged.status == "FAILED" and len(judged.problems) == 1 and message in judged.problems[0]
     with pytest.raises(VerificationFailed, match=entry.id):
-        found.check()
+        judged.check()
 
 
 def test_a_wrong_number_of_errors_fails(entry):
@@ -265,17 +265,17 @@ def test_predictions_that_differ_are_listed(entry):
 
 
 def test_ties_within_rounding_are_notes(entry, monkeypatch, mnist_standin):
-    found = measurement.measure(entry.path, mnist_standin, progress=False)
-    recorded = found.predictions.copy()
-    recorded[7] = found.runners_up[7]
+    judged = measurement.measure(entry.path, mnist_standin, progress=False)
+    recorded = judged.predictions.copy()
+    recorded[7] = judged.runners_up[7]
     evidence.write_predictions(entry.folder, recorded)
     rewrite(entry, test_errors=int((recorded != mnist_standin.labels).sum()))
     assert outcome(entry).status == "FAILED"
 
     def measure(*args, **options):
-        gaps = found.gaps.copy()
+        gaps = judged.gaps.copy()
         gaps[7] = 0.9e-4
-        return dataclasses.replace(found, gaps=gaps)
+        return dataclasses.replace(judged, gaps=gaps)
 
     monkeypatch.setattr(measurement, "measure", measure)
     now = outcome(entry)
@@ -334,11 +334,11 @@ def test_missing_data_is_no_failure_of_the_entry(entry, monkeypatch):
         raise DataUnavailable("mnist test could not be had from any source")
 
     monkeypatch.setattr(measurement, "test_images", refuse)
-    found = outcome(entry)
-    assert found.status == "INCOMPLETE" and not found.ok and found.problems == []
-    assert "mnist test" in found.unavailable and "--bytes-only" in found.unavailable
+    judged = outcome(entry)
+    assert judged.status == "INCOMPLETE" and not judged.ok and judged.problems == []
+    assert "mnist test" in judged.unavailable and "--bytes-only" in judged.unavailable
     with pytest.raises(DataUnavailable):
-        found.check()
+        judged.check()
     rewrite(entry, weights_sha256="0" * 64)  # what can be checked without data still is
     assert outcome(entry).status == "FAILED"
 
@@ -389,18 +389,18 @@ def test_a_file_that_cannot_be_read_is_a_problem(entry, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(registry.files, "head", refuse)
-        found = outcome(entry)
-    assert found.status == "FAILED" and found.problems == [f"[Errno 13] Permission denied: '{entry.path}'"]
+        judged = outcome(entry)
+    assert judged.status == "FAILED" and judged.problems == [f"[Errno 13] Permission denied: '{entry.path}'"]
 
 
 def test_errors_that_nobody_measured_are_a_note(artifacts, lenet_blob, mnist_standin):
     made = make_entry(artifacts, "untested", lenet_blob)
-    found = outcome(made)
-    assert found.ok and "not in the record" in found.notes[0]
-    assert len(found.notes) == 1
+    judged = outcome(made)
+    assert judged.ok and "not in the record" in judged.notes[0]
+    assert len(judged.notes) == 1
     now = measure.measure(made, None, progress=False)
     assert now == registry.find("untested")
-    assert now.test_errors == found.errors and now.test_set == mnist_standin.digest
+    assert now.test_errors == judged.errors and now.test_set == mnist_standin.digest
     assert outcome(now).notes == []
 
 
@@ -432,12 +432,12 @@ def test_a_damaged_byte_is_told(entry, kind):
         inside = {"wrong": bytes([blob[offset] ^ 16]) + blob[offset + 1 :], "missing": blob[offset + 1 :],
                   "surplus": bytes([blob[offset] ^ 5]) + blob[offset:]}  # fmt: skip
         entry.path.write_bytes(blob[:offset] + inside[kind])
-        found = outcome(entry, bytes_only=True)
-        assert found.status == "FAILED" and len(found.problems) == 1
+        judged = outcome(entry, bytes_only=True)
+        assert judged.status == "FAILED" and len(judged.problems) == 1
         if kind == "wrong":
-            assert ("checksum" if offset > 8 else "magic number") in found.problems[0]
+            assert ("checksum" if offset > 8 else "magic number") in judged.problems[0]
         else:
-            assert f"expected {len(blob):,} bytes, found" in found.problems[0]
+            assert f"expected {len(blob):,} bytes, found" in judged.problems[0]
 
 
 def test_more_damage_is_told(entry, lenet_blob):
@@ -454,13 +454,13 @@ def test_more_damage_is_told(entry, lenet_blob):
 
 
 def test_sections_cover_the_file(lenet_blob):
-    parts = verify.sections(lenet_blob)
-    assert parts[0][1] == 0 and parts[-1][2] == len(lenet_blob)
-    assert all(a[2] == b[1] for a, b in zip(parts, parts[1:], strict=False))
-    assert len(parts) == 1 + 3 * 3 + 2
+    places = verify.sections(lenet_blob)
+    assert places[0][1] == 0 and places[-1][2] == len(lenet_blob)
+    assert all(a[2] == b[1] for a, b in zip(places, places[1:], strict=False))
+    assert len(places) == 1 + 3 * 3 + 2
     _, groups = codec.anatomy(lenet_blob, partitionings.layout)
-    stream = dict((name, end - start) for name, start, end in parts)["the stream of symbols"]
-    assert 0 <= stream - sum(part.coded_bits for part in groups) / 8 < 5
+    stream = dict((name, end - start) for name, start, end in places)["the stream of symbols"]
+    assert 0 <= stream - sum(group_bytes.coded_bits for group_bytes in groups) / 8 < 5
 
 
 # ------------------------------------------------------------------------------------------ ImageNet
@@ -507,18 +507,18 @@ def test_a_users_pictures_that_cannot_be_used_say_nothing_about_the_entry(imagen
 
 def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, lenet_blob, pictures, monkeypatch, capsys):
     made = imagenet_entry()
-    found = outcome(made)
-    assert found.ok and found.errors is None and "not yet measured; --data PATH" in found.notes[0]
+    judged = outcome(made)
+    assert judged.ok and judged.errors is None and "not yet measured; --data PATH" in judged.notes[0]
 
     with pytest.raises(WrongData, match="not written: the official validation set has 50,000 pictures, found 9"):
         measure.measure(made, pictures, progress=False)
     assert registry.find(made.id).test_errors is None
-    found = outcome(made, data_root=pictures)
-    assert found.ok and found.examples == 9 and "not the official validation set" in found.notes[-1]
+    judged = outcome(made, data_root=pictures)
+    assert judged.ok and judged.examples == 9 and "not the official validation set" in judged.notes[-1]
     network, folder = zoo.from_bytes(lenet_blob), datasets.validation_set(pictures)
     with torch.inference_mode():
         answers = [int(network(zoo.transforms(made.id)(folder[i][0])).argmax()) for i in range(9)]
-    assert found.errors == sum(a != folder[i][1] for i, a in enumerate(answers))
+    assert judged.errors == sum(a != folder[i][1] for i, a in enumerate(answers))
 
     rewrite(made, weights_sha256="0" * 64)
     with pytest.raises(VerificationFailed, match="weights_sha256"):
@@ -526,11 +526,11 @@ def test_an_imagenet_entry_is_verified_offline_and_with_data(imagenet_entry, len
     rewrite(made)
     monkeypatch.setattr(measure, "require_official", lambda *_: None)
     assert benchmark(["measure", made.id, "--data", str(pictures)]) == 0
-    assert f"{found.errors} of 9 wrong" in capsys.readouterr().out
+    assert f"{judged.errors} of 9 wrong" in capsys.readouterr().out
     now = registry.find(made.id)
     with pytest.raises(ValueError, match="has test errors in its record"):
         measure.measure(now, pictures)
-    assert (now.test_errors, now.test_examples, now.test_set) == (found.errors, 9, folder.digest())
+    assert (now.test_errors, now.test_examples, now.test_set) == (judged.errors, 9, folder.digest())
     assert evidence.read_predictions(now.folder).tolist() == answers
     assert outcome(now, data_root=pictures).ok
     assert "recorded: " in outcome(now).notes[0]
@@ -541,12 +541,12 @@ def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
     keep = [0, 2, 4, 8]  # part of the folder
     labels = folder.labels[keep]
     subset = datasets.ImageFolder(folder.root, [folder.paths[i] for i in keep], labels, folder.class_names)
-    found = measurement.measure(lenet_blob, subset, preprocess="imagenet", batch=3, progress=False)
-    reference = found.predictions.astype(np.int64)
+    judged = measurement.measure(lenet_blob, subset, preprocess="imagenet", batch=3, progress=False)
+    reference = judged.predictions.astype(np.int64)
     reference[1] += 1
-    sample = evidence.Sample(tuple(subset.paths), labels, found.predictions, reference)
-    record = sample.record("four", "4 pictures", found.test_set, "fp32", "from the training split")
-    assert (record["examples"], record["errors"], record["agreement"]) == (4, found.errors, 3)
+    sample = evidence.Sample(tuple(subset.paths), labels, judged.predictions, reference)
+    record = sample.record("four", "4 pictures", judged.test_set, "fp32", "from the training split")
+    assert (record["examples"], record["errors"], record["agreement"]) == (4, judged.errors, 3)
     made = imagenet_entry(samples=[record], extra={"sample-four.json": sample.to_bytes()})
     assert evidence.read_sample(made.folder / "sample-four.json").paths == sample.paths
 
@@ -554,19 +554,19 @@ def test_a_sample_is_derived_again(imagenet_entry, lenet_blob, pictures):
     assert now.ok and "the answer of fp32 on 3 of 4" in now.notes[-1]
     assert len(outcome(made).notes) == 1
 
-    rewrite(made, samples=[record | {"agreement": 4, "errors": found.errors + 1}])
+    rewrite(made, samples=[record | {"agreement": 4, "errors": judged.errors + 1}])
     first, second = outcome(made).problems  # without pictures, from the file of answers
-    assert first == f"sample four, errors: the record says {found.errors + 1}, sample-four.json {found.errors}"
+    assert first == f"sample four, errors: the record says {judged.errors + 1}, sample-four.json {judged.errors}"
     assert second == "sample four, agreement: the record says 4, sample-four.json 3"
     problems = outcome(made, sample_root=pictures).problems
     assert problems[2:] == [
-        f"sample four, errors: expected {found.errors + 1}, found {found.errors}", "sample four, agreement: expected 4, found 3"
+        f"sample four, errors: expected {judged.errors + 1}, found {judged.errors}", "sample four, agreement: expected 4, found 3"
     ]  # fmt: skip
     rewrite(made, samples=[record | {"digest": "0" * 64}])
     assert "sample four: expected images with digest 000" in outcome(made, sample_root=pictures).problems[0]
     (pictures / subset.paths[0]).unlink()
-    found = outcome(made, sample_root=pictures)
-    assert found.status == "INCOMPLETE" and subset.paths[0] in found.unavailable
+    judged = outcome(made, sample_root=pictures)
+    assert judged.status == "INCOMPLETE" and subset.paths[0] in judged.unavailable
 
 
 def test_a_sample_that_leaves_its_folder_is_refused(tmp_path):
@@ -614,8 +614,8 @@ def test_each_sample_has_its_own_file_and_those_at_hand_are_derived(imagenet_ent
 @pytest.mark.verifies
 @pytest.mark.parametrize("name", registry.ids())
 def test_committed_entries_agree_with_their_files(name):
-    found = verify.check(registry.find(name), bytes_only=registry.find(name).dataset != "mnist", progress=False)
-    found.check()
+    judged = verify.check(registry.find(name), bytes_only=registry.find(name).dataset != "mnist", progress=False)
+    judged.check()
 
 
 @pytest.mark.parametrize("name", registry.ids())
@@ -629,5 +629,5 @@ def test_committed_sizes_under_the_papers_counting_are_counted_again(name):
 @pytest.mark.parametrize("name", ["lenet300-100-sq", "resnet20-4-dft", "resnet50-dft"])
 def test_measuring_a_committed_entry_gives_its_golden_outputs(name):
     recorded = evidence.read_golden(registry.find(name).folder)
-    found = zoo.measure(name, None).golden
-    assert np.abs(found - recorded).max() <= verify.TOLERANCE * np.abs(recorded).max()
+    judged = zoo.measure(name, None).golden
+    assert np.abs(judged - recorded).max() <= verify.TOLERANCE * np.abs(recorded).max()

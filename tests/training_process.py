@@ -82,8 +82,8 @@ def ranks(folder: Path) -> None:
         losses.append(float(loss) / training.world)
     blob = training.artifact()
     files.write(folder / f"rank-{training.rank}.zoo", blob)
-    found = {"world": training.world, "losses": losses, "errors": training.artifact_errors(blob)}
-    files.write(folder / f"rank-{training.rank}.json", json.dumps(found).encode())
+    result = {"world": training.world, "losses": losses, "errors": training.artifact_errors(blob)}
+    files.write(folder / f"rank-{training.rank}.json", json.dumps(result).encode())
     if training.world > 1:
         torch.distributed.destroy_process_group()
 
@@ -91,5 +91,5 @@ def ranks(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     use_standin()
-    found = {"kills": kills, "ranks": ranks}[sys.argv[1]](Path(sys.argv[2]))
-    print("\n" + json.dumps(found))
+    result = {"kills": kills, "ranks": ranks}[sys.argv[1]](Path(sys.argv[2]))
+    print("\n" + json.dumps(result))

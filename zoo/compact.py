@@ -9,7 +9,9 @@ dead, too, where the layer that reads it has a bias to take it: a dense layer, o
 from __future__ import annotations
 
 import torch
+import torch.fx
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from zoo import networks
 from zoo.networks.spaces import WITHIN, spaces, widths
@@ -27,6 +29,28 @@ def remove_dead(network: str, module: nn.Module) -> Kept:
     kept = _in_order(network, _alive(network, module))
     remove(network, module, kept)
     return kept
+
+
+class _Tracer(torch.fx.Tracer):
+    """Does not look into batch normalisation, not even of a kind of ours."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Makes each batch normalisation that follows one convolution a part of it, in place; logits stay, but for rounding.
+
+    In eval mode, for a module that torch.fx can trace.
+    """
+    layers = dict(module.named_modules())
+    for node in _Tracer().trace(module).nodes:
+        if node.op != "call_module" or not isinstance(layers[node.target], nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        if before.op == "call_module" and isinstance(layers[before.target], nn.Conv2d) and len(before.users) == 1:
+            module.set_submodule(before.target, fuse_conv_bn_eval(layers[before.target], layers[node.target]))
+            module.set_submodule(node.target, nn.Identity())
 
 
 def remove(network: str, module: nn.Module, kept: Kept) -> None:

@@ -58,7 +58,8 @@ def front_rows(entries: Sequence[Entry]) -> list[dict]:
 def specification(network: str, entries: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     """The figure: measured by method in colour, quoted in grey, the Pareto front as a line."""
     dataset = datasets.get(networks.spec(network).dataset)
-    subtitle = f"{dataset.title}; small open marks: other seeds and sweeps; × quoted; line: Pareto front"
+    others = ", authors' decoders" if any(e.decoded for e in entries) else ""
+    subtitle = f"{dataset.title}; small open marks: other seeds and sweeps{others}; × quoted; line: Pareto front"
     return plot.errors(network, subtitle, rows(network, entries, quoted), front_rows(entries))
 
 

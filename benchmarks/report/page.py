@@ -51,7 +51,7 @@ from zoo.registry import Quoted
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN = 24  # pictures of a comparison
 LINKED = ("entry", "seed", "decoded")  # points that lead to the page of an entry
-MARKDOWN = MarkdownIt("commonmark").enable("table")
+MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

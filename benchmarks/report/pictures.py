@@ -1,6 +1,7 @@
 """Draw docs/*.svg: each method in one picture, from the integers of an entry.
 
-    python -m benchmarks pictures
+    python -m benchmarks pictures                 docs/epr.svg and its like
+    python -m benchmarks pictures --out FOLDER
 
     artifacts/<id>/model.zoo --zoo.decode--> integers of the first layer --> docs/epr.svg, lc.svg, hemp.svg, lean.svg
 """

@@ -49,11 +49,12 @@ def _printed(error: float, like: float) -> float:
 def against_smaller(entry: Entry, entries: Sequence[Entry]) -> tuple[Entry, Comparison] | None:
     """The most accurate entry of fewer bytes, and the paired test of the two (A: that one; B: this one).
 
-    None where there is no smaller entry, or outcomes are not known. Files that are not read here are no rivals.
+    None where there is no smaller entry, or outcomes are not known; nor for a stream that is not read here, which is
+    no rival either.
     """
     outcomes = paired.outcomes(entry)
     smaller = [e for e in readable(entries) if e.test_set == entry.test_set and e.size_bytes < entry.size_bytes]
-    if outcomes is None or not smaller:
+    if outcomes is None or not smaller or entry.decoded is not None:
         return None
     best = min(smaller, key=lambda e: (e.test_errors, e.size_bytes))
     best_outcomes = paired.outcomes(best)

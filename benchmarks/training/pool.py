@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -250,28 +251,26 @@ def read(folder: Path) -> Pictures:
 def _decode(folder: Path, sources: list[Path], cached: Path, index: Path) -> None:
     from PIL import Image
 
-    names, labels, start, height, width, position = [], [], [], [], [], 0
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = cached.with_name(f"{cached.name}.{os.getpid()}.part")
-    try:
-        with open(unfinished, "wb") as out:
-            for name, blob in tqdm(_blobs(folder, sources), desc="decoding the pool", unit=" pictures"):
-                image = pictures.read(io.BytesIO(blob), f"{folder}: {name}", mode="RGB")
-                if min(image.size) > CAP:
-                    factor = CAP / min(image.size)
-                    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
-                copies = [image, image.reduce(2)]
-                names.append(name)
-                labels.append(_class(name.split("/")[-2] if "/" in name else "x"))
-                height.append([copy.height for copy in copies])
-                width.append([copy.width for copy in copies])
-                start.append([position, position + image.width * image.height])
-                for copy in copies:
-                    out.write(copy.tobytes())
-                    position += copy.width * copy.height
-        os.replace(unfinished, cached)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    names, labels, start, height, width = [], [], [], [], []
+
+    def decode(out: BinaryIO) -> None:
+        position = 0
+        for name, blob in tqdm(_blobs(folder, sources), desc="decoding the pool", unit=" pictures"):
+            image = pictures.read(io.BytesIO(blob), f"{folder}: {name}", mode="RGB")
+            if min(image.size) > CAP:
+                factor = CAP / min(image.size)
+                image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+            copies = [image, image.reduce(2)]
+            names.append(name)
+            labels.append(_class(name.split("/")[-2] if "/" in name else "x"))
+            height.append([copy.height for copy in copies])
+            width.append([copy.width for copy in copies])
+            start.append([position, position + image.width * image.height])
+            for copy in copies:
+                out.write(copy.tobytes())
+                position += copy.width * copy.height
+
+    files.write(cached, decode)
     tables = {"start": start, "height": height, "width": width, "labels": labels}
     tables = {key: np.array(value, np.int64) for key, value in tables.items()}
     files.write(index, lambda out: np.savez(out, names=np.array(names), **tables))

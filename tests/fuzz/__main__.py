@@ -71,16 +71,16 @@ def run_part(cases, folder: Path) -> dict:
     return {"kinds": kinds, "failures": failures, "slowest": slowest, "busiest": busiest, "megabytes": memory}
 
 
-def report(parts: list[dict]) -> int:
+def report(results: list[dict]) -> int:
     """Prints the sum of the parts; 1 where a promise was broken."""
-    kinds = sum((Counter(part["kinds"]) for part in parts), Counter())
-    failures = [failure for part in parts for failure in part["failures"]]
+    kinds = sum((Counter(counts["kinds"]) for counts in results), Counter())
+    failures = [failure for counts in results for failure in counts["failures"]]
     for kind, count in kinds.most_common():
         print(f"{count:>9,}  {kind}")
-    slowest, busiest = (max(part[what] for part in parts) for what in ("slowest", "busiest"))
+    slowest, busiest = (max(counts[what] for counts in results) for what in ("slowest", "busiest"))
     print(f"{sum(kinds.values()) + len(failures):,} cases, {len(failures)} broken promises")
     print(f"slowest: case {slowest[1]}, {slowest[0]:.2f} s of processor time; most work: case {busiest[1]}, {busiest[0]:.0%} of "
-          f"what it may take; highest memory of a process: {max(part['megabytes'] for part in parts):,.0f} MB")  # fmt: skip
+          f"what it may take; highest memory of a process: {max(counts['megabytes'] for counts in results):,.0f} MB")  # fmt: skip
     for case, error in failures[:50]:
         print(f"case {case}: {error}")
     return int(bool(failures))

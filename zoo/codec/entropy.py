@@ -36,7 +36,7 @@ Shapes = tuple[tuple[int, ...], ...]  # of the tensors of a group
 MAX_ALPHABET = 1 << 14
 MAX_EXPONENT = 40
 MANTISSAS = 8  # precisions of a table's weights: 0 to 7 bits after the first
-BLOCK = 1 << 18  # bytes popped at a time, which take four bytes each until they are checked
+BLOCK = 1 << 18  # symbols popped at a time: as the coder gives them they take four bytes each
 BYTE = Table([1] * 256)  # codes the bytes of escaped values
 
 
@@ -152,7 +152,11 @@ class Alphabet:
         table = self.table
         if table is None:
             return np.full(count, self.low, _smallest(self.low, self.high))
-        return self.integers(coder.pop(count, table), coder)
+        symbols = np.empty(count, np.uint8 if len(table) <= 256 else np.uint16)
+        for begin in range(0, count, BLOCK):
+            block = symbols[begin : begin + BLOCK]
+            block[:] = coder.pop(len(block), table)
+        return self.integers(symbols, coder)
 
     def integers(self, symbols: np.ndarray, coder: Ans) -> np.ndarray:
         """Of these symbols, whose escaped integers are popped; see `pop`."""
@@ -235,12 +239,10 @@ class Bytes(Static):
     def pop(self, coder: Ans) -> np.ndarray:
         out = np.empty((self.rows, len(self.alphabets)), np.uint8)
         for place, alphabet in enumerate(self.alphabets):
-            step = self.rows if alphabet.escape else BLOCK  # escaped bytes follow all symbols of a column
-            for begin in range(0, self.rows, max(step, 1)):
-                values = alphabet.pop(coder, min(step, self.rows - begin))
-                if not 0 <= values.min() <= values.max() < 256:
-                    raise CorruptArtifact(f"a byte of the value {values.min() if values.min() < 0 else values.max()}")
-                out[begin : begin + step, place] = values
+            values = alphabet.pop(coder, self.rows)
+            if len(values) and not 0 <= values.min() <= values.max() < 256:
+                raise CorruptArtifact(f"a byte of the value {values.min() if values.min() < 0 else values.max()}")
+            out[:, place] = values
         return out
 
     @classmethod

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zoo import datasets, networks
+from zoo import datasets, files, networks
 from zoo.datasets import download, imagenet
 from zoo.errors import DataUnavailable, WrongData
 from zoo.measurement import weights_digest
@@ -291,11 +291,6 @@ def _revision(path: Path) -> str:
 
 
 def _write_safetensors(path: Path, state: Mapping[str, torch.Tensor], revision: str) -> None:
-    import os
+    from safetensors.torch import save
 
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, unfinished, metadata={"revision": revision})
-    os.replace(unfinished, path)
+    files.write(path, save({name: tensor.contiguous() for name, tensor in state.items()}, metadata={"revision": revision}))
