@@ -23,7 +23,7 @@ COMMANDS = {  # name: (module, one line)
     "measure": ("benchmarks.measure", "ImageNet's validation set -> the test errors of entries that have none"),
     "sample": ("benchmarks.sample", "pictures -> errors and agreement of an entry and of the network that it compresses"),
     "recode": ("benchmarks.recode", "entries -> the same integers, coded as the encoder does today"),
-    "make": ("benchmarks.make", "the commands that make an entry which does not come with the zoo"),
+    "make": ("benchmarks.make", "an entry that does not come with the zoo: from published weights, or by its recipe"),
     "leaderboard": ("benchmarks.report.leaderboard", "records -> leaderboard.md, figures and the table in README.md"),
     "page": ("benchmarks.report.page", "records -> the page of the leaderboard: static files in site/"),
     "check": ("benchmarks.check", "what a contribution adds or changes -> all that must be mended"),

@@ -213,6 +213,26 @@ def spider() -> bytes:
     return header.tobytes()
 
 
+def test_postscript_is_never_run(tmp_path, monkeypatch, capsys, entry):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n%%EOF\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(WrongData, match=r"picture\.png is PostScript"):
+        pictures.read(path)
+    assert cli.main(["predict", entry.id, str(path)]) == 2 and "is PostScript" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e9])
+def test_numbers_that_are_no_brightness_are_an_error_of_their_picture(entry, tmp_path, value, capsys):
+    pixels = np.zeros((28, 28), np.float32)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(tmp_path / "numbers.tif")
+    Image.new("L", (28, 28)).save(tmp_path / "good.png")
+    assert cli.main(["predict", entry.id, str(tmp_path / "numbers.tif"), str(tmp_path / "good.png")]) == 2
+    out, err = capsys.readouterr()
+    assert "numbers.tif" in err and "expected 0 to" in err and "good.png" in out
+
+
 @pytest.mark.parametrize("content", [dds(), spider(), b"\0\0\0 ftypavif" + bytes(300), b"", b"GIF89a"])
 def test_broken_files_of_rare_formats_are_named(entry, tmp_path, content, capsys):
     path = tmp_path / "picture.bin"

@@ -81,7 +81,7 @@ def test_deep_pictures_are_scaled_by_their_mode():
                  eight.astype(np.float32) / 255):  # fmt: skip
         assert torch.equal(preprocess("mnist")(Image.fromarray(deep)), wanted), deep.dtype
     for wrong in (np.float32([[-1.0, 0.5]]), np.float32([[0, 300]]), np.float32([[np.nan, 0]]), np.int32([[0, 70_000]])):
-        with pytest.raises(ValueError, match="expected 0 to"):
+        with pytest.raises(WrongData, match="expected 0 to"):
             preprocess("mnist")(Image.fromarray(wrong))
 
 

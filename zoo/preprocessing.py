@@ -115,7 +115,10 @@ def resize_and_crop(spec: Preprocessing, image: Image) -> Image:
 
 
 def upright(image: Image) -> Image:
-    """A PIL image as people see it, in 8 bits a channel and without transparency. Raises WrongData beyond MEGAPIXELS or RATIO."""
+    """A PIL image as people see it, in 8 bits a channel and without transparency.
+
+    Raises WrongData beyond MEGAPIXELS or RATIO, and for numbers that are no brightness.
+    """
     from PIL import ImageOps
 
     width, height = image.size
@@ -146,7 +149,7 @@ def _eight_bits(image: Image) -> Image:
     else:
         largest = 65535.0 if image.mode.startswith("I;16") or high > 255 else 255.0
     if not (low >= 0 and high <= largest):  # nor NaN
-        raise ValueError(f"a picture of mode {image.mode} with numbers from {low:g} to {high:g}, expected 0 to {largest:g}")
+        raise WrongData(f"a picture of mode {image.mode} with numbers from {low:g} to {high:g}, expected 0 to {largest:g}")
     return Image.fromarray(np.rint(pixels * (255 / largest)).astype(np.uint8))
 
 

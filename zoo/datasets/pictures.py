@@ -28,6 +28,8 @@ def read(
     name = source if name is None else name
     try:
         with Image.open(source, formats=formats) as image:
+            if image.format == "EPS":  # a program, which Pillow gives to Ghostscript to run
+                raise WrongData(f"{name} is PostScript, a program and no picture: convert it")
             if image.width * image.height > LARGEST:
                 raise WrongData(f"{name} has {image.width:,} x {image.height:,} pixels, expected at most {LARGEST:,}")
             image.load()
