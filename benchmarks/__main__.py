@@ -30,6 +30,7 @@ COMMANDS = {  # name: (module, one line)
     "pictures": ("benchmarks.report.pictures", "integers of entries -> the drawings in docs/, a method each"),
     "compare": ("benchmarks.compare", "two entries: exact paired test on their answers, difference in bytes"),
     "sweep": ("benchmarks.sweep", "a recipe under several values of one setting -> a curve as CSV"),
+    "ablation": ("benchmarks.report.ablation", "sweeps without one ingredient each -> a table of bytes at equal error"),
     "compress": ("benchmarks.compress", "weights -> a model file of a given size, without training"),
     "others": ("benchmarks.others", "networks of other libraries, trained for minutes, before and after at several sizes"),
     "peers": ("benchmarks.peers", "other codecs on the same weights: bytes, answers, seconds to encode and to load"),
