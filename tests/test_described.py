@@ -297,7 +297,7 @@ def bases(count):
         (lambda: unread(ties("w." * 120, 12_000)), "the names of the first .* tensors are longer than those of"),
         (lambda: unread(ties("w" * 1000 + ".", 12_000)), "the names of the first .* tensors are longer than those of"),
         (lambda: unread([Tensor(f"{i}", (), i) for i in range(25_000)], ("int8",) * 25_000), "25,000 groups would take"),
-        (lambda: unread([Tensor(f"{i}", (1, 1, 7, 7), i) for i in range(99)], ("float32",) * 99, bases(99)), "a basis of 49 x 49"),
+        (lambda: unread([Tensor(f"{i}", (1, 1, 7, 7), i) for i in range(99)], ("float32",) * 99, bases(99)), "a basis of 49"),
     ],
     ids=["rows", "words", "long names", "groups", "bases"],
 )
