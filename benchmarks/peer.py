@@ -45,10 +45,11 @@ def zstd(arrays, setting):
 
 
 def nncodec(arrays, setting):
+    _torchvision()
     from nncodec.nn import decode, encode
 
     stream = encode(dict(arrays), args={"qp": int(setting), "use_dq": True, "verbose": False, "results": "."})
-    return len(stream), lambda: decode(stream, verbose=False)
+    return len(stream), lambda: decode(stream)
 
 
 def torchao(arrays, setting):
@@ -72,6 +73,25 @@ def torchao(arrays, setting):
         return {name: tensor.float().numpy() for name, tensor in (dense | saved["rest"]).items()}
 
     return len(file.getvalue()), decode
+
+
+def _torchvision():
+    """Imports it also where its compiled operators do not load, as beside a torch without CUDA."""
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        _declared.append(torch.library.Library("torchvision", "FRAGMENT"))
+        for name in ("nms", "qnms"):
+            _declared[-1].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+_declared = []  # a torch.library.Library withdraws its declarations when it is collected
 
 
 def rounded(arrays):

@@ -2,7 +2,7 @@
 
     python -m benchmarks train lenet300-100-sq                              every seed of the recipe
     python -m benchmarks train lenet300-100-sq --seed 0 --set options.lambda=4e-6
-    torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft --device cuda
+    torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft-imagenet --device cuda
 
 Writes RUNS/<id>/seed-<n>/ with model.zoo, outcome.json, train.log and the checkpoint. A run with --set goes to a folder
 that names the setting, RUNS/<id>,KEY=VALUE/seed-<n>/, because it is not the recipe's: `evaluate` leaves it alone.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import Hub
 
 import zoo
 from zoo import codec, datasets, measurement, networks, partitionings, records, registry
@@ -81,3 +82,18 @@ def mnist_standin(monkeypatch) -> datasets.Images:
 def entry(artifacts, lenet_blob, mnist_standin) -> records.Entry:
     """The entry lenet300-100-standin, tested on `mnist_standin`."""
     return make_entry(artifacts, "lenet300-100-standin", lenet_blob, mnist_standin)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The Hub on this machine, and an empty cache of its client."""
+    from huggingface_hub import constants
+
+    stand_in = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setenv("HF_TOKEN", "a-token")
+    yield stand_in
+    stand_in.close()

@@ -450,6 +450,14 @@ def test_a_figure_of_sweeps_shows_all_of_them(tmp_path):
     assert curve.sweeps("lenet300-100", tmp_path).count(b", measured</text>") == 7
 
 
+def test_lines_of_sweeps_are_called_by_what_they_do_not_share(tmp_path):
+    row = dict.fromkeys((*sweep.COLUMNS, *sweep.TESTED), "1")
+    for overrides in ("steps=3", "steps=3,keep={}"):
+        (tmp_path / f"lenet300-100-min-options-lambda,{overrides}.csv").write_text(sweep.table([row]))
+    svg = curve.sweeps("lenet300-100", tmp_path)
+    assert b">MIN, measured</text>" in svg and b">MIN, keep={}, measured</text>" in svg
+
+
 def test_curves_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(curve.files, "write", lambda path, content: (written.append(path.name), path.write_bytes(content)))

@@ -13,28 +13,12 @@ import numpy as np
 import pytest
 import yaml
 from conftest import make_entry, random_model
-from hub_server import Hub
 
 import zoo
 from zoo import cli, files, hub, registry, verify
 from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel, ZooError
 
 REPO = "someone/lenet"
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """The Hub on this machine, and an empty cache of its client."""
-    from huggingface_hub import constants
-
-    stand_in = Hub()
-    monkeypatch.setattr(constants, "ENDPOINT", stand_in.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", stand_in.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setenv("HF_TOKEN", "a-token")
-    yield stand_in
-    stand_in.close()
 
 
 @pytest.fixture

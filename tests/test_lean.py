@@ -1,127 +1,131 @@
-"""LEAN: prices by hand, the slope that they make, units that leave, and that the file holds what was trained."""
+"""LEAN: prices of lines by hand, slopes that they make, and units in another order of which the network is the same."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.func import functional_call
 
-from benchmarks.methods.lean import Lean, _odds
-from benchmarks.training import checkpoint
+from benchmarks.methods.epr import EPR
+from benchmarks.methods.lean import Lean, in_order, surplus
 from zoo import codec, networks, partitionings
+from zoo.codec import Coded
 
 
-def method(network: str = "lenet300-100", **options) -> tuple[Lean, nn.Module]:
-    torch.manual_seed(0)
-    built = networks.build(network)
-    return Lean(built, partitionings.get(network), options, 100), built
+def test_surplus_by_hand():
+    """[[1, 1, 0], [0, 1, 0], [0, 0, 0]] 4 more of the tensor in each line: a full one is cheap, an empty one dear."""
+    hit = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]])[..., None] > 0
+    share = 3.5 / 10
+
+    def odds(count):
+        line = (count + 4 * share) / (3 + 4)
+        return line / (1 - line)
+
+    average = share / (1 - share)
+    expected = [[-math.log2(odds(r) * odds(c) / average**2) for c in (1, 2, 0)] for r in (2, 1, 0)]
+    bits = surplus(hit, 4.0)
+    torch.testing.assert_close(bits[..., 0], torch.tensor(expected))
+    assert bits[0, 1, 0] < 0 < bits[2, 2, 0]
 
 
-def decoded(made: Lean, network: str) -> dict[str, torch.Tensor]:
-    """The state dict of the file."""
-    partitioning = partitionings.get(network)
-    layout = {group.name: group.shapes for group in partitioning.groups}
-    blob = codec.encode(network, "paper", made.finish(), layout)
-    return partitionings.join(*codec.decode(blob, partitionings.layout))
+def methods(**options) -> tuple[EPR, Lean]:
+    made = []
+    for cls in (EPR, Lean):
+        torch.manual_seed(0)
+        network = networks.build("lenet5-caffe")
+        made.append(cls(network, partitionings.get("lenet5-caffe"), {"lambda": 1.0, **options}, 100))
+        options |= {"fit": 0}
+    return made
 
 
-def settled(made: Lean, step: float) -> None:
-    """Averages are phi, and the network is far from empty."""
+def slopes(method: EPR, step: int) -> dict[str, torch.Tensor]:
+    """d bits / d phi of the tensors, as `regularise` leaves them."""
+    method.regularise(step, torch.Generator().manual_seed(0))
+    names = [name for latent in method.latents for name in latent.group.tensors]
+    parts = [part for latent in method.latents for part in latent.slope.split(latent.counts)]
+    return {name: part.reshape(-1) for name, part in zip(names, parts, strict=True)}
+
+
+def test_densities_begin_at_a_sparse_start():
+    """One weight in 50 is other than zero: the start costs about the entropy of its integers, not what a wide guess asks."""
+    network, draw = networks.build("lenet300-100"), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        made.log_step.fill_(math.log(step))
-        made.phi.value.mul_(0.1 / step)
-        made.phi.mean.copy_(made.phi.value)
+        for parameter in network.parameters():
+            parameter.copy_((torch.rand(parameter.shape, generator=draw) < 0.02) * 0.1)
+    bits = {}
+    for fit in (0, 300):
+        made = Lean(network, partitionings.get("lenet300-100"), {"fit": fit, "weight": 0.0}, 100)
+        slopes(made, 0)
+        bits[fit] = made.estimate()["bits"]
+        assert all(parameter.grad is not None for parameter in made.density.parameters())
+    count = partitionings.get("lenet300-100").parameters
+    entropy = -count * (0.02 * math.log2(0.02) + 0.98 * math.log2(0.98))
+    assert entropy < bits[300] < 2 * entropy < bits[0]
 
 
-def test_odds_by_hand():
-    """[[1, 1, 0], [0, 1, 0], [0, 0, 0]]: two live rows and columns hold 3 of 4, so t = 3.5 / 5."""
-    hit = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]) > 0
-    t = 3.5 / 5
-    row = (1 + 4 * t) / (2 + 4), (0 + 4 * t) / (2 + 4)
-    column = (2 + 4 * t) / (2 + 4), (1 + 4 * t) / (2 + 4)
-    odds = _odds(hit, 4.0)
-    expected = row[0] / (1 - row[0]) * column[1] / (1 - column[1]) * (1 - t) / t
-    assert float(odds[1, 0]) == pytest.approx(expected)
-    assert float(odds[2, 0]) == pytest.approx(row[1] / (1 - row[1]) * column[1] / (1 - column[1]) * (1 - t) / t)
-    assert float(odds[0, 1]) > float(odds[1, 1]) > float(odds[1, 2])
+@pytest.mark.parametrize("step, weight", [(0, 1.0), (100, 0.0)])
+def test_without_prices_of_lines_it_is_epr(step, weight):
+    epr, lean = methods(densities="tensor")
+    lean.options = lean.options.model_copy(update={"weight": weight})
+    expected = slopes(epr, step)
+    for name, slope in slopes(lean, step).items():
+        assert torch.equal(slope, expected[name])
 
 
-def test_the_odds_of_a_kernel_are_those_of_its_channels():
-    hit = torch.zeros(2, 3, 2, 2, dtype=torch.bool)
-    hit[0, 1, 0, 0] = hit[0, 1, 1, 1] = True
-    odds = _odds(hit, 4.0)
-    assert odds.shape == hit.shape and (odds[0, 1] == odds[0, 1, 0, 0]).all()
-    t = 0.5  # (2 + 0.5) / (4 + 1): two of the four places of the one live row and column
-    assert float(odds[0, 1, 0, 0]) == pytest.approx(1.0)  # row and column: (2 + 4 t) / (4 + 4), odds of 1 each
-    row, column = (0 + 4 * t) / (4 + 4), (2 + 4 * t) / (4 + 4)
-    assert float(odds[1, 1, 1, 0]) == pytest.approx(row / (1 - row) * column / (1 - column))
+def test_lines_change_the_slope_of_what_may_be_zero():
+    """Row 0 of fc1 is full, the others empty: there the slope falls, elsewhere it rises; beyond 1, and of biases, it stays."""
+    epr, lean = methods(densities="tensor")
+    for method in (epr, lean):
+        fc1 = method.latents[1].phi.value
+        with torch.no_grad():
+            fc1.fill_(0.3).view(500, 800)[0] = 0.9
+            fc1.view(500, 800)[1, 0] = 1.4
+    before, after = slopes(epr, 100), slopes(lean, 100)
+    assert torch.equal(before["fc1.bias"], after["fc1.bias"])
+    ratio = (after["fc1.weight"] / before["fc1.weight"]).view(500, 800)
+    assert ratio[1, 0] == 1
+    assert (ratio[0] < 1).all() and (ratio[2:] > 1).all()
 
 
-def test_the_penalty_is_the_slope_of_the_price():
-    made, _ = method(**{"lambda": 1e-3, "ramp": 0.0, "slope_every": 1})
-    made.phi.value.grad = torch.zeros_like(made.phi.value)
-    with torch.no_grad():
-        made.phi.value.zero_()
-        made.phi.value[:4] = torch.tensor([0.1, 0.6, -0.9, 2.4])
-    made.regularise(0, torch.Generator())  # the flat price
-    tail = float(made.tail[0])
-    expected = [0.4 * 7, 7.0, -7.0, tail]
-    assert made.phi.value.grad[:4].tolist() == pytest.approx([1e-3 * x for x in expected])
-    assert not made.phi.value.grad[4:].any()
+def integers(seed: int) -> dict[str, Coded]:
+    """Of lenet5-caffe: every other unit of each space is dead, the others hold more, the later they stand."""
+    draw, coded = np.random.default_rng(seed), {}
+    for group in partitionings.get("lenet5-caffe").groups:
+        arrays = []
+        for shape in group.shapes:
+            row = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+            full = draw.random(shape) < (row + 1) / shape[0]
+            arrays.append(np.where((row % 2 == 0) & full, draw.integers(-3, 4, shape), 0).reshape(-1, 1))
+        phi = np.concatenate(arrays).astype(np.int32)
+        coded[group.name] = Coded("scalar", "live", phi, {"scale": np.full((1, 1), 0.125, np.float32)})
+    return coded
 
 
-@pytest.mark.parametrize("network, decoder, units", [
-    ("lenet300-100", "pool:28", {"fc1": 40, "fc2": 20}), ("lenet300-100", "", {}),
-    ("lenet5-caffe", "pool:4", {"conv1": 4, "conv2": 7, "fc1": 30}), ("lenet5-caffe", "", {}),
-])
-def test_the_file_computes_what_the_method_does(network, decoder, units):
-    made, built = method(network, decoder=decoder, units=units)
-    settled(made, 0.01)
-    images = torch.randn(3, 1, 28, 28)
-    expected = functional_call(built, made.weights(averaged=True), (images,))
-    built.load_state_dict(decoded(made, network))
-    torch.testing.assert_close(built(images), expected, rtol=1e-4, atol=1e-5)
+def test_units_in_order_are_the_same_network_in_a_smaller_file():
+    partitioning, before = partitionings.get("lenet5-caffe"), integers(1)
+    after = in_order(partitioning, before)
+    x, logits, sizes = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(2)), [], []
+    for coded in (before, after):
+        network = networks.build("lenet5-caffe").eval()
+        network.load_state_dict(partitionings.weights(partitioning, coded), strict=True)
+        with torch.no_grad():
+            logits.append(network(x))
+        sizes.append(len(codec.encode("lenet5-caffe", "paper", coded, {g.name: g.shapes for g in partitioning.groups})))
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+    assert sizes[1] < sizes[0]
+    assert [before[g].psi == after[g].psi for g in before] == [True] * 4
+    left = np.count_nonzero(after["fc1"].phi.reshape(500, 800), 1) + np.count_nonzero(after["fc2"].phi.reshape(10, 500), 0)
+    assert (np.diff(left) <= 0).all()
 
 
-def test_units_without_rows_or_columns_leave_and_nothing_else_changes():
-    made, built = method(units={"fc1": 40, "fc2": 20})
-    settled(made, 0.01)
-    with torch.no_grad():
-        for flat in (made.phi.value, made.phi.mean):
-            tensors = dict(zip([slot.name for slot in made.slots], made._split(flat), strict=True))
-            tensors["fc1.weight"][3] = 0.2  # a row that rounds to nothing
-            tensors["fc1.bias"][3] = 0.0
-            tensors["fc3.weight"][:, 5] = 0.0
-    images = torch.randn(3, 1, 28, 28)
-    before = functional_call(built, made.weights(averaged=True), (images,))
-    made._bury()
-    theta = made.weights(averaged=True)
-    assert theta["fc1.weight"].shape == (39, 784) and theta["fc2.weight"].shape == (19, 39)
-    torch.testing.assert_close(functional_call(built, theta, (images,)), before)
-    assert made.estimate()["fc1"] == 39 and made.estimate()["fc2"] == 19
-    built.load_state_dict(decoded(made, "lenet300-100"))
-    torch.testing.assert_close(built(images), before, rtol=1e-4, atol=1e-5)
-
-
-def test_a_checkpoint_remembers_who_left(tmp_path):
-    made, _ = method(units={"fc1": 40, "fc2": 20})
-    made.alive_fc1[7] = False
-    made._live = None
-    checkpoint.save(tmp_path / "state.safetensors", made.state_dict())
-    again, _ = method(units={"fc1": 40, "fc2": 20})
-    again.weights()
-    again.load_state_dict(checkpoint.load(tmp_path / "state.safetensors"))
-    assert again.weights()["fc1.weight"].shape == (39, 784)
-
-
-def test_gradients_pass_the_rounding_to_all_pixels_of_a_block():
-    made, _ = method(decoder="pool:28", units={"fc1": 40, "fc2": 20})
-    theta = made.weights()["fc1.weight"]
-    theta.backward(torch.ones_like(theta))
-    torch.testing.assert_close(made.phi.value.grad[:196], torch.full((196,), 4 * 0.1))
-
-
-def test_units_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match=r"\['fc1', 'fc9'\] cannot be"):
-        method(units={"fc1": 301, "fc9": 3})
+def test_the_file_holds_what_is_evaluated_and_order_may_be_left_out():
+    network, partitioning = networks.build("lenet5-caffe"), partitionings.get("lenet5-caffe")
+    for order in (True, False):
+        made = Lean(network, partitioning, {"order": order}, 100)
+        assert {coded.model for coded in made.finish().values()} == {"live"}
+        stored = partitionings.weights(partitioning, made.finish())
+        for name, theta in made.weights(averaged=True).items():
+            assert torch.equal(theta, stored[name])
+    plain = EPR(network, partitioning, {"model": "live"}, 100).finish()
+    for name, coded in made.finish().items():
+        assert np.array_equal(coded.phi, plain[name].phi)

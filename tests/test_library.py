@@ -142,14 +142,19 @@ def test_without_any_entry_the_error_says_where_was_looked(artifacts):
 
 
 @pytest.mark.parametrize("name", ["resnet18-dft", "resnet18-sq"])
-def test_entries_that_have_to_be_made_say_how_and_load_afterwards(artifacts, lenet_blob, name, capsys):
-    with pytest.raises(UnknownModel, match=name):
+def test_entries_that_have_to_be_made_say_how_and_load_afterwards(artifacts, lenet_blob, name, capsys, monkeypatch):
+    make_entry(artifacts, "another", lenet_blob)
+    with pytest.raises(UnknownModel, match=f"python -m benchmarks make {name}-imagenet"):
         zoo.load(name)
-    basis = name.removeprefix("resnet18-")
-    assert benchmark(["make", name]) == 0
-    shown = capsys.readouterr().out
-    assert f"python -m benchmarks compress resnet18 --weights timm/resnet18.tv_in1k --basis {basis} --bytes" in shown
-    assert f"--out artifacts/{name}" in shown and f"python -m benchmarks train {name}" in shown
+    given = []
+    monkeypatch.setattr("benchmarks.compress.main", lambda args: given.append(args) or 0)
+    assert benchmark(["make", f"{name}-imagenet", "--artifacts", str(artifacts)]) == 0
+    (args,) = given
+    assert (args.network, args.weights) == ("resnet18", "timm/resnet18.tv_in1k")
+    assert (args.basis, args.out) == (name.removeprefix("resnet18-"), artifacts / f"{name}-imagenet")
+    assert f"python -m benchmarks compress resnet18 --weights {args.weights}" in capsys.readouterr().out
+    assert benchmark(["make", f"{name}-imagenet", "--train", "--dry-run"]) == 0
+    assert f"python -m benchmarks train {name}-imagenet\n" in capsys.readouterr().out
     files.write(artifacts / name / "model.zoo", lenet_blob)
     assert zoo.load(name).fc3.out_features == 10
     with pytest.raises(UnknownModel, match="no record"):
@@ -157,7 +162,7 @@ def test_entries_that_have_to_be_made_say_how_and_load_afterwards(artifacts, len
 
 
 def test_any_recipe_of_the_checkout_is_offered(capsys):
-    assert benchmark(["make", "lenet5-caffe-sq"]) == 0
+    assert benchmark(["make", "lenet5-caffe-sq", "--dry-run"]) == 0
     assert "python -m benchmarks train lenet5-caffe-sq" in capsys.readouterr().out
     assert benchmark(["make", "nobody"]) == 1
     assert "lenet5-caffe-sq" in capsys.readouterr().err

@@ -65,8 +65,7 @@ def test_networks_of_others_before_and_after(tmp_path, monkeypatch):
     monkeypatch.setattr(others, "TEXT", 20_000)
     monkeypatch.setattr(others, "PIECES", 4)
     monkeypatch.setattr(others, "CALIBRATION", 20)
-    monkeypatch.setattr(others, "BITS", (4.0,))
-    others.measure(case, tmp_path, tmp_path / "others.csv")
+    others.measure(case, tmp_path, tmp_path / "others.csv", [4.0])
     rows = curve.read(tmp_path / "others.csv")
     assert [row["rounding"] for row in rows] == ["plain", "second order"]
     assert all(row["held_out"] == str(4 * others.LENGTH) and int(row["agreement"]) > 0 for row in rows)

@@ -60,7 +60,8 @@ def test_links_lead_to_files(page):
 def test_the_python_of_the_readme_classifies_a_digit(capsys):
     code, _ = blocks("README.md", "python")
     exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out == "it is a 7 and the label says 7\n"
+    assert capsys.readouterr().out == "it is a 7\n" and datasets.load("mnist", "test").labels[0] == 7
+    assert len([line for line in code.splitlines() if line]) == 4  # three lines, and the import
 
 
 def test_the_python_of_the_readme_makes_a_network_small(tmp_path, monkeypatch):
@@ -68,6 +69,7 @@ def test_the_python_of_the_readme_makes_a_network_small(tmp_path, monkeypatch):
     _, code = blocks("README.md", "python")
     names = {}
     exec(compile(code, "README.md", "exec"), names)
+    assert len([line for line in code.splitlines() if line]) == 4
     count = sum(parameter.numel() for parameter in names["yours"].parameters())
     assert 0.97 * count / 2 <= (tmp_path / "yours.zoo").stat().st_size <= count / 2
 

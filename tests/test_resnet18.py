@@ -2,6 +2,7 @@
 
     recipe --train--> model.zoo --evaluate--> entry --verify--> zoo.load
     weights.safetensors --compress--> entry --verify--> zoo.load
+    weights on the Hub --make--> entry --verify--> zoo.load
 """
 
 import json
@@ -9,7 +10,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 import zoo
 from benchmarks import evaluate, measure
@@ -85,6 +86,44 @@ def test_from_a_recipe_to_a_verified_entry(tmp_path, monkeypatch):
     assert int((answers.numpy() != tested.labels).sum()) == entry.test_errors
 
 
+def trained(network: str, steps: int) -> tuple[loop.Run, dict[str, torch.Tensor]]:
+    """A minute of training on CIFAR-10 enlarged to 64 pixels; its state dict with BN statistics of these weights."""
+    minute = recipe.from_dict({
+        "id": "x", "network": network, "method": "plain", "data": "cifar10", "preprocessing": "cifar10-64",
+        "steps": steps, "batch": 64, "precision": "auto", "channels_last": True, "augment": {"flip": True},
+        "optimizer": {"name": "sgd", "lr": 0.05, "warmup": 20, "weight_decay": 5e-4}, "options": {"ema": 0.9},
+    })  # fmt: skip
+    training = loop.Run(minute, 0)
+    for _ in range(steps):
+        training.train_step()
+    weights = training._weights(averaged=True) | training.bn_averages.averages()
+    state = training.network.state_dict() | weights | training._statistics(weights, 2000)
+    return training, {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_papers_row_from_weights_on_the_hub(server, tmp_path, monkeypatch):
+    """Some ten minutes. A network of the real names and shapes, whose first ten classes are CIFAR-10's."""
+    _, state = trained("resnet18", steps=100)
+    server.commit("timm/resnet18.tv_in1k", {"model.safetensors": save(state)})
+    monkeypatch.chdir(tmp_path)  # the work folder
+    assert main(["make", "resnet18-dft-imagenet", "--artifacts", str(tmp_path / "artifacts")]) == 0
+    monkeypatch.setattr(registry, "roots", lambda: [tmp_path / "artifacts"])
+    (outcome,) = verify.verify(["resnet18-dft-imagenet"], progress=False)
+    outcome.check()
+    entry = registry.find("resnet18-dft-imagenet")
+    assert 1_950_300 <= entry.size_bytes <= 1_970_000 and entry.quoted == "resnet18/epr-dft"
+    assert entry.weights_source.source == "timm/resnet18.tv_in1k" and len(entry.weights_source.revision) == 40
+    _, heldout = datasets.holdout_split(datasets.load("cifar10", "train"))
+    inputs = preprocessing.preprocess("cifar10-64")(heldout.pixels[:500])
+    network = zoo.load("resnet18-dft-imagenet")
+    with torch.inference_mode():
+        answers = network(inputs).argmax(1)
+        exact = torch.func.functional_call(network, state, (inputs,)).argmax(1)
+    assert float((answers == exact).float().mean()) > 0.5  # no picture was given, and it has hardly learnt
+
+
 @pytest.mark.slow
 @pytest.mark.data
 def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
@@ -92,17 +131,8 @@ def test_from_a_weights_file_to_a_verified_entry(tmp_path, monkeypatch):
     _, heldout = datasets.holdout_split(datasets.load("cifar10", "train"))
     tested = datasets.Images(heldout.pixels[:1000], heldout.labels[:1000], "")
     tested = datasets.Images(tested.pixels, tested.labels, datasets.digest(tested.pixels, tested.labels))
-    trial = recipe.from_dict({
-        "id": "x", "network": "resnet18:10", "method": "plain", "data": "cifar10", "preprocessing": "cifar10-64",
-        "steps": 200, "batch": 64, "precision": "bf16", "channels_last": True, "augment": {"flip": True},
-        "optimizer": {"name": "sgd", "lr": 0.05, "warmup": 20, "weight_decay": 5e-4}, "options": {"ema": 0.9},
-    })  # fmt: skip
-    training = loop.Run(trial, 0)
-    for _ in range(trial.steps):
-        training.train_step()
-    weights = training._weights(averaged=True) | training.bn_averages.averages()
-    state = training.network.state_dict() | weights | training._statistics(weights, 2000)
-    save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, tmp_path / "weights.safetensors")
+    training, state = trained("resnet18:10", steps=200)
+    save_file(state, tmp_path / "weights.safetensors")
     out = tmp_path / "artifacts" / "resnet18-dft"
     command = f"compress resnet18:10 --weights {tmp_path / 'weights.safetensors'} --preprocessing cifar10-64 --basis dft "
     command += f"--bytes 1.5MB --calibration cifar10 --images 200 --work {tmp_path / 'work'} --out {out}"

@@ -12,6 +12,8 @@ from zoo import compact, networks, partitionings
 from zoo.codec import Coded
 
 KEEP = {
+    "lenet300-100": {"fc1": 21, "fc2": 9},
+    "lenet5-caffe": {"conv1": 4, "conv2": 7, "fc1": 12},
     "vgg16": {"conv1": 5, "conv?": 7, "conv1?": 6, "fc1": 9, "fc2": 11},
     "resnet20-4": {"stage1": 6, "stage2": 10, "stage3": 17, "layer1.*": 5, "layer[23].*": 8},
 }
@@ -65,7 +67,7 @@ def test_the_full_network_of_the_expanded_file_computes_what_the_thin_one_does(n
             coded[group.name] = Coded("codebook", "context", phi, {"codebook": levels[None]})
             continue
         phi = np.rint(flat / step).astype(np.int32)
-        l = 9 if group.name == "convs" else 1
+        l = 9 if group.decoder == "dft" else 1
         kind = "sq" if l == 9 else "scalar"
         coded[group.name] = Coded(kind, "static", phi.reshape(-1, l), {"scale": np.full((1, l), step, np.float32)})
     thin_state = partitionings.weights(small, coded) | partitionings.constants(small)
@@ -73,7 +75,7 @@ def test_the_full_network_of_the_expanded_file_computes_what_the_thin_one_does(n
     assert {g: c.phi.shape for g, c in whole.items()}.keys() == coded.keys()
     full_network = networks.build(name).eval()
     full_network.load_state_dict(partitionings.weights(full, whole) | partitionings.constants(full), strict=True)
-    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4, *networks.spec(name).input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = torch.func.functional_call(made, thin_state, (x,))
         torch.testing.assert_close(full_network(x), expected, rtol=1e-4, atol=1e-5)
@@ -108,6 +110,25 @@ def test_a_channel_matters_as_much_as_the_loss_changes_without_it():
     assert float(scores["conv3"][30]) == pytest.approx(expected, rel=0.05)
 
 
+def test_without_normalisation_a_convolution_matters_by_what_it_puts_out():
+    """By hand, map 3 of conv2: the loss with its weights and bias times 1 +- h; a neuron that nothing reads scores zero."""
+    made = network("lenet5-caffe").double()
+    with torch.no_grad():
+        made.fc2.weight[:, 5] = 0.0
+    images, labels = torch.randn(8, 1, 28, 28, dtype=torch.float64), torch.randint(0, 10, (8,))
+    scores = thin.scores("lenet5-caffe", made, [(images, labels)], nn.functional.cross_entropy)
+    assert {space: len(score) for space, score in scores.items()} == {"conv1": 20, "conv2": 50, "fc1": 500}
+    assert scores["fc1"][5] == 0
+    losses, h = [], 1e-3
+    for sign in (1, -1):
+        scaled = copy.deepcopy(made)
+        with torch.no_grad():
+            scaled.conv2.weight[3] *= 1 + sign * h
+            scaled.conv2.bias[3] *= 1 + sign * h
+            losses.append(float(nn.functional.cross_entropy(scaled(images), labels)))
+    assert float(scores["conv2"][3]) == pytest.approx(((losses[0] - losses[1]) / (2 * h)) ** 2, rel=0.01)
+
+
 def test_identity_shortcuts_keep_what_the_stage_before_kept():
     kept = chosen("resnet20-4")
     inherited = kept["stage2"][kept["stage2"] < 64]
@@ -121,8 +142,8 @@ def test_wrong_counts_are_refused():
         thin.choose(scores, {"conv14": 3})
     with pytest.raises(ValueError, match="65 channels of conv1, which has 64"):
         thin.choose(scores, {"conv1": 65})
-    with pytest.raises(ValueError, match="lenet300-100 are not listed"):
-        thin.spaces("lenet300-100")
+    with pytest.raises(ValueError, match="resnet18 are not listed"):
+        thin.spaces("resnet18")
     with pytest.raises(ValueError, match="at least the 6 channels of stage1"):
         thin.choose({"stage1": torch.ones(64), "stage2": torch.ones(128)}, {"stage1": 6, "stage2": 5})
 

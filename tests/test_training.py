@@ -60,7 +60,7 @@ def test_recipe(path):
 def test_the_recipes_of_the_paper_are_there():
     ids = {path.stem for path in RECIPES}
     assert {"vgg16-ref", "vgg16-dft", "resnet20-4-ref", "resnet20-4-dft", "resnet20-4-sq", "resnet20-4-orth"} <= ids
-    assert {"resnet18-dft", "resnet18-sq", "resnet50-dft-train", "resnet50-sq-train"} <= ids
+    assert {"resnet18-dft-imagenet", "resnet18-sq-imagenet", "resnet50-dft-train", "resnet50-sq-train"} <= ids
 
 
 def test_transforms_of_figure_4b_differ_in_the_decoder_alone():
@@ -426,7 +426,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_train_resnet18_from_a_folder(pictures, tmp_path):
-    """`resnet18-dft` with ten classes on small pictures, by the command that its comment gives."""
+    """`resnet18-dft-imagenet` with ten classes on small pictures, by the command that its comment gives."""
     settings = [
         "network=resnet18:10", "augment.size=64", "steps=6", "batch=16", "evaluate_every=3", "checkpoint_every=3",
         "finish.images=32", "finish.heldout=20", "optimizer.lr=0.02", "precision=float32",
@@ -434,7 +434,7 @@ def test_two_processes_train_resnet18_from_a_folder(pictures, tmp_path):
     flags = [flag for setting in settings for flag in ("--set", setting)]
     process(
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "benchmarks", "train",
-        "resnet18-dft", *flags, "--threads", "1", "--out", str(tmp_path), ZOO_DATA=str(pictures), ZOO_WORKERS="1",
+        "resnet18-dft-imagenet", *flags, "--threads", "1", "--out", str(tmp_path), ZOO_DATA=str(pictures), ZOO_WORKERS="1",
     )  # fmt: skip
     (model,) = tmp_path.glob("*/seed-0/model.zoo")
     header, groups = codec.decode(model.read_bytes(), partitionings.layout)

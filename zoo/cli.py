@@ -104,11 +104,12 @@ def _info(args: argparse.Namespace) -> int:
             value = f"{value:,} (1/{entry.ratio:,.1f} of the uncompressed network)"
         elif isinstance(value, dict):
             value = _listed(value)
-        elif name == "seeds":
+        elif name in ("seeds", "samples"):
             value = "\n".join(map(_listed, value))
         elif name == "quoted" and value in registry.quoted():
             row = registry.quoted()[value]
             value = f"{row.method}: {row.size}, {row.error:g} % ({row.note}: {row.source})"
+            value += f"\nfrom published weights: {row.command}" if row.command else ""
         elif isinstance(value, int):
             value = f"{value:,}"
         lines.append((name, str(value)))

@@ -52,6 +52,7 @@ class Quoted:
     note: str  # "quoted" from the source itself, or "second-hand" from a work that cites it
     counting: str | None  # what the size counts and leaves out; None where nobody here knows
     year: int | None
+    command: str = ""  # makes a file for this row from weights that others publish
 
 
 # ---------------------------------------------------------------------------------------------- finding
@@ -318,6 +319,9 @@ def _unknown(name: str) -> str:
     entries = ids()
     if not entries:
         return f"no entry is called {name!r}: there are none in {', '.join(map(str, roots()))}"
+    commands = [row.command for row in quoted().values() if name and row.command.split(" ")[-1].startswith(name)]
+    if commands:
+        return f"no entry is called {name!r} yet; in a checkout this makes one from published weights: {' or '.join(commands)}"
     near = difflib.get_close_matches(name.lower(), entries, n=3, cutoff=0.4)
     return f"no entry is called {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"known: {', '.join(entries)}")
 

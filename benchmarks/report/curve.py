@@ -77,15 +77,19 @@ def files_of(network: str, suffix: str, folder: Path) -> list[Path]:
 
 
 def sweeps(network: str, folder: Path) -> bytes:
-    """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it."""
-    schedules, lines = [], {}
+    """SVG of the network's tested sweeps in `folder`, one line each, beside what the method's paper states for it.
+
+    A line's name leaves out the overrides that all the lines have in common.
+    """
+    schedules, lines, tested = [], {}, {}
     for path in files_of(network, ".csv", folder):
-        rows = sorted((r for r in read(path) if r.get("test_errors")), key=lambda r: int(r["size_bytes"]))
-        if not rows:
-            continue
+        if rows := sorted((r for r in read(path) if r.get("test_errors")), key=lambda r: int(r["size_bytes"])):
+            tested[path] = rows
+    common = set.intersection(*({*path.stem.split(",")[1:]} for path in tested)) if tested else set()
+    for path, rows in tested.items():
         schedules += [f"{int(r['steps']):,} steps of {r['batch']} images from {r['warm_start'] or 'scratch'}" for r in rows]
         recipe, *overrides = path.stem.removeprefix(f"{stem(network)}-").split(",")
-        name = ", ".join([recipe.partition("-")[0].upper(), *overrides, "measured"])
+        name = ", ".join([recipe.partition("-")[0].upper(), *(o for o in overrides if o not in common), "measured"])
         lines[name] = [(int(r["size_bytes"]) / 1e3, 100 * int(r["test_errors"]) / int(r["test_examples"])) for r in rows]
     references = []
     for q in (q for q in registry.quoted().values() if q.network == network):

@@ -118,7 +118,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
             sections.append("**Measured** here, from the committed files:\n")
             sections.append(_markdown(measured_rows(opened, published)))
         else:
-            sections.append(f"No entry yet: `zoo show {curve.stem(name)}-dft` prints the commands that make one.\n")
+            sections.append("No entry yet.\n")
         for c in curve.files_of(name, ".svg", ROOT / RESULTS):
             sections.append(f"![{name}: {c.stem.removeprefix(f'{curve.stem(name)}-')}]({RESULTS}/{c.name})\n")
             sections += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
@@ -161,7 +161,12 @@ def measured_rows(entries: Sequence[Entry], quoted: Sequence[Quoted] = ()) -> li
         row["training"] = training(e)
         row["from"] = _from(e)
         rows.append(row)
-    return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]  # no empty columns
+    return _filled(rows)
+
+
+def _filled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows without columns that are empty in all of them."""
+    return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]
 
 
 def decoded_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
@@ -184,7 +189,7 @@ def decoded_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
 
 def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
     """One row a published result, sizes and ratios as printed there."""
-    return [
+    rows = [
         {
             "method": _cell(q.method),
             "size, as printed": q.size,
@@ -193,9 +198,11 @@ def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
             "counting": q.counting or "",
             "how": q.note,
             "source": _linked(_cell(q.source)),
+            "made from published weights by": f"`{q.command}`" if q.command else "",
         }
         for q in quoted
     ]
+    return _filled(rows)
 
 
 def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:

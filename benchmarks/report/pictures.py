@@ -131,7 +131,7 @@ def hemp() -> dict:
 
 
 def lean() -> dict:
-    """Price of a weight other than zero from each block of pixels, as LEAN's rate has it."""
+    """What a weight other than zero from each block of pixels costs beyond the average, as LEAN's rate has it."""
     import torch
 
     from benchmarks.methods import lean as method
@@ -139,16 +139,15 @@ def lean() -> dict:
     coded = _group("lenet300-100-min", "fc1+fc2")
     phi = coded.phi.reshape(-1)[: 300 * 784].reshape(300, 28, 28)[:, ::2, ::2].reshape(300, 196)  # of `pool:28`
     hit = torch.from_numpy(phi != 0)
-    stop = (float(hit.sum()) + 1) / (float(np.abs(phi).sum()) + 2)
-    price = (1 - np.log2(stop) - method._odds(hit, method.Options().lines).log2()).clamp(max=method.DEAREST)
-    mean = price[hit.any(1)].mean(0).reshape(14, 14).numpy()
+    surplus = method.surplus(hit[..., None], method.Options().lines)[..., 0]
+    mean = surplus[hit.any(1)].mean(0).reshape(14, 14).numpy()
     cells = [{"x": x, "y": y, "bits": round(float(mean[y, x]), 2)} for y in range(14) for x in range(14)]
     place = {axis: {"field": axis, "type": "ordinal", "axis": None} for axis in ("x", "y")}
     colour = {"field": "bits", "type": "quantitative", "scale": {"scheme": "viridis", "reverse": True},
               "legend": {"title": "bits", "titleColor": plot.INK, "orient": "right"}}  # fmt: skip
     layers = [{"data": {"values": cells}, "mark": {"type": "rect"}, "encoding": place | {"color": colour}}]
     units, blocks = int(hit.any(1).sum()), int(hit.any(0).sum())
-    subtitle = f"price by block of pixels, integers of lenet300-100-min: {units} of 300 units, {blocks} of 196 blocks live"
+    subtitle = f"price by block of pixels above the tensor's, lenet300-100-min: {units} of 300 units, {blocks} of 196 blocks live"
     return _picture("LEAN: a weight alone in its row or column is dear", subtitle, layers) | {"width": HEIGHT}
 
 

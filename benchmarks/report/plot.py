@@ -160,7 +160,8 @@ def curves(title: str, subtitle: str, x: str, y: str, lines: dict[str, list], re
     all_y = [v["y"] for v in values] + [r["y"] for r in references]
     pad_x, pad_y = 0.05 * (max(all_x) - min(all_x)) or 1, 0.08 * (max(all_y) - min(all_y)) or 1
     domain_x, domain_y = (min(all_x) - pad_x, max(all_x) + 3 * pad_x), (min(all_y) - pad_y, max(all_y) + pad_y)
-    colour = {"field": "line", "scale": {"domain": titles, "range": colours}, "legend": {"title": None}}
+    legend = {"title": None} | ({"columns": 3} if len(titles) > 4 else {})
+    colour = {"field": "line", "scale": {"domain": titles, "range": colours}, "legend": legend}
     shape = {"field": "line", "scale": {"domain": titles, "range": shapes}}
     text = {"type": "text", "align": "left", "dx": 6, "dy": -6, "color": MUTED, "fontSize": FONT}
     layers = [

@@ -1,7 +1,7 @@
 """Recipe -> model file, resumable.
 
     python -m benchmarks train lenet300-100-sq --seed 0            about 11 minutes on one core, 3.6 kB
-    torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft --device cuda
+    torchrun --nproc-per-node 8 -m benchmarks train resnet18-dft-imagenet --device cuda
                                                                data-parallel: the batch is cut into equal parts
 
 Every random choice is a function of (seed, step), so a run that was killed and resumed from its last checkpoint ends

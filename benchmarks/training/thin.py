@@ -25,7 +25,7 @@ from zoo.compact import Kept
 from zoo.networks import spaces as listing
 from zoo.partitionings import Partitioning
 
-THIN = ("vgg16", "resnet20-4")  # networks that are trained without some of their channels
+THIN = ("lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4")  # networks that are trained without some of their channels
 WITHIN = listing.WITHIN["resnet20-4"]
 
 
@@ -42,11 +42,14 @@ def spaces(network: str) -> Mapping[str, tuple[str | None, ...]]:
 def scores(network: str, module: nn.Module, batches: Iterable[Batch], loss: Callable) -> dict[str, torch.Tensor]:
     """Importance of each channel of each space: how much the loss changes without it, to first order, squared.
 
-    A gate is a factor of 1 on the BN output of a channel (or on a neuron). The squares of the loss's derivatives by it are
-    summed over batches and over the layers of a space (Molchanov et al. 2019, section 3.2, "gate").
+    A gate is a factor of 1 on the BN output of a channel (or on a neuron, or on a convolution's output where there is no
+    BN). The squares of the loss's derivatives by it are summed over batches and over the layers of a space (Molchanov et
+    al. 2019, section 3.2, "gate").
     """
     gates = {name.rpartition(".")[0]: where[0] for name, where in spaces(network).items() if where[0]}
-    gates = {layer: s for layer, s in gates.items() if isinstance(module.get_submodule(layer), nn.BatchNorm2d | nn.Linear)}
+    normalised = any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules())
+    gated = (nn.Linear, nn.BatchNorm2d if normalised else nn.Conv2d)
+    gates = {layer: s for layer, s in gates.items() if isinstance(module.get_submodule(layer), gated)}
     total: dict[str, torch.Tensor] = {}
     module.train()
     for images, labels in batches:
@@ -87,10 +90,10 @@ def choose(scores: dict[str, torch.Tensor], counts: dict[str, int]) -> Kept:
 
 def partitioning(full: Partitioning, kept: Kept) -> Partitioning:
     """The same groups with the shapes of the thin network."""
-    spaces_of = spaces(full.network)
+    spaces_of, counts = spaces(full.network), listing.widths(full.network)
 
     def thin(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        sides = [len(kept[space]) if space else side for space, side in zip(spaces_of.get(name, ()), shape, strict=False)]
+        sides = [side // counts[s] * len(kept[s]) if s else side for s, side in zip(spaces_of.get(name, ()), shape, strict=False)]
         return (*sides, *shape[len(sides) :])
 
     groups = [replace(g, shapes=tuple(thin(t, s) for t, s in zip(g.tensors, g.shapes, strict=True))) for g in full.groups]
@@ -104,7 +107,7 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
     Raises ValueError for groups that have no such integer: codebooks without an entry 0, floats, shifts.
     """
     spaces_of, thin_partitioning = spaces(full.network), partitioning(full, kept)
-    groups, places = {}, _places(full.network, kept)
+    groups, places, counts = {}, _places(full.network, kept), listing.widths(full.network)
     for group, thin in zip(full.groups, thin_partitioning.groups, strict=True):
         group_coded, zero = coded[group.name], _zero(group.name, coded[group.name])
         l, start, rows = group_coded.phi.shape[1], 0, []
@@ -112,12 +115,19 @@ def expand(full: Partitioning, kept: Kept, coded: dict[str, Coded]) -> dict[str,
             count = int(np.prod(cut)) // l
             sides = len(spaces_of[name])
             out = np.full(shape, zero, group_coded.phi.dtype).reshape(*shape[:sides], -1)
-            index = [places[s] if s else np.arange(n) for s, n in zip(spaces_of[name], shape, strict=False)]
+            index = [_numbers(n, places.get(s), counts.get(s)) for s, n in zip(spaces_of[name], shape, strict=False)]
             out[np.ix_(*index)] = group_coded.phi[start : start + count].reshape(*cut[:sides], -1)
             rows.append(out.reshape(-1, l))
             start += count
         groups[group.name] = replace(group_coded, phi=np.concatenate(rows))
     return groups
+
+
+def _numbers(side: int, places: np.ndarray | None, count: int | None) -> np.ndarray:
+    """Places in a side of a tensor: those of the channels that it reads or makes, `count` in the full network; else all."""
+    if places is None:
+        return np.arange(side)
+    return np.arange(side).reshape(count, -1)[places].reshape(-1)  # a dense layer reads several numbers of each map
 
 
 def _zero(name: str, coded: Coded) -> int:

@@ -12,7 +12,8 @@ from zoo.files import write
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    write(path, safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}))
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write(path, lambda file: safetensors.torch.save_file(contiguous, file.name))  # large ones, without a copy of the whole
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:
