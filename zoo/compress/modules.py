@@ -289,7 +289,7 @@ class ModuleJob(Layers):
 
     def _coded(self, names: list[str], phi: list[np.ndarray], places: list[np.ndarray]) -> codec.Coded:
         kind = next(kind for kind, members in self.kinds.items() if names[0] in members)
-        return plain.coded(kind, names, tuple(tuple(self.state[name].shape) for name in names), places, np.concatenate(phi))
+        return plain.coded(kind, names, tuple(tuple(self.state[name].shape) for name in names), places, phi)
 
     def encode(self, groups: tuple[Vectors, list[Quantised]]) -> bytes:
         vectors, quantised = groups
