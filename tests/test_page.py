@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as commands
-from benchmarks.report import figures, page, paired, records
+from benchmarks.report import curve, figures, page, paired, records
 from zoo import codec, partitionings, registry
 
 ENTRIES = records.read_entries()
@@ -127,7 +127,7 @@ def test_no_page_complains_or_asks_the_network(site, tab):
 @pytest.mark.parametrize("network", DRAWN)
 def test_the_plot_has_a_point_for_every_record(site, tab, network):
     entries, quoted = records.by_network(ENTRIES, QUOTED)[network]
-    tab.open(site / "networks" / f"{network}.html")
+    tab.open(site / "networks" / f"{curve.stem(network)}.html")
     measured = [e for e in records.readable(entries) if e.test_errors is not None]
     assert tab.ask(marks("entries")) == len(measured)
     assert tab.ask(marks("quoted")) == len(quoted)
