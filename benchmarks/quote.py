@@ -58,6 +58,7 @@ class Row(Fields):
     source: Name  # key in `sources`
     note: Literal["quoted", "second-hand"]
     counting: str | None = None
+    command: str = ""  # makes a file for this row from weights that others publish
 
 
 class Quotations(Fields):
@@ -157,7 +158,7 @@ def to_bytes(content: Quotations) -> bytes:
         return json.dumps(value, ensure_ascii=False)
 
     sources = ",\n".join(f"  {line(name)}: {line(source.model_dump())}" for name, source in content.sources.items())
-    rows = ",\n".join(f"  {line(row.model_dump())}" for row in content.results)
+    rows = ",\n".join(f"  {line(row.model_dump(exclude=set() if row.command else {'command'}))}" for row in content.results)
     text = f'{{\n "about": {line(content.about)},\n "sources": {{\n{sources}\n }},\n "results": [\n{rows}\n ]\n}}\n'
     return text.encode()
 

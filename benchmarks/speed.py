@@ -205,8 +205,8 @@ def speed_of_codec(name: str, blob: bytes, repeats: int) -> dict:
     header, groups = zoo.decode(blob)
 
     def decode():
-        header, groups = codec.decode(blob, partitionings.layout)
-        return partitionings.join(header, groups)
+        header, groups = codec.decode(blob, partitionings.layout, narrow=True)  # as zoo.load does
+        return partitionings.join(header, groups, consume=True)
 
     result = race({"decode": decode, "encode": lambda: zoo.encode(header.network, header.partitioning, groups)}, repeats)
     weights = sum(group.phi.size for group in groups.values()) / 1e6

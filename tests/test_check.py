@@ -17,7 +17,8 @@ import pytest
 from conftest import ROOT, copy_repository, random_model
 
 from benchmarks import __main__ as commands
-from benchmarks import check, rules, submit
+from benchmarks import check, submit
+from benchmarks.check import rules
 from benchmarks.report import paired, records
 from zoo import evidence, measurement, networks, registry
 
@@ -318,7 +319,7 @@ def test_curves_and_code_are_left_to_the_reviewer(tree):
 
 def test_entries_do_not_come_with_the_code_that_judges_them(tree, mnist_standin):
     contribute(tree)
-    judges = ("zoo/verify.py", "zoo/codec/ans.py", "benchmarks/rules.py", "benchmarks/report/paired.py")
+    judges = ("zoo/verify.py", "zoo/codec/ans.py", "benchmarks/check/rules.py", "benchmarks/report/paired.py")
     for path in (*judges, "zoo/networks/lenet.py"):
         with open(tree / path, "a", encoding="utf-8") as file:
             file.write("\n")

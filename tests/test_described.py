@@ -284,6 +284,12 @@ def ties(name, count):
     return [Tensor(names[0], (), 0)] + [Tensor(name, (), None, 0) for name in names[1:]]
 
 
+def bases(count):
+    """Groups of one 7x7 kernel each, under a basis of their own."""
+    psi, phi = b"\0\x3f" * 49, bytes(4 * 49)
+    return b"".join(b"\1" + bytes([len(f"orth:{i}")]) + f"orth:{i}".encode() + b"\3raw" + psi + phi for i in range(count))
+
+
 @pytest.mark.parametrize(
     ("blob", "message"),
     [
@@ -291,8 +297,9 @@ def ties(name, count):
         (lambda: unread(ties("w." * 120, 12_000)), "the names of the first .* tensors are longer than those of"),
         (lambda: unread(ties("w" * 1000 + ".", 12_000)), "the names of the first .* tensors are longer than those of"),
         (lambda: unread([Tensor(f"{i}", (), i) for i in range(25_000)], ("int8",) * 25_000), "25,000 groups would take"),
+        (lambda: unread([Tensor(f"{i}", (1, 1, 7, 7), i) for i in range(99)], ("float32",) * 99, bases(99)), "a basis of 49"),
     ],
-    ids=["rows", "words", "long names", "groups"],
+    ids=["rows", "words", "long names", "groups", "bases"],
 )
 def test_a_table_that_grows_faster_than_its_file_is_refused(blob, message):
     with pytest.raises(CorruptArtifact, match=message) as refusal:

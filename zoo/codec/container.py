@@ -16,7 +16,7 @@ from zoo import reparam
 from zoo.codec import entropy
 from zoo.codec.ans import Ans
 from zoo.codec.bits import Reader, Writer, varint
-from zoo.codec.work import GROUP, Work, most_bytes, most_steps, quick_steps
+from zoo.codec.work import BASIS, GROUP, Work, most_bytes, most_steps, quick_steps
 from zoo.errors import CorruptArtifact, LayoutMismatch, NotAnArtifact, TruncatedArtifact, UnsupportedVersion
 
 MAGIC = b"\x89ZOO\r\n\x1a\n"
@@ -106,6 +106,7 @@ def assemble(version: int, start: bytes, groups: Mapping[str, Coded], layout: La
             raise TypeError(f"group {name}: phi is {group.phi.dtype}, not {np.dtype(kind)}")
     psi = {name: _pack_psi(group, len(layout[name]), columns[name]) for name, group in groups.items()}
     models = {name: entropy.find(group.model).fit(group.phi, layout[name]) for name, group in groups.items()}
+    fixed = GROUP * len(sizes or ()) + sum(_work_of_basis(group.decoder, columns[name]) for name, group in groups.items())
     blob, work = _write(version, start, groups, psi, models)
     for name in sorted(work, key=work.get, reverse=True):  # quicker models for large networks, from the slowest group on
         if sum(work.values()) > quick_steps(numbers) and hasattr(models[name], "quicker"):
@@ -113,7 +114,7 @@ def assemble(version: int, start: bytes, groups: Mapping[str, Coded], layout: La
             work[name] = models[name].work
     while True:
         blob, work = _write(version, start, groups, psi, models)
-        if sum(work.values()) + _work_of_groups(sizes) <= most_steps(len(blob), numbers):
+        if sum(work.values()) + fixed <= most_steps(len(blob), numbers):
             break
         for name in sorted(work, key=work.get, reverse=True):  # a simpler model where that spares most
             simpler = models[name].simpler(groups[name].phi, layout[name])
@@ -212,7 +213,7 @@ def read_groups(
     if length > most_bytes(numbers):
         raise CorruptArtifact(f"the file has {length:,} bytes; {owner} needs {most_bytes(numbers):,} at most")
     reader.work = Work(most_steps(length, numbers))
-    reader.work.spend(_work_of_groups(sizes), f"{len(layout):,} groups")
+    reader.work.spend(0 if sizes is None else GROUP * len(layout), f"{len(layout):,} groups")
     decoder, name = USUAL
     groups, models, breakdown = {}, [], []
     for group, tensors in layout.items():
@@ -221,6 +222,7 @@ def read_groups(
         if not flags & 128:
             decoder, name = (reader.text() or usual for usual in USUAL)
         l = _columns(decoder, tensors, sizes and sizes[group])
+        reader.work.spend(_work_of_basis(decoder, l), f"a basis of {l} x {l} numbers")
         psi = _unpack_psi(reader, flags & 127, decoder, len(tensors), l)
         middle = reader.position
         if decoder == EXACT and name != "static":
@@ -254,9 +256,9 @@ def _numbers(layout: Layout, sizes: Sizes | None = None) -> int:
     return sum(counts.values()) if sizes is None else sum(count * sizes[name] for name, count in counts.items())
 
 
-def _work_of_groups(sizes: Sizes | None) -> int:
-    """Of which only files that describe themselves can have many."""
-    return GROUP * len(sizes or ())
+def _work_of_basis(decoder: str, l: int) -> int:
+    """Steps to draw a basis and make it orthogonal."""
+    return BASIS * l**3 if decoder.startswith("orth") else 0
 
 
 def _words(stream: memoryview) -> np.ndarray:

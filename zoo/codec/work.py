@@ -22,6 +22,7 @@ SYMBOL = 3  # a symbol of the stream
 ESCAPED = 64  # an escaped integer: what matters is the memory it takes
 DECISION = 300  # one that depends on those before, and the counts that it moves (live.py)
 GROUP = 3_000  # a group of a file that describes itself (described.py)
+BASIS = 25  # times l^3: an orthogonal basis of kernels of l numbers, drawn from a seed
 RECTANGLE = 512  # of one class (classes.py)
 
 

@@ -11,6 +11,7 @@ mean of their squared slopes.
 
 In memory, beside the examples: the weights, a copy of them or their integers, one layer's Hessian and its factor, as they are
 and scaled, and the activations of a batch, which is made small enough for them to take about as much as the weights.
+Measured on a ResNet-18 with pictures of 32 pixels: 660 MB at most, of 45 MB of weights and 85 MB for the largest Hessian.
 """
 
 from __future__ import annotations

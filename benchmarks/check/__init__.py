@@ -4,7 +4,7 @@
     python -m benchmarks check --base origin/main    from another branch or commit
     python -m benchmarks check --bytes-only          no test sets: quick, and not enough for a pull request
 
-    git: files that were added, changed or removed ──> the rules of benchmarks/rules.py ──> what to mend, file by file
+    git: files that were added, changed or removed ──> the rules of benchmarks/check/rules.py ──> what to mend, file by file
 
 Exit status 0: nothing to mend; 1: something is; 2: it could not be checked, because a test set could not be had.
 What the check cannot judge, such as changed code, it names for the person who reviews.
@@ -20,10 +20,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import rules
-from benchmarks.rules import Change, Verdict
+from benchmarks.check import rules
+from benchmarks.check.rules import Change, Verdict
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BASES = ("upstream/main", "origin/main", "main")  # the first that there is; a fork's own main may be the contribution
 
 

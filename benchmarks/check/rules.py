@@ -55,7 +55,7 @@ JUDGES = re.compile(
 )
 CORE = re.compile(  # what decides of an entry, but for the lists to which a contribution adds itself
     r"zoo/(codec|datasets)/(?!__init__)[^/]+\.py|zoo/(measurement|verify|registry|records|evidence|loading|files|preprocessing)\.py"
-    r"|benchmarks/(check|rules|evaluate|submit)\.py|benchmarks/report/.*"
+    r"|benchmarks/(evaluate|submit)\.py|benchmarks/(check|report)/.*"
 )
 ACTIVE = re.compile(  # of a drawing: what runs, or loads something
     r"<(script|foreignobject|iframe|!entity|animate|set)\b|\son\w+\s*=|href\s*=\s*[\"'](?!#)|javascript:|url\((?!#)|@import",
