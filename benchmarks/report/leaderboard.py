@@ -222,10 +222,20 @@ def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
                 "bytes of the file": f"{e.size_bytes:,}",
                 "ratio": _ratio(e),
                 "error, measured": "not yet measured" if e.top1_error is None else _error(e) + tie,
+                "on a sample (uncompressed)": _short_sample(e),
                 "training": training(e),
                 "strongest published at no larger error (quoted)": _strongest(e, quoted),
             })  # fmt: skip
-    return _markdown(rows) if rows else "No entries yet.\n"
+    return _markdown(_filled(rows)) if rows else "No entries yet.\n"
+
+
+def _short_sample(e: Entry) -> str:
+    """Errors on the sample with the most labels, where the whole test set was not measured."""
+    sample = paired.most_labelled(e.samples) if e.top1_error is None else None
+    if sample is None:
+        return ""
+    error, reference = (100 * count / sample.labelled for count in (sample.errors, sample.reference_errors))
+    return f"{error:.1f} % of {sample.labelled} ({reference:.1f} %)"
 
 
 def _linked(source: str) -> str:
