@@ -122,6 +122,7 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         for c in curve.files_of(name, ".svg", ROOT / RESULTS):
             sections.append(f"![{name}: {c.stem.removeprefix(f'{curve.stem(name)}-')}]({RESULTS}/{c.name})\n")
             sections += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
+        sections += [table.read_text() for table in curve.files_of(name, "ablation.md", ROOT / RESULTS)]
         tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curve.files_of(name, ".csv", ROOT / RESULTS))
         if tables:
             sections.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
