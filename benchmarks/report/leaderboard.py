@@ -122,6 +122,8 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         for c in curve.files_of(name, ".svg", ROOT / RESULTS):
             sections.append(f"![{name}: {c.stem.removeprefix(f'{curve.stem(name)}-')}]({RESULTS}/{c.name})\n")
             sections += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
+        for table in curve.files_of(name, "ablation.md", ROOT / RESULTS):
+            sections.append(f"What each ingredient is worth: [{table.name}]({RESULTS}/{table.name}).\n")
         tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curve.files_of(name, ".csv", ROOT / RESULTS))
         if tables:
             sections.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
@@ -206,13 +208,13 @@ def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
 
 
 def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
-    """The front of each network: entries that nothing measured beats, each beside the strongest published result.
+    """The front of each network: entries that no other entry beats, each beside the strongest published result.
 
     Of a long front the smallest entries and the most accurate one.
     """
     rows = []
     for members, _ in by_network(entries, ()).values():
-        best = {p.name for p in front(points(members))}
+        best = {p.name for p in front([p for p in points(members) if p.entry])}
         listed = [e for e in readable(members) if e.id in best or e.test_errors is None]
         for e in [*listed[: README_ROWS - 1], *listed[README_ROWS - 1 :][-1:]]:
             tie = " " + TIE if _tied(e, members) else ""
