@@ -30,7 +30,8 @@ def test_the_table_lists_the_method_and_what_lacks_an_ingredient(tmp_path, capsy
     (tmp_path / f"{stem},keep={{}}.csv").write_text(f"{head}options.lambda,1,0,3000,9,5000,15,1000\n{untested}")
     assert commands.main(command) == 0
     table = (tmp_path / "lenet300-100-ablation.md").read_text().splitlines()
-    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[2:]] == [
+    assert table[0].startswith("What the ingredients of `lenet300-100-min` with `steps=9` are worth")
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[4:]] == [
         ["nothing", "1,000", "2.00 %", "", ""],
         ["nothing", "4,000", "1.00 %", "", ""],
         ["`keep={}`", "3,000", "1.50 %", "2,000", "+50 %"],

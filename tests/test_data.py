@@ -413,6 +413,34 @@ def pax_bomb(header: bytes) -> bytes:
     return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + header + padding + bytes(1024), 1)
 
 
+def odd_member(size: int = 0, **pax: str) -> bytes:
+    """An archive whose only member says of itself what is not so."""
+    out, member = io.BytesIO(), tarfile.TarInfo("x")
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as file:
+        member.pax_headers = pax
+        file.addfile(member)
+        member.size, member.pax_headers = size, {}
+        out.write(member.tobuf(tarfile.GNU_FORMAT))
+    return gzip.compress(out.getvalue(), 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (odd_member(size=10**14), "decompresses to more than"),  # 330 bytes that would be looked for to that end
+        (odd_member(size=2**33), "decompresses to more than"),
+        (odd_member(**{"GNU.sparse.size": "1e3", "GNU.sparse.map": "0,1"}), "damaged"),
+        (odd_member(**{"GNU.sparse.map": "0,1,2", "GNU.sparse.size": "5"}), "test_batch.bin|damaged"),
+    ],
+)
+def test_members_that_lie_are_refused_at_once(tmp_path, content, complaint):
+    path, began = tmp_path / "odd.tar.gz", time.process_time()
+    path.write_bytes(content)
+    with pytest.raises(WrongData, match=rf"odd\.tar\.gz: .*({complaint})"):
+        download.tar_reader(path, ("test_batch.bin",), 3073)
+    assert time.process_time() - began < 1
+
+
 def test_archives_that_unpack_to_more_than_they_may_are_refused_early(tmp_path):
     path = tmp_path / "bomb.tar.gz"
     other = tarfile.TarInfo("other.bin")

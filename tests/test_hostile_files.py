@@ -113,6 +113,8 @@ def test_a_hostile_sample_is_refused(tmp_path, kind):
         ({"parameters": 1e300}, "parameters is"),
         ({"samples": [{"name": 1}]}, r"samples\[0\].name is 1.*samples\[0\].digest is missing"),
         ({"versions": {"torch": 2}}, "versions.torch is 2"),
+        ({"schema": True}, "it has schema True, this version reads schema 1"),
+        ({"schema": 2}, "it has schema 2, this version reads schema 1"),
     ],
 )
 def test_a_record_that_lies_is_refused_with_every_fault(entry, change, message):

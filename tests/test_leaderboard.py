@@ -279,6 +279,7 @@ def test_readme_shows_the_front_beside_the_strongest_published_result():
     assert "| `lenet300-100-small` |" in table and "| EPR (SQ): 8.56 KB, 1.9 % |" in table
     assert "| LilNetX: 76 KB, 10 % (second-hand) |" in table
     assert "lenet300-100-worse" not in table
+    assert "| 11.0 % of 100 (9.0 %) |" in table  # beside "not yet measured": a sample is no test set
 
 
 def test_readme_shows_the_most_accurate_entry_of_a_long_front():

@@ -306,6 +306,16 @@ def test_another_test_set_fails(entry, monkeypatch):
     assert entry.test_set in problem and other.digest in problem
 
 
+def test_a_recipe_that_is_missing_in_the_repository_is_a_fault(entry, tmp_path, monkeypatch):
+    rewrite(entry, recipe="benchmarks/recipes/nowhere.toml")
+    assert outcome(entry).ok  # an entry of another folder: its recipe may lie elsewhere
+    monkeypatch.setattr(registry, "PACKAGE", entry.folder.parents[1] / "zoo")
+    monkeypatch.setattr(registry, "roots", lambda: [entry.folder.parent])
+    assert entry.folder.parent.name == "artifacts"
+    (problem,) = verify.check(registry.find(entry.id), bytes_only=True).problems
+    assert problem == "recipe: there is no benchmarks/recipes/nowhere.toml"
+
+
 def test_a_recipe_that_was_changed_is_a_note(entry, tmp_path, monkeypatch):
     import hashlib
 

@@ -12,7 +12,7 @@ import json
 import os
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -124,7 +124,7 @@ class Entry(Fields):
     Sizes are bytes, digests SHA-256 in hex.
     """
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Annotated[int, Field(ge=SCHEMA, le=SCHEMA)] = Field(SCHEMA, alias="schema")  # a Literal takes true for 1
     id: Annotated[Name, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+,=-]*$")]  # a folder's name
     network: Name  # as in the file's header
     method: Name  # epr | plain | lc | hemp | ...

@@ -247,6 +247,8 @@ def _offline(entry: Entry, options: _Options) -> Outcome:
         log = evidence.read_log(entry.folder)
         _check_log(entry, outcome, log)
         _check_sample_files(entry, outcome)
+        if entry.recipe and _in_checkout(entry) and not (registry.PACKAGE.parent / entry.recipe).is_file():
+            outcome.problems.append(f"recipe: there is no {entry.recipe}")
         if changes := _recipe_changes(entry, log):
             before = "train.log begins with the recipe as it was run"
             outcome.notes.append(f"{entry.recipe} has been edited since: {changes}; {before}")
@@ -440,6 +442,11 @@ def _check_sample(recorded: SampleResult, sample: evidence.Sample, outcome: Outc
 
 def _rate(errors: int, examples: int) -> str:
     return f"{errors:,} of {examples:,} wrong ({100 * errors / examples:.2f} %)"
+
+
+def _in_checkout(entry: Entry) -> bool:
+    """Whether the entry lies in the repository that has this code, where its recipe must lie, too."""
+    return entry.folder.resolve().parent == (registry.PACKAGE.parent / "artifacts").resolve()
 
 
 def _recipe_changes(entry: Entry, log: tuple[dict, int | None] | None) -> str:

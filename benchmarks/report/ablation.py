@@ -47,7 +47,10 @@ def main(args: argparse.Namespace) -> None:
         rows += [_row(f"`{changed}`", *point, at_error(line, point[1])) for point in measured(path)]
     out = args.out / f"{recipe.network}-ablation.md"
     aligned = ("left", *["right"] * (len(rows[0]) - 1))
-    files.write(out, (tabulate(rows, headers="keys", tablefmt="pipe", colalign=aligned, disable_numparse=True) + "\n").encode())
+    table = tabulate(rows, headers="keys", tablefmt="pipe", colalign=aligned, disable_numparse=True)
+    schedule = f" with {', '.join(f'`{override}`' for override in args.set)}" if args.set else ""
+    heading = f"What the ingredients of `{recipe.id}`{schedule} are worth; one seed a point, measured on the test set:"
+    files.write(out, f"{heading}\n\n{table}\n".encode())
     print(f"{out}: {len(line)} points of the whole method, {len(rows) - len(line)} without an ingredient")
 
 

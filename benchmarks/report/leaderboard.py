@@ -122,6 +122,8 @@ def render(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
         for c in curve.files_of(name, ".svg", ROOT / RESULTS):
             sections.append(f"![{name}: {c.stem.removeprefix(f'{curve.stem(name)}-')}]({RESULTS}/{c.name})\n")
             sections += [caption.read_text()] if (caption := c.with_suffix(".md")).is_file() else []
+        for table in curve.files_of(name, "ablation.md", ROOT / RESULTS):
+            sections.append(f"What each ingredient is worth: [{table.name}]({RESULTS}/{table.name}).\n")
         tables = ", ".join(f"[{c.name}]({RESULTS}/{c.name})" for c in curve.files_of(name, ".csv", ROOT / RESULTS))
         if tables:
             sections.append(f"Data of curves; those with a column `test_errors` were measured on the test set: {tables}.\n")
@@ -206,13 +208,13 @@ def quoted_rows(quoted: Sequence[Quoted]) -> list[dict[str, str]]:
 
 
 def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
-    """The front of each network: entries that nothing measured beats, each beside the strongest published result.
+    """The front of each network: entries that no other entry beats, each beside the strongest published result.
 
     Of a long front the smallest entries and the most accurate one.
     """
     rows = []
     for members, _ in by_network(entries, ()).values():
-        best = {p.name for p in front(points(members))}
+        best = {p.name for p in front([p for p in points(members) if p.entry])}
         listed = [e for e in readable(members) if e.id in best or e.test_errors is None]
         for e in [*listed[: README_ROWS - 1], *listed[README_ROWS - 1 :][-1:]]:
             tie = " " + TIE if _tied(e, members) else ""
@@ -222,10 +224,20 @@ def readme_table(entries: Sequence[Entry], quoted: Sequence[Quoted]) -> str:
                 "bytes of the file": f"{e.size_bytes:,}",
                 "ratio": _ratio(e),
                 "error, measured": "not yet measured" if e.top1_error is None else _error(e) + tie,
+                "on a sample (uncompressed)": _short_sample(e),
                 "training": training(e),
                 "strongest published at no larger error (quoted)": _strongest(e, quoted),
             })  # fmt: skip
-    return _markdown(rows) if rows else "No entries yet.\n"
+    return _markdown(_filled(rows)) if rows else "No entries yet.\n"
+
+
+def _short_sample(e: Entry) -> str:
+    """Errors on the sample with the most labels, where the whole test set was not measured."""
+    sample = paired.most_labelled(e.samples) if e.top1_error is None else None
+    if sample is None:
+        return ""
+    error, reference = (100 * count / sample.labelled for count in (sample.errors, sample.reference_errors))
+    return f"{error:.1f} % of {sample.labelled} ({reference:.1f} %)"
 
 
 def _linked(source: str) -> str:

@@ -86,13 +86,17 @@ def tar_reader(archive: Path, names: tuple[str, ...], largest: int) -> Callable[
             fileobj=_Bounded(plain, limit, archive.name), mode="r|", bufsize=1 << 18, tarinfo=_members(archive.name)
         ) as tar:
             for member in tar:
+                if tar.offset > limit:  # where the next one stands: a stream is read to there, also beyond its end
+                    raise WrongData(f"{archive.name}: decompresses to more than {limit} bytes ({member.name[:80]!r} is long)")
                 name = member.name.rsplit("/", 1)[-1]
                 if name in names and member.isfile():
                     if member.size > largest:
                         raise WrongData(f"{archive.name}: {name} has {member.size} bytes, at most {largest} "
                                         "expected")
                     contents[name] = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except WrongData:
+        raise
+    except Exception as error:  # tarfile raises what its conversions do at a broken header
         raise WrongData(f"{archive.name}: damaged or truncated archive ({error})") from error
     missing = [name for name in names if name not in contents]
     if missing:
