@@ -223,10 +223,7 @@ def round_rows(y: np.ndarray, price: float = PRICE, sweeps: int = 2) -> np.ndarr
 
     They are int8, int16 or int32, the smallest that holds them.
     """
-    least, largest = (float(np.rint(f(y))) for f in (np.min, np.max))
-    if not -(2.0**31) < least <= largest < 2.0**31:
-        raise ValueError(f"a weight is {max(largest, -least):.3g} times its step, beyond 32 bits; take a larger step")
-    out = np.empty(y.shape, np.min_scalar_type(int(min(least, -largest - 1, -1))))
+    out = np.empty(y.shape, _smallest(y))
     blocks = [slice(begin, begin + BLOCK) for begin in range(0, len(y), BLOCK)]  # all temporary arrays are of one
     for j in range(y.shape[1]):
         for block in blocks:
@@ -241,6 +238,19 @@ def round_rows(y: np.ndarray, price: float = PRICE, sweeps: int = 2) -> np.ndarr
             for block in blocks:
                 out[block, j] = _cheapest(np.ascontiguousarray(y[block, j]), bits, low, price)
     return out
+
+
+def narrow(q: np.ndarray) -> np.ndarray:
+    """Integers, given as floating-point numbers, in the smallest of int8, int16 and int32."""
+    return q.astype(_smallest(q))
+
+
+def _smallest(y: np.ndarray) -> np.dtype:
+    """Of int8, int16 and int32 the first that holds these numbers when they are rounded."""
+    least, largest = float(np.rint(y.min())), float(np.rint(y.max()))
+    if not -(2.0**31) <= least <= largest < 2.0**31:
+        raise ValueError(f"a weight is {max(largest, -least):.3g} times its step, beyond 32 bits; take a larger step")
+    return np.min_scalar_type(int(min(least, -largest - 1, -1)))
 
 
 def _cheapest(column: np.ndarray, bits: np.ndarray, low: int, price: float) -> np.ndarray:
