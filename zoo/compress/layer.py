@@ -26,7 +26,7 @@ from zoo.compress.calibration import Layer
 FLOOR = 0.1  # least importance of an output, in shares of the layer's mean: few images tell it only roughly
 STEP = 2.2  # c; high-rate theory says sqrt(6 / ln 2) = 2.9, but integers that are chosen with their bits in view want finer steps
 SWEEPS = 3  # of coordinate descent
-STRIP = 64  # channels of a Hessian that are transformed at a time
+STRIP = 16  # channels of a Hessian that are transformed at a time
 SPREAD = 1.5  # factors of steps are at least e^-1.5 and at most e^1.5
 
 
