@@ -112,7 +112,7 @@ def test_groups_are_rounded_as_if_each_were_a_layer():
         np.exp(rng.standard_normal(groups * rows)).astype(np.float32),
     )
     rate, lam = Rate.fit(np.rint(y)), 0.3
-    factor = rounding.factorise(h)
+    factor = rounding.factorise(h.copy)
     one = rounding.sequential(y, h, a, lam, rate, factor)
     swept = rounding.descend(y, one, h, a, lam, rate)
     for g in range(groups):

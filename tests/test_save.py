@@ -135,7 +135,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(name, value, message, t
 def test_rounding_weighs_errors_against_bits():
     y = np.random.default_rng(0).laplace(0, 0.7, (20_000, 2))
     q = plain.round_rows(y)
-    assert np.abs(y - q).max() < 1.5 and q.dtype == np.int32
+    assert np.abs(y - q).max() < 1.5 and q.dtype == np.int8
 
     def cost(q):
         entropy = 0.0

@@ -80,8 +80,8 @@ def _calibrated(network: nn.Module, examples: Examples, state: dict[str, torch.T
     from zoo.compress import modules, plain
 
     plain.refuse(state)
-    exact = states.pack(state, **facts)
-    if len(exact) <= bound:
+    exact = states.pack_within(state, bound, **facts)
+    if exact is not None:
         return exact
     copied = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:

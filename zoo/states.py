@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from zoo import reparam
-from zoo.codec import Coded, Description, Picture, Tensor, described
+from zoo.codec import Coded, Description, Picture, Tensor, described, entropy
 from zoo.errors import CorruptArtifact
 
 KINDS = {getattr(torch, name): name for name in described.DTYPES if hasattr(torch, name)}
@@ -65,12 +65,8 @@ def pack(
     aliases = tied(state)
     groups = {group.names: group for group in quantised}
     member = {name: group.names for group in groups.values() for name in group.names}
-    exact: dict[tuple, list[str]] = {}
-    for name, tensor in state.items():
-        if name not in member and name not in aliases:
-            key = (KINDS[tensor.dtype], name.rpartition(".")[2], tensor.dim() >= 2)
-            exact.setdefault(key, []).append(name)
-            member[name] = key
+    exact = _alike(state, {*member, *aliases})
+    member |= {name: key for key, names in exact.items() for name in names}
     numbers: dict[tuple, int] = {}
     rows: dict[str, int] = {}
     table = []
@@ -83,6 +79,21 @@ def pack(
     coded = [groups[key].coded if key in groups else _exact([state[name] for name in exact[key]]) for key in numbers]
     dtypes = tuple(KINDS[state[key[0]].dtype] if key in groups else key[0] for key in numbers)
     return described.encode(Description(network, dtypes, tuple(table), picture, tuple(classes)), coded)
+
+
+def pack_within(state: State, size: int, **facts) -> bytes | None:
+    """The file of a checked state dict with every tensor kept exactly; None where it takes more than `size` bytes.
+
+    facts: as `pack` takes them. Where it takes far more, that is told by its tables alone, and nothing is encoded.
+    """
+    bits = 0.0
+    for names in _alike(state, tied(state)).values():
+        phi = _exact([state[name] for name in names]).phi
+        bits += sum(entropy.Alphabet.fit(column).cost for column in phi.T)
+    if 0.99 * bits / 8 > size:
+        return None
+    blob = pack(state, **facts)
+    return blob if len(blob) <= size else None
 
 
 def unpack(blob: bytes) -> tuple[Description, dict[str, torch.Tensor]]:
@@ -115,9 +126,18 @@ def unpack(blob: bytes) -> tuple[Description, dict[str, torch.Tensor]]:
     return description, state
 
 
+def _alike(state: State, without: Container[str]) -> dict[tuple, list[str]]:
+    """Names of tensors that are kept in one group: of one type and last word, all of them matrices (or more) or none."""
+    groups: dict[tuple, list[str]] = {}
+    for name, tensor in state.items():
+        if name not in without:
+            groups.setdefault((KINDS[tensor.dtype], name.rpartition(".")[2], tensor.dim() >= 2), []).append(name)
+    return groups
+
+
 def _exact(tensors: list[torch.Tensor]) -> Coded:
-    size = tensors[0].element_size()
-    return Coded("exact", "static", np.concatenate([t.reshape(-1).view(torch.uint8).numpy().reshape(-1, size) for t in tensors]))
+    arrays = [t.reshape(-1).view(torch.uint8).numpy().reshape(-1, t.element_size()) for t in tensors]
+    return Coded("exact", "static", arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
 
 
 def _from_bytes(phi: np.ndarray, kind: torch.dtype, shapes) -> list[torch.Tensor]:

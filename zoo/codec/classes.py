@@ -35,7 +35,7 @@ KINDS = 4  # base, places, rows, columns
 class Classes:
     """Tables by class; a share for each tensor, place, row and column."""
 
-    name = "classes"
+    name, narrow = "classes", True
 
     def __init__(self, shapes: Shapes, l: int, tables: list[Alphabet], kinds: list[Alphabet], shares: list[np.ndarray] | None):
         self.planes = [_planes(shape) for shape in shapes]
@@ -233,7 +233,8 @@ def _sorted(cube: np.ndarray, tensor: _Tensor):
 
 def _measure(cube: np.ndarray, spacing: int) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Logarithms of the mean magnitude of a tensor (P, O, I), and by how much places, rows and columns differ from it."""
-    magnitude = np.abs(cube.astype(np.float32))  # -2^31 has no absolute value in int32
+    magnitude = cube.astype(np.float32)
+    np.abs(magnitude, out=magnitude)  # of float32: -2^31 has no absolute value in int32
     mean = max(float(magnitude.mean()), QUIET) if cube.size else QUIET
 
     def share(axes: tuple[int, int]) -> np.ndarray:

@@ -77,7 +77,8 @@ def psi_round(values) -> np.ndarray:
 def encode(network: str, partitioning: str, groups: Mapping[str, Coded], layout: Layout) -> bytes:
     """The whole file of a network. `groups` and `layout` have the same names; layout's order is the file's.
 
-    A group's phi is int32 (d, l): d rows of l numbers, together its tensors; psi as in `reparam.psi_shapes`.
+    A group's phi is int32 (d, l): d rows of l numbers, together its tensors; psi as in `reparam.psi_shapes`. Under a model
+    that is `narrow` phi may be int8 or int16, too.
 
     Raises `LayoutMismatch` when a group's counts or indices do not fit its shapes and psi, `UnknownName` for a decoder or
     model, `TypeError` for phi that is not int32, `ValueError` for a psi that is not finite (or 2^64 and more) and for a name
@@ -101,21 +102,26 @@ def assemble(version: int, start: bytes, groups: Mapping[str, Coded], layout: La
         rows = sum(math.prod(shape) for shape in layout[name]) // (1 if group.decoder == EXACT else columns[name])
         if group.phi.shape != (rows, columns[name]):
             raise LayoutMismatch(f"group {name}: phi has shape {group.phi.shape}, its tensors make ({rows}, {columns[name]})")
-        kind = np.uint8 if group.decoder == EXACT else np.int32
-        if group.phi.dtype != kind:
-            raise TypeError(f"group {name}: phi is {group.phi.dtype}, not {np.dtype(kind)}")
+        narrow = group.decoder != "float32" and getattr(entropy.find(group.model), "narrow", False)
+        kinds = (np.uint8,) if group.decoder == EXACT else (np.int8, np.int16, np.int32) if narrow else (np.int32,)
+        if group.phi.dtype not in kinds:
+            raise TypeError(f"group {name}: phi is {group.phi.dtype}, not {' or '.join(kind.__name__ for kind in kinds)}")
     psi = {name: _pack_psi(group, len(layout[name]), columns[name]) for name, group in groups.items()}
     models = {name: entropy.find(group.model).fit(group.phi, layout[name]) for name, group in groups.items()}
     fixed = GROUP * len(sizes or ()) + sum(_work_of_basis(group.decoder, columns[name]) for name, group in groups.items())
     blob, work = _write(version, start, groups, psi, models)
-    for name in sorted(work, key=work.get, reverse=True):  # quicker models for large networks, from the slowest group on
-        if sum(work.values()) > quick_steps(numbers) and hasattr(models[name], "quicker"):
-            models[name] = models[name].quicker(groups[name].phi, layout[name]) or models[name]
-            work[name] = models[name].work
+    steps = dict(work)
+    for name in sorted(steps, key=steps.get, reverse=True):  # quicker models for large networks, from the slowest group on
+        quicker = getattr(models[name], "quicker", None)
+        if sum(steps.values()) > quick_steps(numbers) and quicker:
+            models[name], blob = quicker(groups[name].phi, layout[name]) or models[name], None
+            steps[name] = models[name].work
     while True:
-        blob, work = _write(version, start, groups, psi, models)
+        if blob is None:
+            blob, work = _write(version, start, groups, psi, models)
         if sum(work.values()) + fixed <= most_steps(len(blob), numbers):
             break
+        blob = None
         for name in sorted(work, key=work.get, reverse=True):  # a simpler model where that spares most
             simpler = models[name].simpler(groups[name].phi, layout[name])
             if simpler is not None:
@@ -154,13 +160,17 @@ def _write(
         writer.raw(arrays)
         models[name].write(writer)
         work[name] += writer.work.steps - before
-    body = writer.to_bytes() + coder.words().astype("<u4").tobytes().rstrip(b"\0")  # the last word is never zero
-    fixed = len(MAGIC) + 1 + len(body) + 4
+    words = coder.words().astype("<u4", copy=False)
+    del coder  # its words are those of the file once more
+    tables, stream = writer.to_bytes(), memoryview(words.view(np.uint8))
+    last = words[-1:].tobytes()  # never zero
+    stream = stream[: len(stream) - len(last) + len(last.rstrip(b"\0"))]
+    fixed = len(MAGIC) + 1 + len(tables) + len(stream) + 4
     length = fixed + 1
     while length != fixed + len(varint(length)):
         length = fixed + len(varint(length))
-    blob = MAGIC + bytes([version]) + varint(length) + body
-    return blob + zlib.crc32(blob).to_bytes(4, "little"), work
+    head = MAGIC + bytes([version]) + varint(length) + tables
+    return b"".join([head, stream, zlib.crc32(stream, zlib.crc32(head)).to_bytes(4, "little")]), work
 
 
 def decode(blob: bytes, layout: Callable[[Header], Layout], narrow: bool = False) -> tuple[Header, dict[str, Coded]]:

@@ -9,6 +9,7 @@ A model is a class with a `name`, found in MODELS. It splits its work, because t
     pop(coder) -> phi                  int8, int16 or int32 (d, l), symbols off the stream
     bits(phi) -> float                 ideal code length of the symbols alone, for `anatomy`; may use what was popped
     simpler(phi, shapes) -> model      one that takes less work, for a file beyond its budget; None if there is none
+    narrow                             where there is this attribute: whether phi may come as int8 or int16, too
     quicker(phi, shapes) -> model      where there is this method: one for few more bytes, for a large network; or None
 
 Work (work.py): what a model expands or repeats, it spends before: `read` and `write` on the work of their reader or writer,
@@ -36,7 +37,7 @@ Shapes = tuple[tuple[int, ...], ...]  # of the tensors of a group
 MAX_ALPHABET = 1 << 14
 MAX_EXPONENT = 40
 MANTISSAS = 8  # precisions of a table's weights: 0 to 7 bits after the first
-BLOCK = 1 << 18  # symbols popped at a time: as the coder gives them they take four bytes each
+BLOCK = 1 << 18  # symbols coded at a time: the coder takes and gives four bytes for each
 BYTE = Table([1] * 256)  # codes the bytes of escaped values
 
 
@@ -140,12 +141,13 @@ class Alphabet:
         table = self.table
         if table is None:
             return
-        symbols = values - np.int32(self.low) if self.low else values  # may wrap around, but never into the list
         if self.escape:
-            rare = (symbols < 0) | (symbols > self.high - self.low)
-            push_escapes(coder, values[rare], self.low, self.high)
-            symbols = np.where(rare, np.int32(self.high - self.low + 1), symbols)
-        coder.push(symbols, table)
+            push_escapes(coder, values[(values < self.low) | (values > self.high)], self.low, self.high)
+        for begin in range(0, len(values), BLOCK)[::-1]:
+            symbols = values[begin : begin + BLOCK] - np.int32(self.low)  # may wrap around, but never into the list
+            if self.escape:
+                symbols[(symbols < 0) | (symbols > self.high - self.low)] = self.high - self.low + 1
+            coder.push(symbols, table)
 
     def pop(self, coder: Ans, count: int) -> np.ndarray:
         """The integers (count,), in the smallest of int8, int16 and int32 that holds what is listed and what was escaped."""
@@ -192,7 +194,7 @@ def _smallest(low: int, high: int) -> type:
 class Static:
     """One table a column of phi, shared by all tensors of the group: the factorised model of the EPR paper (equation 5)."""
 
-    name = "static"
+    name, narrow = "static", True
 
     def __init__(self, alphabets: list[Alphabet], rows: int):
         self.alphabets, self.rows = alphabets, rows

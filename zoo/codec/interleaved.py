@@ -36,7 +36,7 @@ STEP = 1500  # steps of work (work.py) to advance all lanes once, beside the sym
 class Interleaved(Classes):
     """`Classes` whose narrow tables are coded in lanes. The lanes go on from one such group of a file to the next."""
 
-    name = "interleaved"
+    name, narrow = "interleaved", False
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

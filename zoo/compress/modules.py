@@ -16,9 +16,9 @@ Measured on a ResNet-18 with pictures of 32 pixels: 660 MB at most, of 45 MB of 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,7 @@ class ModuleJob(Layers):
 
     def price(self, target_bits: float, most_rows: int = 40) -> float:
         """As in `Layers`, for what is left of the bits beside everything that is not a layer's weight."""
-        zeros = [Quantised(tuple(names), self._coded(names, [np.zeros_like(self._rows(n), np.int32) for n in names],
+        zeros = [Quantised(tuple(names), self._coded(names, [np.zeros_like(self._rows(n), np.int8) for n in names],
                  [np.ones(self._rows(n).shape[1], np.float32) for n in names])) for names in self.kinds.values()]  # fmt: skip
         beside = 8 * len(states.pack(self.kept, zeros, **self.facts))
         if not self.layers:
@@ -157,7 +157,7 @@ class ModuleJob(Layers):
 
     def _round_other(self, name: str, lam: float, before: Rounded | None) -> Rounded:
         rows, s = self._rows(name), float(self.outputs.get(name, torch.zeros(())))
-        size = float(np.sqrt(np.mean(np.square(rows, dtype=np.float64)))) or 1.0
+        size = plain.root_mean_square(rows) or 1.0
         step = UNKNOWN * size if s <= 0 else min(math.sqrt(12 * lam / math.log(2) / s), COARSEST * size)
         l = rows.shape[1]
         places = before.places if before else codec.psi_round(np.full(l, step, np.float32))
@@ -167,26 +167,33 @@ class ModuleJob(Layers):
         error = 0.5 * s * float(np.square((y - q) * places, dtype=np.float64).sum())
         return Rounded(q, np.ones(len(q), np.float32), np.ones(1, np.float32), places, error, 0.0)
 
-    def _rounded_network(self, rounded: Mapping[str, Rounded]) -> nn.Module:
-        """A copy with the rounded weights; its own normalisation and biases."""
-        network = copy.deepcopy(self.network)
-        with torch.no_grad():
-            modules = dict(network.named_modules())
-            for layer in self.layers:
-                weight = modules[layer.name].weight
-                weight.copy_(torch.from_numpy(unround(self.decoders[layer.weight], rounded[layer.name])).reshape(weight.shape))
-            tensors_by_name = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
-            for name in self.others:
-                weight = tensors_by_name.get(name)
-                if weight is not None:
-                    weight.copy_(torch.from_numpy(unround(self.decoders[name], rounded[name])).reshape(weight.shape))
-        return network
+    @contextmanager
+    def _rounded_network(self, rounded: Mapping[str, Rounded]) -> Iterator[nn.Module]:
+        """The network with the rounded weights, and its own normalisation and biases; afterwards it is as it was."""
+        modules = dict(self.network.named_modules())
+        tensors_by_name = dict(self.network.named_parameters(remove_duplicate=False)) | dict(self.network.named_buffers())
+        weights = {layer.weight: (layer.name, modules[layer.name].weight) for layer in self.layers}
+        weights |= {name: (name, tensors_by_name[name]) for name in self.others if name in tensors_by_name}
+        places = {id(tensor) for _, tensor in weights.values()}
+        before = [(t, t.clone()) for t in tensors_by_name.values() if id(t) not in places]  # the state has the large ones
+        try:
+            for name, (key, tensor) in weights.items():
+                values = torch.from_numpy(unround(self.decoders[name], rounded[key]))
+                tensor.data.copy_(values.reshape(tensor.shape))
+            yield self.network
+        finally:
+            before += [(tensor, self.state[name]) for name, (_, tensor) in weights.items()]
+            for tensor, values in before:
+                tensor.data.copy_(values)
 
     @torch.no_grad()
     def compressed(self, rounded: Mapping[str, Rounded]) -> Vectors:
         """Statistics of BN and biases of layers, by name, adapted so that outputs keep their moments under rounded weights."""
-        network, vectors, handles = self._rounded_network(rounded), {}, []
-        modules = dict(network.named_modules())
+        with self._rounded_network(rounded) as network:
+            return self._matched(network)
+
+    def _matched(self, network: nn.Module) -> Vectors:
+        vectors, handles, modules = {}, [], dict(network.named_modules())
         for name, module in bn.layers(network).items():
             if f"{name}.running_mean" in self.bn and f"{name}.running_mean" in self.state:
                 vectors |= {f"{name}.{leaf}": getattr(module, leaf) for leaf in ("running_mean", "running_var")}
@@ -206,6 +213,8 @@ class ModuleJob(Layers):
         count = min(len(self.examples), self.forward)
         chosen = [i * len(self.examples) // count for i in range(count)]
         network(self.examples[chosen])  # in one batch: each layer is matched before the next one runs
+        for handle in handles:
+            handle.remove()
         self.untuned = set(vectors)
         return {name: value.detach().clone() for name, value in vectors.items()}
 
@@ -215,13 +224,13 @@ class ModuleJob(Layers):
             return vectors
         self.untuned = set()
         if not path.is_file():
-            network = self._rounded_network(rounded)
-            network.load_state_dict(vectors, strict=False)
-            units = self._units(network)
-            with _plain_attention():
-                tuning.tune(network, units, self.examples, self.answers, self._mirrored(), epochs, self.seed,
+            mirrored = self._mirrored()
+            with self._rounded_network(rounded) as network, _plain_attention():
+                network.load_state_dict(vectors, strict=False)
+                units = self._units(network)
+                tuning.tune(network, units, self.examples, self.answers, mirrored, epochs, self.seed,
                             size=min(max(self.backward, 4), BATCH))  # fmt: skip
-            tensors.save(path, vectors | {name: network.get_parameter(name).detach() for name in units})
+                tensors.save(path, vectors | {name: network.get_parameter(name).detach() for name in units})
         return tensors.load(path)
 
     def _units(self, network: nn.Module) -> Vectors:
@@ -273,7 +282,7 @@ class ModuleJob(Layers):
             phi, places = [], []
             for name in names:
                 result = rounded[key[name]]
-                phi.append(result.q.astype(np.int32).reshape(-1, len(result.places)))
+                phi.append(plain.narrow(result.q).reshape(-1, len(result.places)))
                 places.append(result.places)
             quantised.append(Quantised(tuple(names), self._coded(names, phi, places)))
         return vectors, quantised
@@ -289,7 +298,7 @@ class ModuleJob(Layers):
 
     def _coded(self, names: list[str], phi: list[np.ndarray], places: list[np.ndarray]) -> codec.Coded:
         kind = next(kind for kind, members in self.kinds.items() if names[0] in members)
-        return plain.coded(kind, names, tuple(tuple(self.state[name].shape) for name in names), places, np.concatenate(phi))
+        return plain.coded(kind, names, tuple(tuple(self.state[name].shape) for name in names), places, phi)
 
     def encode(self, groups: tuple[Vectors, list[Quantised]]) -> bytes:
         vectors, quantised = groups

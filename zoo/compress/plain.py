@@ -34,6 +34,7 @@ FINEST, COARSEST = 2.0**-20, 2.0**6  # steps
 ATTEMPTS = 14
 FULL = 0.97  # of a bound
 LEAST = 0.3  # least change of a step, in bits, until tried sizes lie on both sides of the bound
+BLOCK = 1 << 16  # numbers of a column that are rounded at a time
 NARROW = 1.01  # ratio of two steps between which the price of a bit is varied instead
 
 
@@ -76,9 +77,11 @@ def refuse(state: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() < 2:
             continue
-        refused = ~tensor.isfinite() if name in rounded or tensor.dim() == 1 else tensor.isnan()
-        if refused.any():
-            raise ValueError(f"{name} holds {int(refused.sum()):,} numbers that are not finite (NaN or infinite)")
+        finite = name in rounded or tensor.dim() == 1
+        parts = tensor.reshape(-1).split(BLOCK)
+        refused = sum(int((~part.isfinite() if finite else part.isnan()).sum()) for part in parts)
+        if refused:
+            raise ValueError(f"{name} holds {refused:,} numbers that are not finite (NaN or infinite)")
         if name.endswith("running_var") and (tensor < 0).any():
             raise ValueError(f"{name} holds {int((tensor < 0).sum()):,} negative variances")
 
@@ -112,22 +115,25 @@ def within(
     more.
     """
     refuse(state)
-    exact = states.pack(state, **facts)
-    if len(exact) <= size:
+    exact = states.pack_within(state, size, **facts)
+    if exact is not None:
         tell(f"every number as it is takes {len(exact):,} bytes: nothing is rounded")
         return exact
     rounder = _Rounder(state, facts)
     goal, weights = (1 + FULL) / 2 * size, sum(state[name].numel() for names in kinds(state).values() for name in names)
-    tried: list[tuple[float, bytes]] = []
+    tried: list[tuple[float, int]] = []  # steps, and bytes of their files
+    fullest = None
     step, price, low, high = min(max(_guess(state, size, weights), FINEST), COARSEST), 1.0, 0.0, 1.0
     for _ in range(ATTEMPTS):
         blob = rounder.at(step, price * PRICE)
         tell(f"step {step:.4g}: {len(blob):,} bytes of {size:,}")
-        tried.append((step, blob))
+        tried.append((step, len(blob)))
         if FULL * size <= len(blob) <= size or (step == FINEST and len(blob) <= size):
             return blob
-        above = max((s for s, b in tried if len(b) > size), default=None)
-        below = min((s for s, b in tried if len(b) <= size), default=None)
+        if len(blob) <= size and (fullest is None or len(blob) > len(fullest)):
+            fullest = blob
+        above = max((s for s, b in tried if b > size), default=None)
+        below = min((s for s, b in tried if b <= size), default=None)
         if step == COARSEST and below is None:
             break
         if price < 1 or (above and below and below < NARROW * above):  # sizes jump where steps are large: bits for less, then
@@ -135,13 +141,12 @@ def within(
                 low, high = (low, price) if len(blob) <= size else (price, high)
             step, price = below, (low + high) / 2
             continue
-        step = _next([(s, len(b)) for s, b in tried], goal, weights)
-    fitting = [blob for _, blob in tried if len(blob) <= size]
-    if not fitting:
-        least = min(len(blob) for _, blob in tried)
+        step = _next(tried, goal, weights)
+    if fullest is None:
+        least = min(length for _, length in tried)
         raise ValueError(f"{size:,} bytes are too few: what is not rounded (names, biases, normalisation) and the "
                          f"coarsest weights take {least:,}")  # fmt: skip
-    return max(fitting, key=len)
+    return fullest
 
 
 def _guess(state: Mapping[str, torch.Tensor], size: int, weights: int) -> float:
@@ -180,16 +185,21 @@ class _Rounder:
         scales, phi = [], []
         for name in names:
             rows = self.state[name].float().numpy().reshape(-1, l)
-            size = float(np.sqrt(np.mean(np.square(rows, dtype=np.float64)))) or 1.0
-            scale = codec.psi_round(np.float32(step * kind.finer * size))
+            scale = codec.psi_round(np.float32(step * kind.finer * (root_mean_square(rows) or 1.0)))
             scales.append(np.full(l, scale))
-            phi.append(round_rows(to_latents(kind.decoder, rows, l) / scale, price))
-        return coded(kind, names, shapes, scales, np.concatenate(phi))
+            y = to_latents(kind.decoder, rows, l)
+            y = np.divide(y, scale, out=None if np.may_share_memory(y, rows) else y)
+            phi.append(round_rows(y, price))
+            del rows, y
+        return coded(kind, names, shapes, scales, phi)
 
 
-def coded(kind: Kind, names: list[str], shapes: tuple[tuple[int, ...], ...], scales: list[np.ndarray], phi: np.ndarray) -> Coded:
-    """A group's integers phi (d, l) and the steps (l,) of each tensor, under the shorter of two entropy models."""
-    options = [Coded(kind.decoder, model, phi, {"scale": np.stack(scales)}) for model in ("static", "classes")]
+def coded(kind: Kind, names: list[str], shapes: tuple[tuple[int, ...], ...], scales: list[np.ndarray],
+          phi: list[np.ndarray]) -> Coded:  # fmt: skip
+    """The integers (d, l) and steps (l,) of each tensor of a group, under the shorter of two entropy models. Empties phi."""
+    together = np.concatenate(phi)
+    phi.clear()
+    options = [Coded(kind.decoder, model, together, {"scale": np.stack(scales)}) for model in ("static", "classes")]
     return coding.shortest(Group(kind.label, kind.decoder, tuple(names), shapes), options)
 
 
@@ -201,25 +211,56 @@ def shortened(state: Mapping[str, torch.Tensor], rounded: set[str]) -> dict[str,
     return out | {name: out[first] for name, first in states.tied(state).items()}
 
 
+def root_mean_square(values: np.ndarray) -> float:
+    """Summed in float64, a block of the values at a time."""
+    flat = values.reshape(-1)
+    blocks = (flat[begin : begin + BLOCK] for begin in range(0, len(flat), BLOCK))
+    return math.sqrt(math.fsum(float(np.square(block, dtype=np.float64).sum()) for block in blocks) / values.size)
+
+
 def round_rows(y: np.ndarray, price: float = PRICE, sweeps: int = 2) -> np.ndarray:
-    """Integers int32 (d, l) of y in units of the step: each column at the least squared error plus the price of its bits."""
-    out = np.empty(y.shape, np.int32)
+    """Integers (d, l) of y in units of the step: each column at the least squared error plus the price of its bits.
+
+    They are int8, int16 or int32, the smallest that holds them.
+    """
+    out = np.empty(y.shape, _smallest(y))
+    blocks = [slice(begin, begin + BLOCK) for begin in range(0, len(y), BLOCK)]  # all temporary arrays are of one
     for j in range(y.shape[1]):
-        column = np.ascontiguousarray(y[:, j])
-        near = np.rint(column).astype(np.int32)
-        lower = near - np.sign(near)
-        q = near
+        for block in blocks:
+            out[block, j] = np.rint(y[block, j])
+        highest = max(int(out[:, j].max()), 0)
         for _ in range(sweeps):
-            low = min(int(q.min()), 0)
-            counts = np.bincount(q - low, minlength=max(int(near.max()), 0) - low + 1) + 0.1
-            bits = np.log2(counts.sum()) - np.log2(counts)
-            best, cost = near, (column - near) ** 2 + price * _cost(bits, near - low)
-            for integers in (lower, np.zeros_like(near)):
-                trial = (column - integers) ** 2 + price * _cost(bits, integers - low)
-                best, cost = np.where(trial < cost, integers, best), np.minimum(trial, cost)
-            q = best
-        out[:, j] = q
+            low = min(int(out[:, j].min()), 0)
+            counts = np.zeros(highest - low + 1, np.int64)
+            for block in blocks:
+                counts += np.bincount(out[block, j].astype(np.int64) - low, minlength=len(counts))
+            bits = np.log2((counts + 0.1).sum()) - np.log2(counts + 0.1)
+            for block in blocks:
+                out[block, j] = _cheapest(np.ascontiguousarray(y[block, j]), bits, low, price)
     return out
+
+
+def narrow(q: np.ndarray) -> np.ndarray:
+    """Integers, given as floating-point numbers, in the smallest of int8, int16 and int32."""
+    return q.astype(_smallest(q))
+
+
+def _smallest(y: np.ndarray) -> np.dtype:
+    """Of int8, int16 and int32 the first that holds these numbers when they are rounded."""
+    least, largest = float(np.rint(y.min())), float(np.rint(y.max()))
+    if not -(2.0**31) <= least <= largest < 2.0**31:
+        raise ValueError(f"a weight is {max(largest, -least):.3g} times its step, beyond 32 bits; take a larger step")
+    return np.min_scalar_type(int(min(least, -largest - 1, -1)))
+
+
+def _cheapest(column: np.ndarray, bits: np.ndarray, low: int, price: float) -> np.ndarray:
+    """int32, for each number: the nearest integer, its neighbour towards zero, or zero; bits from the integer `low` on."""
+    near = np.rint(column).astype(np.int32)
+    best, cost = near, (column - near) ** 2 + price * _cost(bits, near - low)
+    for integers in (near - np.sign(near), np.zeros_like(near)):
+        trial = (column - integers) ** 2 + price * _cost(bits, integers - low)
+        best, cost = np.where(trial < cost, integers, best), np.minimum(trial, cost)
+    return best
 
 
 def _cost(bits: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ class Layers:
 
     def rounder(self, layer: Layer) -> Rounder:
         importance = self.outputs[f"{layer.name}/importance"].numpy()
-        return Rounder(layer, self.decoders[layer.weight], self._weight(layer), self.covariance(layer), importance)
+        return Rounder(layer, self.decoders[layer.weight], self._weight(layer), partial(self.covariance, layer), importance)
 
     def price(self, target_bits: float, most_rows: int = 40) -> float:
         """An estimate of the lambda at which all layers together take so many bits, from `most_rows` rows of each."""
@@ -72,7 +73,7 @@ class Layers:
         guesses = (64.0, 16.0, 4.0)
         for layer in tqdm(self.layers, desc="price of a bit", disable=None):
             rounder = self.rounder(layer)
-            trials = [rounder.round(start * guess, sweeps=1, most_rows=most_rows) for guess in guesses]
+            trials = rounder.round_at([start * guess for guess in guesses], sweeps=1, most_rows=most_rows)
             bits_each.append([trial.bits / trial.q.size for trial in trials])
             sizes.append(rounder.y.size)
         bits = np.array(bits_each).T @ np.array(sizes)

@@ -16,7 +16,10 @@ The rows of a convolution in G groups have a Hessian for each group, (G, d, d): 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +28,7 @@ LARGEST = 63  # magnitudes above share one entry of a rate table
 SPACING = 2.0  # classes an octave of mean magnitude
 LOWEST, HIGHEST = -16, 12  # class k has mean magnitude 2^(k / SPACING)
 BLOCK = 64
+ENTRIES = 1 << 18  # integers that are looked up in tables at a time
 
 Factor = tuple[np.ndarray, torch.Tensor]  # (order, factor) of `factorise`; groups keep the order of the columns
 
@@ -47,7 +51,7 @@ class Rate:
         The mean magnitude of an entry is taken as the product of its row's, its input channel's and its place's in
         the kernel; a geometric distribution counts as `pseudo` observations of every class.
         """
-        m = np.abs(q).astype(np.float32)
+        m = np.abs(q).astype(np.float32, copy=False)
         mean = max(float(m.mean()), 1e-4)
         cube = m.reshape(len(m), -1, kernel)
         floor = mean * 2.0**-6
@@ -68,48 +72,57 @@ class Rate:
 
     def bits(self, q: np.ndarray) -> float:
         """Code length of all integers q (R, d)."""
-        k = np.clip(self.rows[:, None] + self.columns[None, :], LOWEST, HIGHEST) - LOWEST
-        return float(self.tables[k, np.minimum(np.abs(q), LARGEST).astype(np.int64)].sum(dtype=np.float64))
+        table = self.tables.reshape(-1)
+        return math.fsum(float(table[index].sum(dtype=np.float64)) for index in _entries(q, self.rows, self.columns))
 
 
-def objective(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> float:
-    """J as in the module's docstring. y, q: (R, d); hessian (d, d) or (G, d, d); importance a (R,)."""
-    error = torch.from_numpy(np.asarray(y - q, np.float32))
+def objective(
+    y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate,
+    columns: np.ndarray | float = 1.0,
+) -> float:
+    """J as in the module's docstring. y, q: (R, d); hessian (d, d) or (G, d, d); importance a (R,); columns: see `descend`."""
+    error = np.asarray(y - q, np.float32)
+    error *= columns
+    error = torch.from_numpy(error)
     error = error.reshape(*hessian.shape[:-2], -1, hessian.shape[-1])
     quadratic = (error @ torch.from_numpy(np.asarray(hessian, np.float32)) * error).sum(-1).double().reshape(-1)
     return float(quadratic @ torch.from_numpy(np.asarray(importance, np.float64))) + lam * rate.bits(q)
 
 
 def sequential(
-    y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate, factor: Factor | None = None
+    y: np.ndarray, hessian: np.ndarray | None, importance: np.ndarray, lam: float, rate: Rate, factor: Factor | None = None,
+    columns: np.ndarray | None = None,
 ) -> np.ndarray:
     """One pass over the columns, most important first; the columns that follow make up for the error of each.
 
-    y (R, d) float32, hessian (d, d) float32 positive definite, importance (R,) positive -> integers float32 (R, d).
+    y (R, d) float32, hessian (d, d) float32 positive definite, importance (R,) positive -> integers float32 (R, d). Where its
+    `factor` is given, hessian is not needed. columns: see `descend`.
     """
-    order, upper = factor or factorise(hessian)
+    order, upper = factor or factorise(hessian.copy)
+    columns = np.ones(y.shape[1], np.float32) if columns is None else columns
     if upper.dim() == 3:
-        return _sequential_groups(y, upper.numpy(), importance, lam, rate)
-    remaining = torch.from_numpy(np.ascontiguousarray(y[:, order].T))  # (d, R)
-    out = torch.empty_like(remaining)
+        return _sequential_groups(y, upper.numpy() / columns, importance, lam, rate)
+    scale = torch.from_numpy(columns[order])
+    remaining = torch.from_numpy(np.take(y.T, order, axis=0))  # (d, R); a column is replaced by its integers
     price = (lam / importance).astype(np.float32)
     d = len(remaining)
     for begin in range(0, d, BLOCK):
         end = min(begin + BLOCK, d)
         errors = torch.empty(end - begin, remaining.shape[1])
-        block, corner = remaining[begin:end], upper[begin:end, begin:end].contiguous()
+        rows = upper[begin:end] / scale  # not of the whole: a factor is as large as the Hessian
+        block, corner = remaining[begin:end], rows[:, begin:end].contiguous()
         for j in range(end - begin):
             pivot = float(corner[j, j])
             target = block[j].numpy()
             chosen = _choose(target, 1 / pivot**2, price, rate, int(order[begin + j]))
-            out[begin + j] = torch.from_numpy(chosen)
             errors[j] = torch.from_numpy((target - chosen) / pivot)
+            block[j] = torch.from_numpy(chosen)
             if j + 1 < end - begin:
                 block[j + 1 :].addr_(corner[j, j + 1 :], errors[j], alpha=-1)
         if end < d:
-            remaining[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
+            remaining[end:].addmm_(rows[:, end:].T, errors, alpha=-1)
     q = np.empty_like(y)
-    q[:, order] = out.numpy().T
+    q[:, order] = remaining.numpy().T
     return q
 
 
@@ -123,19 +136,26 @@ def conditional(factor: Factor) -> np.ndarray:
     return out
 
 
-def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate) -> np.ndarray:
-    """One sweep of coordinate descent on J from integers q: no choice raises J."""
+def descend(
+    y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, rate: Rate,
+    columns: np.ndarray | None = None,
+) -> np.ndarray:
+    """One sweep of coordinate descent on J from integers q: no choice raises J.
+
+    columns (d,): D, where y and q are in units of it and `hessian` is not: D H D stands in its place. float32.
+    """
+    columns = np.ones(y.shape[1], np.float32) if columns is None else columns
     if hessian.ndim == 3:
-        return _descend_groups(y, q, hessian, importance, lam, rate)
-    h = torch.from_numpy(np.ascontiguousarray(hessian))
-    present = torch.from_numpy(np.ascontiguousarray(q.T))  # (d, R)
-    error = torch.from_numpy(np.ascontiguousarray(y.T)) - present
+        return _descend_groups(y, q, hessian * columns[:, None] * columns, importance, lam, rate)
+    present = torch.from_numpy(np.array(q.T, order="C"))  # (d, R)
+    error = torch.from_numpy(np.array(y.T, order="C")).sub_(present)
     price = (lam / importance).astype(np.float32)
     d = len(present)
     for begin in range(0, d, BLOCK):
         end = min(begin + BLOCK, d)
-        slope = h[begin:end] @ error  # (B, R): H (y - q)
-        corner = h[begin:end, begin:end].contiguous()
+        rows = torch.from_numpy(hessian[begin:end] * columns[begin:end, None] * columns)
+        slope = rows @ error  # (B, R): H (y - q)
+        corner = rows[:, begin:end].contiguous()
         for j in range(end - begin):
             curvature = float(corner[j, j])
             if curvature <= 0:
@@ -147,44 +167,79 @@ def descend(y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.nd
             error[begin + j] -= step
             if j + 1 < end - begin:
                 slope[j + 1 :].addr_(corner[j, j + 1 :], step, alpha=-1)
+    del error
     return np.ascontiguousarray(present.numpy().T)
 
 
 def minimise(
-    y: np.ndarray,
-    hessian: np.ndarray,
-    importance: np.ndarray,
-    lam: float,
-    kernel: int = 1,
-    sweeps: int = 3,
-    factor: Factor | None = None,
+    y: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, kernel: int = 1, sweeps: int = 3
 ) -> tuple[np.ndarray, Rate]:
     """Integers (R, d) float32 and the tables they were chosen under, re-estimated between sweeps."""
-    sketch = np.rint(y * (np.abs(y) > 0.6))  # tables of plain rounding know too few zeros
-    rate = Rate.fit(sketch, kernel)
-    q = sequential(y, hessian, importance, lam, rate, factor)
+    q = sequential(y, hessian, importance, lam, sketch(y, kernel))
+    return sweep(y, q, hessian, importance, lam, kernel, sweeps)
+
+
+def sketch(y: np.ndarray, kernel: int) -> Rate:
+    """Tables before there are integers: those of plain rounding know too few zeros."""
+    q = np.abs(y)
+    small = q <= 0.6
+    np.rint(q, out=q)
+    q[small] = 0
+    return Rate.fit(q, kernel)
+
+
+def sweep(
+    y: np.ndarray, q: np.ndarray, hessian: np.ndarray, importance: np.ndarray, lam: float, kernel: int, sweeps: int,
+    columns: np.ndarray | None = None,
+) -> tuple[np.ndarray, Rate]:
+    """So many sweeps of `descend`, each under the tables of the integers before it; and the last tables."""
     for _ in range(sweeps):
         rate = Rate.fit(q, kernel)
-        q = descend(y, q, hessian, importance, lam, rate)
+        q = descend(y, q, hessian, importance, lam, rate, columns)
     return q, rate
 
 
-def factorise(hessian: np.ndarray) -> Factor:
-    """Order of the columns, and the upper Cholesky factor of the inverse: its row j spreads the error of column j."""
+def factorise(load: Callable[[], np.ndarray]) -> Factor:
+    """Order of the columns, and the upper Cholesky factor of the inverse: its row j spreads the error of column j.
+
+    load: gives a Hessian, in memory that the factor then takes; it may be called again.
+    """
+    hessian = load()
     if hessian.ndim == 3:
-        factors = [_cholesky(torch.cholesky_inverse(_cholesky(torch.from_numpy(h)))).T for h in hessian]
+        factors = [_inverse_factor(partial(np.array, h.T, order="C")) for h in hessian]
         return np.arange(hessian.shape[-1]), torch.stack(factors)
     order = np.argsort(-np.diag(hessian), kind="stable")
-    matrix = torch.from_numpy(hessian[np.ix_(order, order)])
-    for step in (_cholesky, torch.cholesky_inverse, _cholesky):  # one name: each is freed when the next one is there
-        matrix = step(matrix)
-    return order, matrix.T.contiguous()
+    first = [hessian]
+    del hessian
+    return order, _inverse_factor(lambda: transpose(_permute(first.pop() if first else load(), order)))
 
 
-def rescale(factor: Factor, columns: np.ndarray) -> Factor:
-    """The factor of D H D for a diagonal D, given that of H."""
-    order, upper = factor
-    return order, upper / torch.from_numpy(columns[order])
+def transpose(matrix: np.ndarray) -> np.ndarray:
+    """A square matrix transposed in place."""
+    for i in range(0, len(matrix), BLOCK):
+        for j in range(i, len(matrix), BLOCK):
+            block = matrix[i : i + BLOCK, j : j + BLOCK].copy()
+            matrix[i : i + BLOCK, j : j + BLOCK] = matrix[j : j + BLOCK, i : i + BLOCK].T
+            matrix[j : j + BLOCK, i : i + BLOCK] = block.T
+    return matrix
+
+
+def _permute(matrix: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Rows and columns of a square matrix in another order, in place."""
+    for begin in range(0, len(matrix), BLOCK):
+        matrix[begin : begin + BLOCK] = matrix[begin : begin + BLOCK, order]
+    for begin in range(0, len(matrix), BLOCK):
+        matrix[:, begin : begin + BLOCK] = matrix[order, begin : begin + BLOCK]
+    return matrix
+
+
+def _entries(q: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Iterator[np.ndarray]:
+    """Places of integers q (R, d) in the flattened tables of a `Rate`, int64, some rows at a time."""
+    count = max(1, ENTRIES // max(q.shape[1], 1))
+    for begin in range(0, len(q), count):
+        block = slice(begin, begin + count)
+        k = np.clip(rows[block, None] + columns, LOWEST, HIGHEST) - LOWEST
+        yield k * (LARGEST + 1) + np.minimum(np.abs(q[block]), LARGEST).astype(np.int64)
 
 
 def _sequential_groups(y, upper: np.ndarray, importance, lam: float, rate: Rate) -> np.ndarray:
@@ -244,9 +299,9 @@ def _choose(target, curvature: float | np.ndarray, price, rate: Rate, column: in
 
 def _tables(q: np.ndarray, rows: np.ndarray, columns: np.ndarray, pseudo: float) -> np.ndarray:
     count = HIGHEST - LOWEST + 1
-    k = np.clip(rows[:, None] + columns[None, :], LOWEST, HIGHEST) - LOWEST
-    index = (k * (LARGEST + 1) + np.minimum(np.abs(q), LARGEST).astype(np.int64)).reshape(-1)
-    counts = np.bincount(index, minlength=count * (LARGEST + 1)).reshape(count, LARGEST + 1).astype(np.float64)
+    size = count * (LARGEST + 1)
+    counts = sum((np.bincount(index.reshape(-1), minlength=size) for index in _entries(q, rows, columns)), np.zeros(size))
+    counts = counts.reshape(count, LARGEST + 1)
     mean = 2.0 ** (np.arange(LOWEST, HIGHEST + 1) / SPACING)
     theta = (np.sqrt(1 + mean**2) - 1) / mean
     powers = theta[:, None] ** np.arange(LARGEST + 1)
@@ -257,15 +312,30 @@ def _tables(q: np.ndarray, rows: np.ndarray, columns: np.ndarray, pseudo: float)
     return bits.astype(np.float32)
 
 
-def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
-    """Lower factor; a matrix that rounding left indefinite gets a heavier diagonal."""
-    extra = 0.0
-    mean = float(matrix.diagonal().mean())
+def _inverse_factor(load: Callable[[], np.ndarray]) -> torch.Tensor:
+    """The upper Cholesky factor of the inverse of a matrix whose transpose `load` gives, in the memory of that.
+
+    A matrix that rounding left indefinite gets a heavier diagonal; LAPACK works in place on columns, hence the transpose.
+    """
+    extra = [0.0, 0.0]  # for each of two factorisations
     while True:
-        damped = matrix if not extra else matrix + extra * mean * torch.eye(len(matrix))
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            return factor
-        extra = max(10 * extra, 1e-5)
-        if extra > 1:
-            raise ValueError("the Hessian is not positive definite, nor near it")
+        matrix = torch.from_numpy(load()).T
+        if not _failed(matrix, extra, 0):
+            torch.cholesky_inverse(matrix, out=matrix)
+            if not _failed(matrix, extra, 1):
+                return matrix.T
+        del matrix
+
+
+def _failed(matrix: torch.Tensor, extra: list[float], number: int) -> bool:
+    """Puts the lower factor in the place of the matrix, with `extra[number]` of its mean on the diagonal; else raises that."""
+    if extra[number]:
+        matrix.diagonal().add_(extra[number] * float(matrix.diagonal().mean()))
+    info = torch.empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(matrix, out=(matrix, info))
+    if not info:
+        return False
+    extra[number] = max(10 * extra[number], 1e-5)
+    if extra[number] > 1:
+        raise ValueError("the Hessian is not positive definite, nor near it")
+    return True
