@@ -454,8 +454,8 @@ def test_constants_of_a_large_network_take_a_byte_each_until_they_are_weights(ne
 def test_a_wide_table_for_each_column_is_counted_before_it_is_expanded(monkeypatch):
     layout = {name: ((64, 64, 21, 21),) for name in "abcd"}
     inner = text("n") + text("p") + varint(4 * 64 * 64 * 441) + varint(4)
-    for seed in range(4):
-        inner += b"\1" + text(f"orth:{seed}") + text("static") + bytes(2 * 441) + many_wide_tables(441)
+    for _ in range(4):
+        inner += b"\1" + text("sq") + text("static") + bytes(2 * 441) + many_wide_tables(441)
     blob = seal(inner)
     expanded = Expanded(monkeypatch)
     refused(blob, CorruptArtifact, "a table of 16,384 integers would take the file beyond", lambda header: layout)

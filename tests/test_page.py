@@ -168,18 +168,19 @@ def test_sorting_sorts_and_filtering_filters(site, tab):
     tab.open(site / "networks" / "lenet300-100.html")
     order = "[...document.querySelectorAll('#entries tbody tr')].filter(r => !r.hidden).map(r => r.dataset.id)"
 
-    def press(column: int) -> None:
+    def press(column: int, direction: str) -> None:
         tab.ask(f"document.querySelectorAll('#entries thead button')[{column}].focus()")
         tab.key("Enter")
+        tab.wait(f"document.querySelectorAll('#entries thead th')[{column}].getAttribute('aria-sort') === '{direction}'")
 
     assert tab.ask(order) == [e.id for e in entries]  # by bytes
-    press(4)
+    press(4, "ascending")
     errors = {e.id: e.test_errors for e in entries}
     assert [errors[id] for id in tab.ask(order)] == sorted(errors.values())
-    press(4)
+    press(4, "descending")
     assert [errors[id] for id in tab.ask(order)] == sorted(errors.values(), reverse=True)
     assert tab.ask("document.querySelectorAll('#entries th[aria-sort=descending]').length") == 1
-    press(0)
+    press(0, "ascending")
     assert tab.ask(order) == sorted(errors)
     tab.ask("{const f = document.getElementById('filter'); f.value = 'hemp LLOYD'; f.dispatchEvent(new Event('input'))}")
     assert tab.ask(order) == ["lenet300-100-lloyd"]

@@ -45,9 +45,11 @@ def test_recipe(path):
     if isinstance(levels := getattr(trial.options, "levels", None), dict):
         assert set(levels) <= set(groups)
     # EPR's options name groups, which its constructor checks; for the others a small network is enough.
-    network = trial.network if trial.method == "epr" or trial.network.startswith("lenet") else "lenet300-100"
+    method = methods.find(trial.method)
+    names_groups = issubclass(method, methods.find("epr")) or trial.network.startswith("lenet")
+    network = trial.network if names_groups else "lenet300-100"
     partitioning = partitionings.get(network, trial.partitioning)
-    methods.find(trial.method)(networks.build(network), partitioning, trial.options, trial.steps)
+    method(networks.build(network), partitioning, trial.options, trial.steps)
     first, last = (loop._schedule(trial, step) for step in (trial.steps // 4, max(trial.steps - 1, 0)))
     assert 0 <= last <= first <= 1
     if trial.dataset == "imagenet":
