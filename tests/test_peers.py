@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import others, peer, peers
+from benchmarks import others, peers
 from benchmarks.__main__ import main
+from benchmarks.peers import peer
 from benchmarks.report import curve
 
 

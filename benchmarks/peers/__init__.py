@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 import zoo
-from benchmarks import peer
+from benchmarks.peers import peer
 from benchmarks.report import curve
 from zoo import datasets, files, loading, named, registry
 from zoo.compress import checkpoints, command
