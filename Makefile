@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-# A process for each core, each with whole files of tests, which share what they make. PARALLEL= runs them one by one.
-PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
+# A process for each core; neighbours in a file stay together, for what they share, until one process has nothing left.
+# PARALLEL= runs the tests one by one.
+PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help verify test test-all lint check leaderboard page clean

@@ -121,7 +121,7 @@ def test_units_in_order_are_the_same_network_in_a_smaller_file():
 def test_the_file_holds_what_is_evaluated_and_order_may_be_left_out():
     network, partitioning = networks.build("lenet5-caffe"), partitionings.get("lenet5-caffe")
     for order in (True, False):
-        made = Lean(network, partitioning, {"order": order}, 100)
+        made = Lean(network, partitioning, {"order": order, "fit": 1}, 100)
         assert {coded.model for coded in made.finish().values()} == {"live"}
         stored = partitionings.weights(partitioning, made.finish())
         for name, theta in made.weights(averaged=True).items():

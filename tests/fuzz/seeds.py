@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from zoo import codec, partitionings
+from zoo import codec, networks, partitionings
 from zoo.codec import Coded, Description, Picture, Tensor, described, entropy
 from zoo.errors import LayoutMismatch, UnknownName
 
@@ -18,7 +18,7 @@ OWN = {
     "kernels": {"convs": ((4, 2, 3, 3), (3, 4, 3, 3)), "fc": ((40, 30),), "bias": ((43,),)},
     "long": {"wide": ((10, 200),), "column": ((900, 1),), "several": ((30, 30), (30, 30), (7,))},
 }
-TARGETS = ("lenet300-100", "lenet5-caffe", "vgg16", "resnet20-4", "resnet18", "resnet50")  # that a change may name
+TARGETS = tuple(networks.SPECS)  # that a change may name
 
 
 def layout(header) -> dict:
