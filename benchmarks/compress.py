@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", default=PICTURES, help="what those kept out are, for the record (default: %(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of tuning BN (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=IMAGES, help="calibration pictures at most (default: %(default)s)")
+    default = f"{IMAGES}, or {synthesis.COUNT} that are made"
+    parser.add_argument("--images", type=int, help=f"calibration pictures at most (default: {default})")
     parser.add_argument("--out", type=Path, help="write an entry there, e.g. artifacts/resnet50-dft")
     parser.add_argument("--curve", type=Path, metavar="CSV", help="add the result to a table and its figure")
     parser.add_argument("--replace-unpublished", action="store_true", help="overwrite an entry that nobody has seen")
@@ -88,12 +89,13 @@ def main(args: argparse.Namespace) -> int:
     target, started = parse_bytes(args.bytes), time.perf_counter()
     weights = reference.load(args.weights, args.network, args.preprocessing)
     work = args.work or Path("runs") / "compress"
+    images = args.images or (IMAGES if args.calibration else synthesis.COUNT)
     if args.calibration:
-        pixels, kept_images = pictures(args.calibration, weights.preprocessing, args.images, args.keep_out)
+        pixels, kept_images = pictures(args.calibration, weights.preprocessing, images, args.keep_out)
         calibrated, kind = weights, "calibration images"
     else:
         spec = datasets.preprocessing(weights.preprocessing)
-        pixels, spec = synthesis.kept(work, weights.digest, weights.build(), spec, args.images, args.seed)
+        pixels, spec = synthesis.kept(work, weights.digest, weights.build(), spec, images, args.seed)
         kept_images = datasets.image_folder(args.measure, None) if args.measure else None
         calibrated, kind = replace(weights, preprocessing=spec), "pictures made from batch normalisation"
     base = work / work_key(calibrated, pixels, args.seed)
@@ -111,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
     if args.curve and kept_out is not None:
         curve.add(args.curve, point(args.basis, blob, args.epochs, weights, kept_out))
     if args.out:
-        options = f"--basis {args.basis} --bytes {args.bytes} --epochs {args.epochs:g} --images {args.images}"
+        options = f"--basis {args.basis} --bytes {args.bytes} --epochs {args.epochs:g} --images {images}"
         command = f"python -m benchmarks compress {args.network} --weights {args.weights} {options}"
         command += " --calibration DIR" if args.calibration else ""
         command += f" --seed {args.seed}"

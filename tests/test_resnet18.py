@@ -17,6 +17,7 @@ from benchmarks import evaluate, measure
 from benchmarks.__main__ import main
 from benchmarks.training import loop, recipe
 from zoo import datasets, measurement, preprocessing, records, registry, verify
+from zoo.compress import synthesis
 
 RECIPE = """
 id = "resnet18-standin"
@@ -108,6 +109,8 @@ def test_the_papers_row_from_weights_on_the_hub(server, tmp_path, monkeypatch):
     _, state = trained("resnet18", steps=100)
     server.commit("timm/resnet18.tv_in1k", {"model.safetensors": save(state)})
     monkeypatch.chdir(tmp_path)  # the work folder
+    monkeypatch.setattr(synthesis, "COUNT", 32)  # of pictures and of steps: fewer than users need
+    monkeypatch.setattr(synthesis, "STEPS", 20)
     assert main(["make", "resnet18-dft-imagenet", "--artifacts", str(tmp_path / "artifacts")]) == 0
     monkeypatch.setattr(registry, "roots", lambda: [tmp_path / "artifacts"])
     (outcome,) = verify.verify(["resnet18-dft-imagenet"], progress=False)
