@@ -302,6 +302,7 @@ def test_quoted_results_are_written_by_their_command(tree):
     path.write_text(text.replace('"8.56 KB", "size_bytes": 8560', '"8.56 KB", "size_bytes": 85600'), encoding="utf-8")
     verdict = review(tree)
     assert verdict.faults == {} and "quoted result changed: lenet300-100/epr-sq; compare it with its source" in verdict.notes
+    assert sum("quoted result" in note for note in verdict.notes) == 1  # the other rows are as before
     path.write_text(text.replace('"error": 1.9', '"error": 190.0'), encoding="utf-8")
     assert "expected" in review(tree).faults["zoo/quoted.json"][0] or "190" in review(tree).faults["zoo/quoted.json"][0]
     path.write_text(text.replace('  {"key"', ' {"key"'), encoding="utf-8")

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -211,7 +212,8 @@ def _json(path: Path) -> object:
 def entries(change: Change, verdict: Verdict, bytes_only: bool = False) -> None:
     """Every entry that was added or changed: its id is free, its record says what it must, its numbers are derived again."""
     left = _left(change.root / "CHANGELOG.md")
-    others = {entry.sha256: entry.id for entry in _records(change.root) if entry.id in change.old_ids()}
+    shelf, old_ids = list(_records(change.root)), change.old_ids()
+    others = {entry.sha256: entry.id for entry in shelf if entry.id in old_ids}
     for id in change.ids():
         folder = change.root / "artifacts" / id
         where = f"artifacts/{id}"
@@ -226,8 +228,8 @@ def entries(change: Change, verdict: Verdict, bytes_only: bool = False) -> None:
         except ZooError as error:
             verdict.fault(f"{where}/{RECORD}", str(error))
             continue
-        if id not in change.old_ids():
-            for text in _id_faults(id, network.base, change.old_ids(), left):
+        if id not in old_ids:
+            for text in _id_faults(id, network.base, old_ids, left):
                 verdict.fault(where, text)
         if others.get(entry.sha256, id) != id:
             verdict.fault(f"{where}/{MODEL}", f"holds the bytes of {others[entry.sha256]}: the same file has one id")
@@ -235,10 +237,10 @@ def entries(change: Change, verdict: Verdict, bytes_only: bool = False) -> None:
             verdict.fault(f"{where}/{RECORD}", text)
         for text in _folder_faults(entry):
             verdict.fault(where, text)
-        if id not in change.old_ids():
+        if id not in old_ids:
             for text in _recipe_faults(entry, change.root):
                 verdict.fault(f"{where}/{RECORD}", text)
-        verdict.notes += _doubts(entry, _records(change.root))
+        verdict.notes += _doubts(entry, shelf)
         _derive(entry, change, verdict, bytes_only)
 
 
@@ -375,7 +377,7 @@ def recipes_are_valid(change: Change, verdict: Verdict) -> None:
         if recipe.id != Path(path).stem:
             verdict.fault(path, f"has the id {recipe.id}: file and id have one name")
         if path in change.before and recipe.id in change.old_ids():
-            before = recipes.from_dict(_toml(change.old(path)), f"{path} of the base")
+            before = recipes.from_dict(tomllib.loads(change.old(path).decode()), f"{path} of the base")
             if recipes.deciding(before) != recipes.deciding(recipe):
                 verdict.fault(path, f"made {recipe.id}, and now describes another training: give that an id of its own")
         if not (change.root / "artifacts" / recipe.id).is_dir():
@@ -395,10 +397,10 @@ def quotations(change: Change, verdict: Verdict) -> None:
     except (ValueError, ZooError) as error:
         verdict.fault(path, str(error))
         return
-    if quote.to_bytes(content) != (change.root / path).read_bytes():
+    written = (change.root / path).read_bytes()
+    if quote.to_bytes(content) != written:
         verdict.fault(path, "is not as `python -m benchmarks quote` writes it: use the command")
-    old = {row["key"]: row for row in json.loads(change.old(path))["results"]}
-    new = {row.key: row.model_dump() for row in content.results}
+    old, new = ({row["key"]: row for row in json.loads(text)["results"]} for text in (change.old(path), written))
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             change_of_row = "removed" if key not in new else "changed" if key in old else "added"
@@ -420,12 +422,6 @@ def results(change: Change, verdict: Verdict) -> None:
 
 def _csv(content: bytes) -> list[dict]:
     return list(csv.DictReader(io.StringIO(content.decode(errors="replace"))))
-
-
-def _toml(content: bytes) -> dict:
-    import tomllib
-
-    return tomllib.loads(content.decode())
 
 
 # ------------------------------------------------------------------------------------ leaderboard, code
