@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"{folder / 'model.zoo'}: {len(blob):,} bytes, {time.perf_counter() - started:.0f} s")
     measured, kept_out = measure(blob, weights, kept_images)
     if kept_out is not None:
-        errors = f"{kept_out.errors} errors, {int((kept_out.reference != kept_out.labels).sum())} of its own"
+        errors = f"{kept_out.errors} errors, {kept_out.reference_errors} of its own"
         counts = f"{kept_out.agreement} of {len(kept_images)} answered as by {weights.source}, {errors}"
         print(f"kept-out images: {counts}")
     if args.curve and kept_out is not None:
@@ -130,9 +130,7 @@ def measure(blob: bytes, weights: reference.Reference, kept_images: datasets.Ima
     measured = measurement.measure(blob, kept_images, dataset=dataset, preprocess=weights.preprocessing)
     if kept_images is None:
         return measured, None
-    reference_answers = sample.answers(weights.build(), weights.preprocessing, kept_images)
-    labels = np.asarray(kept_images.labels)
-    return measured, evidence.Sample(tuple(kept_images.paths), labels, measured.predictions, reference_answers)
+    return measured, sample.compared(kept_images, measured.predictions, weights.build(), weights.preprocessing)
 
 
 def point(basis: str, blob: bytes, epochs: float, weights: reference.Reference, kept_out: evidence.Sample) -> dict:

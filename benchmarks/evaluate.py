@@ -182,7 +182,7 @@ def write_entry(
         if measured.predictions is not None:
             evidence.write_predictions(folder, measured.predictions)
         if log is not None:
-            files.write(folder / "train.log", log)
+            files.write(folder / evidence.LOG, log)
         for name, content in (extra or {}).items():
             files.write(folder / name, content)
         registry.save(entry, folder)

@@ -215,7 +215,7 @@ def measure(case: Case, work: Path, path: Path, bits_each: Sequence[float] = BIT
     for name, calibration in calibrations.items():
         examples = None
         for bits in bits_each:
-            rows = curve.read(path) if path.is_file() else []
+            rows = curve.kept(path)
             same = [r for r in rows if (r["network"], float(r["bits"]), r["rounding"]) == (case.name, bits, name)]
             if same or (calibration and bits > FINE):  # finer than that, plain rounding is as good as exact
                 continue
@@ -227,7 +227,7 @@ def measure(case: Case, work: Path, path: Path, bits_each: Sequence[float] = BIT
             after = answers(zoo.load(file, into=copy.deepcopy(network)), task)
             right, agreement = int((after == task.labels).sum()), int((after == before).sum())
             values = (case.name, numbers, f"{bits:g}", name, size, right, agreement, before.numel(), correct, f"{seconds:.0f}")
-            rows = curve.read(path) if path.is_file() else []  # others may have written meanwhile
+            rows = curve.kept(path)  # others may have written meanwhile
             rows.append(dict(zip(FIELDS, map(str, values), strict=True)))
             print(f"{name}, {bits:g} bits: {size:,} bytes, {rows[-1]['correct']} right, {rows[-1]['agreement']} as before")
             files.write(path, curve.text(FIELDS, rows).encode())

@@ -58,9 +58,7 @@ def add(entry: Entry, images: datasets.ImageFolder, key: str, name: str, note: s
         raise ValueError(f"{entry.id} was measured on {key} before: a sample is used once for an entry")
     blob = registry.read(entry)
     derived = measurement.measure(blob, images, dataset=entry.dataset, preprocess=entry.preprocessing)
-    network, source = distill.load(reference)
-    wanted = answers(network, source, images)
-    sample = evidence.Sample(tuple(images.paths), np.asarray(images.labels), derived.predictions, wanted)
+    sample = compared(images, derived.predictions, *distill.load(reference))
     record = sample.record(key, name, derived.test_set, reference, note)
     changed = entry.changed(samples=[s.model_dump() for s in entry.samples] + [record])
     files.write(entry.folder / changed.samples[-1].file, sample.to_bytes())
@@ -68,14 +66,14 @@ def add(entry: Entry, images: datasets.ImageFolder, key: str, name: str, note: s
     return registry.load_record(entry.folder)
 
 
-def answers(network: nn.Module, source: str, images: datasets.ImageFolder) -> np.ndarray:
-    """int64 (N,): a network's answers, through the preprocessing called `source`."""
+def compared(images: datasets.ImageFolder, predictions: np.ndarray, network: nn.Module, source: str) -> evidence.Sample:
+    """An entry's answers (N,) beside those of the uncompressed network, through the preprocessing called `source`."""
     transform, batches = preprocessing.preprocess(source), []
     with torch.inference_mode():
         for begin in tqdm(range(0, len(images), BATCH), desc="uncompressed network", disable=None):
             pictures = [images[i][0] for i in range(begin, min(begin + BATCH, len(images)))]
             batches.append(network(transform(pictures)).argmax(1))
-    return torch.cat(batches).numpy()
+    return evidence.Sample(tuple(images.paths), np.asarray(images.labels), predictions, torch.cat(batches).numpy())
 
 
 def held_out(folder: str) -> datasets.ImageFolder:

@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     key, values = parse(args.over)
     unchanged = recipes.read(args.recipe)
     path = args.out / (named(f"{unchanged.id}-{key.replace('.', '-')}", args.set) + ".csv")
-    rows = {(r["value"], r["seed"]): r for r in curve.read(path)} if path.is_file() else {}
+    rows = {(r["value"], r["seed"]): r for r in curve.kept(path)}
     for value in values:
         overrides = (*args.set, f"{key}={value}")
         recipe = recipes.read(args.recipe, overrides)

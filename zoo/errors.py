@@ -47,3 +47,8 @@ class WrongData(ZooError):
 
 class VerificationFailed(ZooError):
     """A number derived from an artifact differs from the one in its record."""
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error of another library says, or its kind where it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

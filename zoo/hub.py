@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from zoo import files, registry
-from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel, ZooError
+from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel, ZooError, reason
 from zoo.registry import INDEX, MODEL, PREFIX, RECORD
 
 if TYPE_CHECKING:
@@ -46,16 +46,11 @@ def entry(reference: str) -> Entry:
     from zoo import records
 
     repo, revision = parse(reference)
-    folder = _cached(repo, revision) if pinned(revision) else None
+    folder = _cached(repo, revision) if registry.pinned(revision) else None
     if folder is None:
         folder = _fetch(repo, revision)
     record = records.read(folder / RECORD, fetched=True)
     return record if record.hub else record.changed(hub={"repo": repo, "revision": folder.name, "file": MODEL})
-
-
-def pinned(revision: str) -> bool:
-    """Whether a revision is that of a commit, which never changes."""
-    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _fetch(repo: str, revision: str) -> Path:
@@ -77,7 +72,7 @@ def _fetch(repo: str, revision: str) -> Path:
         folder = _cached(repo, revision)
         if folder is None:
             raise ArtifactUnavailable(
-                f"{PREFIX}{repo}@{revision} could not be fetched from https://huggingface.co: {_reason(error)}"
+                f"{PREFIX}{repo}@{revision} could not be fetched from https://huggingface.co: {reason(error)}"
             ) from error
         return folder
     return Path(path).parent
@@ -149,7 +144,7 @@ def _refuse_another(source: Entry, repo: str) -> None:
     except EntryNotFoundError:
         return
     except Exception as error:
-        raise ZooError(f"https://huggingface.co/{repo} cannot be read: {_reason(error)}") from error
+        raise ZooError(f"https://huggingface.co/{repo} cannot be read: {reason(error)}") from error
     other = records.read(Path(path), fetched=True)
     if (other.id, other.sha256) != (source.id, source.sha256):
         occupant = "other bytes under this id" if other.id == source.id else f"the entry {other.id}"
@@ -199,10 +194,5 @@ def _ask(question: Callable[[], Answer], failed: str) -> Answer:
     try:
         return question()
     except Exception as error:  # the Hub's client raises errors of several libraries
-        reason = _reason(error)
-        log_in = "; `hf auth login` says who you are" if re.search("401|403|token", reason) else ""
-        raise ZooError(f"{failed}: {reason}{log_in}") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+        log_in = "; `hf auth login` says who you are" if re.search("401|403|token", reason(error)) else ""
+        raise ZooError(f"{failed}: {reason(error)}{log_in}") from error

@@ -28,7 +28,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from zoo import files
 from zoo.errors import CorruptArtifact
-from zoo.registry import MODEL, RECORD
+from zoo.registry import MODEL, RECORD, pinned
 
 SCHEMA = 1  # of entry.json
 LARGEST = 1 << 20  # bytes of a record
@@ -113,7 +113,7 @@ class Hub(Fields):
     @field_validator("revision", mode="before")
     @classmethod
     def _pinned(cls, revision: object) -> object:
-        if not isinstance(revision, str) or len(revision) != 40 or set(revision) - set("0123456789abcdef"):
+        if not isinstance(revision, str) or not pinned(revision):
             raise PydanticCustomError("revision", "expected a revision of 40 hex digits")
         return revision
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import files
-from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel, ZooError
+from zoo.errors import ArtifactUnavailable, CorruptArtifact, UnknownModel, ZooError, reason
 
 if TYPE_CHECKING:
     from zoo.records import Entry
@@ -259,10 +259,9 @@ def _from_hub(entry: Entry) -> Path:
     try:
         path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
     except Exception as error:  # the Hub raises errors of several libraries
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ArtifactUnavailable(
             f"{entry.id} could not be fetched from https://huggingface.co/{repo} (revision {revision[:12]}, {file}): "
-            f"{reason}. Put the file at {entry.path} to load it without the network"
+            f"{reason(error)}. Put the file at {entry.path} to load it without the network"
         ) from error
     complaint = _check_cached(entry, path)
     if complaint is not None:
@@ -298,6 +297,11 @@ def quoted() -> dict[str, Quoted]:
 
 
 # ---------------------------------------------------------------------------------------------- helpers
+
+
+def pinned(revision: str) -> bool:
+    """Whether a revision is that of a commit, which never changes."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _is_path(name_or_path: str | os.PathLike) -> bool:

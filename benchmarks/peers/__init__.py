@@ -195,7 +195,7 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     tested = subject(args)
     for name, measure in [*(by_peer(tested, *setting) for setting in PEERS), *(by_zoo(tested, *setting) for setting in OURS)]:
-        rows = curve.read(args.out) if args.out.is_file() else []
+        rows = curve.kept(args.out)
         if any((row["weights"], row["codec"]) == (tested.name, name) for row in rows):
             continue
         try:
@@ -204,7 +204,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name}: skipped, {error}")
             continue
         print(f"{name}: {int(row['bytes']):,} bytes, {row['agreement']} of {row['pictures']} as before")
-        rows = curve.read(args.out) if args.out.is_file() else []  # others may have written meanwhile
+        rows = curve.kept(args.out)  # others may have written meanwhile
         rows.append(row)
         files.write(args.out, curve.text(FIELDS, rows).encode())
         files.write(args.out.with_suffix(".md"), table(rows).encode())

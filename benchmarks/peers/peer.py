@@ -6,10 +6,12 @@ Reads float32 arrays by name, encodes, decodes, writes the decoded arrays, and p
 zoo nor its networks: it runs where these may not be installed.
 """
 
+import importlib.util
 import io
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -76,22 +78,12 @@ def torchao(arrays, setting):
 
 
 def _torchvision():
-    """Imports it also where its compiled operators do not load, as beside a torch without CUDA."""
-    import torch
-
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _declared.append(torch.library.Library("torchvision", "FRAGMENT"))
-        for name in ("nms", "qnms"):
-            _declared[-1].define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
-_declared = []  # a torch.library.Library withdraws its declarations when it is collected
+    """Imports it by the zoo's cure for a torch without CUDA, a file that needs nothing of the zoo."""
+    path = Path(__file__).parents[2] / "zoo" / "_torchvision.py"
+    spec = importlib.util.spec_from_file_location("_torchvision", path)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # stays: so do its declarations
+    spec.loader.exec_module(module)
+    module.torchvision()
 
 
 def rounded(arrays):

@@ -10,6 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from zoo import evidence
 from zoo.records import Entry
 
 
@@ -35,7 +36,7 @@ class Cost:
 
 def of(entry: Entry) -> Cost:
     """What the entry's train.log says; empty where there is none."""
-    path = None if entry.folder is None else entry.folder / "train.log"
+    path = None if entry.folder is None else entry.folder / evidence.LOG
     start = (entry.warm_start or "").partition("@")[0]
     if path is None or not path.is_file():
         return Cost(None, None, start=start)

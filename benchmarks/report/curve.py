@@ -24,7 +24,7 @@ FIELDS = ("basis", "bytes", "images", "agreement", "errors", "reference_errors",
 
 def add(path: Path, row: dict) -> None:
     """One more row, in order of basis and bytes; a file that was measured before is not listed twice. Draws the figure."""
-    rows = [r for r in read(path) if r["sha256"] != row["sha256"]] if path.is_file() else []
+    rows = [r for r in kept(path) if r["sha256"] != row["sha256"]]
     rows.append({key: str(row[key]) for key in FIELDS})
     rows.sort(key=lambda r: (r["basis"], int(r["bytes"])))
     files.write(path, text(FIELDS, rows).encode())
@@ -44,6 +44,11 @@ def read(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, by the names in its first line; every cell is a string."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def kept(path: Path) -> list[dict[str, str]]:
+    """`read`, of a table that is perhaps still to be begun: no rows then."""
+    return read(path) if path.is_file() else []
 
 
 def draw(path: Path) -> Path:

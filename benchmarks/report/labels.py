@@ -100,7 +100,3 @@ def along(x0: float, y0: float, x1: float, y1: float) -> list[Box]:
     steps = max(2, int(math.hypot(x1 - x0, y1 - y0) / 4))
     spots = [(x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(2, steps + 1)]
     return [(x - 1.5, y - 1.5, x + 1.5, y + 1.5) for x, y in spots]
-
-
-def overlap(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

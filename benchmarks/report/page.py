@@ -193,7 +193,7 @@ def _hover(row: dict, entries: dict[str, Entry], quoted: dict[str, Quoted]) -> s
 
 def _entry(e: Entry, members: Sequence[Entry], quoted: Sequence[Quoted]) -> dict:
     recipe = ROOT / (e.recipe or "")
-    log = e.folder / "train.log"
+    log = e.folder / evidence.LOG
     groups, overhead = _anatomy(e)
     record = {key: value for key, value in e.record().items() if value not in (None, [], {}) and key != "seeds"}
     return {

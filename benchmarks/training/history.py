@@ -20,11 +20,6 @@ from zoo.errors import ArtifactUnavailable
 ROOT = Path(__file__).parents[2]
 
 
-def name(source: str) -> str:
-    """The id in a `warm_start`, without its digest."""
-    return source.partition("@")[0]
-
-
 def load(source: str, root: Path = ROOT) -> nn.Module:
     """The network that a `warm_start` names. Raises ValueError for a malformed digest, else as `removed` does."""
     id, _, digest = source.partition("@")

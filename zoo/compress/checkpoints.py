@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from zoo.datasets import download
-from zoo.errors import DataUnavailable, WrongData
+from zoo.errors import DataUnavailable, WrongData, reason
 
 # Where trainers nest the weights, the more usual first.
 NESTS = (
@@ -178,8 +178,7 @@ def _hub(source: str) -> Path:
             return Path(huggingface_hub.hf_hub_download(source, name))
         except Exception as error:  # the Hub raises errors of several libraries
             failure = error
-    reason = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
-    raise DataUnavailable(f"{source} could not be fetched from the Hugging Face Hub: {reason}") from failure
+    raise DataUnavailable(f"{source} could not be fetched from the Hugging Face Hub: {reason(failure)}") from failure
 
 
 def _torchvision(name: str) -> object:
