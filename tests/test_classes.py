@@ -18,7 +18,7 @@ def integers(shapes, l: int, seed: int, scale: float = 1.0) -> np.ndarray:
     """Whose size depends on row, column and place."""
     rng, pieces = np.random.default_rng(seed), []
     for shape in shapes:
-        o, i, p = classes._planes(shape)
+        o, i, p = classes.planes(shape)
         size = np.exp(rng.standard_normal((o, 1, 1)) + rng.standard_normal((1, i, 1)) + 0.5 * rng.standard_normal((1, 1, p)))
         values = np.clip(np.rint(scale * size * rng.laplace(size=(o, i, p))), -(2**31), 2**31 - 1)
         pieces.append(values.astype(np.int32).reshape(-1, l))

@@ -20,7 +20,7 @@ def integers(shapes, l: int, seed: int, scale: float = 1.0, alive: float = 0.4) 
     """Zeros but for some rows and columns."""
     rng, pieces = np.random.default_rng(seed), []
     for shape in shapes:
-        o, i, p = live._planes(shape)
+        o, i, p = live.planes(shape)
         values = rng.laplace(size=(o, i, p)) * scale * (rng.random((o, 1, 1)) < alive) * (rng.random((1, i, 1)) < alive)
         values = np.clip(np.rint(values), -(2**31), 2**31 - 1)
         pieces.append(values.astype(np.int32).reshape(-1, l))

@@ -38,7 +38,7 @@ class Classes:
     name, narrow = "classes", True
 
     def __init__(self, shapes: Shapes, l: int, tables: list[Alphabet], kinds: list[Alphabet], shares: list[np.ndarray] | None):
-        self.planes = [_planes(shape) for shape in shapes]
+        self.planes = [planes(shape) for shape in shapes]
         self.l, self.tables, self.kinds, self.shares = l, tables, kinds, shares
 
     @classmethod
@@ -197,7 +197,7 @@ class _Tensor:
     rectangles: list[list[tuple[int, slice, slice]]]
 
 
-def _planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """(O, I, P) of a tensor: output channels, input channels, places in the kernel. A vector is one row."""
     if len(shape) < 2:
         return 1, math.prod(shape), 1

@@ -153,7 +153,7 @@ class Alphabet:
         """The integers (count,), in the smallest of int8, int16 and int32 that holds what is listed and what was escaped."""
         table = self.table
         if table is None:
-            return np.full(count, self.low, _smallest(self.low, self.high))
+            return np.full(count, self.low, smallest(self.low, self.high))
         symbols = np.empty(count, np.uint8 if len(table) <= 256 else np.uint16)
         for begin in range(0, count, BLOCK):
             block = symbols[begin : begin + BLOCK]
@@ -162,12 +162,12 @@ class Alphabet:
 
     def integers(self, symbols: np.ndarray, coder: Ans) -> np.ndarray:
         """Of these symbols, whose escaped integers are popped; see `pop`."""
-        kind, rare = _smallest(self.low, self.high), ()
+        kind, rare = smallest(self.low, self.high), ()
         if self.escape:
             (rare,) = (symbols == self.high - self.low + 1).nonzero()
         if len(rare):
             escaped = pop_escapes(coder, len(rare), self.low, self.high)
-            kind = _smallest(min(self.low, int(escaped.min())), max(self.high, int(escaped.max())))
+            kind = smallest(min(self.low, int(escaped.min())), max(self.high, int(escaped.max())))
         values = symbols.astype(kind, copy=False)
         values += kind(self.low)  # modulo 2^8 or 2^16, as symbols may be
         if len(rare):
@@ -186,7 +186,7 @@ class Alphabet:
         return ideal_bits(np.append(counts, len(far)), table) + 8.0 * escape_count(far, self.low, self.high)
 
 
-def _smallest(low: int, high: int) -> type:
+def smallest(low: int, high: int) -> type:
     """Of int8, int16 and int32 the first that holds these two integers."""
     return next((kind for kind in (np.int8, np.int16) if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max), np.int32)
 

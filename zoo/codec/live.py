@@ -17,7 +17,7 @@ import numpy as np
 
 from zoo.codec.ans import Ans, PythonAns, Table
 from zoo.codec.bits import Reader, Writer
-from zoo.codec.classes import Classes
+from zoo.codec.classes import Classes, planes
 from zoo.codec.entropy import Shapes
 from zoo.errors import CorruptArtifact
 
@@ -47,7 +47,7 @@ class Live:
     name = "live"
 
     def __init__(self, shapes: Shapes, l: int, lines: list[Lines], fallback: Classes | None = None):
-        self.planes = [_planes(shape) for shape in shapes]
+        self.planes = [planes(shape) for shape in shapes]
         self.l, self.lines, self.fallback = l, lines, fallback
 
     @classmethod
@@ -276,10 +276,3 @@ def _significance(hit: np.ndarray) -> dict[tuple[int, int], float]:
             ratio = odds(in_row, r) * odds(in_column, c) * (1 - t) / t
             bits[r, c] = float(np.log2(1 + np.where(flat > 0, 1 / ratio, ratio)).sum())
     return bits
-
-
-def _planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(O, I, P) of a tensor: output channels, input channels, places in the kernel. A vector is one row."""
-    if len(shape) < 2:
-        return 1, math.prod(shape), 1
-    return shape[0], shape[1], math.prod(shape[2:])

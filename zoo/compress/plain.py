@@ -245,12 +245,12 @@ def narrow(q: np.ndarray) -> np.ndarray:
     return q.astype(_smallest(q))
 
 
-def _smallest(y: np.ndarray) -> np.dtype:
+def _smallest(y: np.ndarray) -> type:
     """Of int8, int16 and int32 the first that holds these numbers when they are rounded."""
     least, largest = float(np.rint(y.min())), float(np.rint(y.max()))
     if not -(2.0**31) <= least <= largest < 2.0**31:
         raise ValueError(f"a weight is {max(largest, -least):.3g} times its step, beyond 32 bits; take a larger step")
-    return np.min_scalar_type(int(min(least, -largest - 1, -1)))
+    return codec.entropy.smallest(int(least), int(largest))
 
 
 def _cheapest(column: np.ndarray, bits: np.ndarray, low: int, price: float) -> np.ndarray:
