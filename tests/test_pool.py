@@ -51,7 +51,7 @@ def folder(encoded_once, tmp_path, monkeypatch):
 
 def small(folder, **changes) -> recipe.Recipe:
     content = {
-        "id": "small", "network": "resnet20-4", "method": "plain", "steps": 6, "batch": 4, "data": f"pool:{folder}",
+        "id": "small", "network": "resnet20", "method": "plain", "steps": 6, "batch": 4, "data": f"pool:{folder}",
         "preprocessing": "imagenet-caffe", "teacher": "keras/resnet50", "distill": 0.5, "features": 0.5,
         "stages": ["layer1", "layer3"], "inherit": ["conv1"], "precision": "auto", "channels_last": True,
         "evaluate_every": 3, "checkpoint_every": 2, "augment": {"size": 16, "mixup": 0.5},
@@ -64,7 +64,7 @@ def small(folder, **changes) -> recipe.Recipe:
 def teacher(monkeypatch):
     """A network of random weights in the place of ResNet-50, with that one's preprocessing."""
     torch.manual_seed(7)
-    network = networks.build("resnet20-4").eval()
+    network = networks.build("resnet20").eval()
     monkeypatch.setattr(distill, "load", lambda name: (network, "imagenet-caffe"))
     return network
 
@@ -261,7 +261,7 @@ def test_held_out_answers_are_the_teachers(folder, teacher):
 
 def test_the_loss_by_hand(folder, teacher):
     trial = small(folder, features=0.0, stages=[], temperature=2.0, distill=0.25)
-    student = networks.build("resnet20-4").eval()
+    student = networks.build("resnet20").eval()
     lesson = distill.Teacher(trial, student)
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
@@ -276,7 +276,7 @@ def test_the_loss_by_hand(folder, teacher):
 
 
 def test_features_cost_what_the_projections_miss(folder, teacher):
-    student = networks.build("resnet20-4").train()
+    student = networks.build("resnet20").train()
     lesson = distill.Teacher(small(folder, stages=["layer3"], features=3.0), student)
     torch.nn.init.zeros_(lesson.projections["layer3"].weight)
     torch.nn.init.zeros_(lesson.projections["layer3"].bias)
